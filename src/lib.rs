@@ -1,0 +1,24 @@
+//! Portcullis: a reverse-proxy gateway. Modules stand in the order a request meets them.
+
+// The way of a request.
+pub mod access_log;
+pub mod edge;
+pub mod gate;
+pub mod handler;
+pub mod metrics;
+pub mod quota;
+pub mod refusal;
+pub mod upstream;
+
+// The way of a change.
+pub mod config;
+pub mod model;
+pub mod snapshot;
+pub mod store;
+
+// The operator.
+pub mod admin;
+pub mod cli;
+pub mod clock;
+pub mod server;
+pub mod shutdown;

@@ -1,0 +1,3 @@
+//! Process entry: command line in, exit code out.
+
+fn main() {}

@@ -1,0 +1,75 @@
+//! A route (what it matches and what it demands) and the table that finds it by host, path and method.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::key::Environment;
+use crate::model::scope::Scope;
+
+/// What a route demands of its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// No key is asked for; none is looked at.
+    Public,
+    /// Any key in good standing.
+    AnyKey,
+    /// A key whose effective scopes cover this one.
+    Scope(Scope),
+}
+
+/// One `[[routes]]` table, resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The pattern as written; also the metrics label.
+    pub path: String,
+    /// Exact host, `*.` wildcard host, or `None` for any; lower case, without port.
+    pub host: Option<String>,
+    /// Upper-case methods; empty means every method.
+    pub methods: Vec<String>,
+    /// What it demands.
+    pub access: Access,
+    /// Index into `Config::upstreams`.
+    pub upstream: usize,
+    /// What one request takes from every window; at least 1.
+    pub cost: u32,
+    /// Which keys may use it.
+    pub environment: Environment,
+    /// Largest request body in bytes; `None` is the global `http.body_bytes_max`.
+    pub body_bytes_max: Option<u64>,
+    /// Longest life of one exchange; `None` is the upstream's.
+    pub total_timeout: Option<Duration>,
+    /// Whether an ambiguous path (`%2f`, `;`, `//`, dot segments …) is passed on as it came instead of refused.
+    pub raw_path: bool,
+}
+
+/// What the table says of a request.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// This route serves it.
+    Route(Arc<Route>),
+    /// The path is served, but not by this method; the methods that are, for `Allow`, sorted, `HEAD` included where `GET` is.
+    OtherMethods(Arc<Route>, String),
+    /// Nothing is here.
+    Nothing,
+}
+
+/// All routes of one configuration, ordered for lookup.
+#[derive(Debug, Default)]
+pub struct RouteTable {}
+
+impl RouteTable {
+    /// Builds the table.
+    ///
+    /// # Errors
+    /// The indexes of two routes that match the same host, path shape and method.
+    pub fn build(_routes: &[Arc<Route>]) -> Result<RouteTable, (usize, usize)> {
+        todo!()
+    }
+
+    /// Finds what serves this request. `host` is lower case and without port; `path` is canonical. Exact host beats
+    /// wildcard host beats none; static segment beats `{param}` beats `{*rest}`; file order never counts; GET implies HEAD.
+    #[must_use]
+    pub fn find(&self, _host: &str, _path: &str, _method: &str) -> Found {
+        todo!()
+    }
+}

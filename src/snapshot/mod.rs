@@ -1,0 +1,109 @@
+//! The immutable view that one request sees: configuration, routes, tenants, plans and keys.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use crate::config::Config;
+use crate::model::key::Digest;
+use crate::model::key::Environment;
+use crate::model::key::KeyId;
+use crate::model::key::KeyKind;
+use crate::model::key::KeyStatus;
+use crate::model::limit::Limits;
+use crate::model::route::RouteTable;
+use crate::model::scope::Scopes;
+use crate::model::tenant::Plan;
+use crate::model::tenant::TenantId;
+
+pub mod key_table;
+
+/// Everything a request needs to be judged, of one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The store's version number that this view shows.
+    pub revision: u64,
+    /// Counts configurations put in force by this process, from 1.
+    pub generation: u64,
+    /// The file in force.
+    pub config: Arc<Config>,
+    /// Finds routes.
+    pub routes: Arc<RouteTable>,
+    /// Plans, the same order as `config.plans`.
+    pub plans: Arc<[Plan]>,
+    /// Tenants; a `KeyEntry` points here by index.
+    pub tenants: Arc<TenantTable>,
+    /// Keys by digest.
+    pub keys: key_table::KeyTable,
+}
+
+/// Tenants by index and by id.
+#[derive(Debug, Default)]
+pub struct TenantTable {
+    /// Where `KeyEntry::tenant` points.
+    pub entries: Vec<TenantEntry>,
+    /// Finds the index of an id.
+    pub by_id: HashMap<TenantId, u32>,
+}
+
+/// A tenant as a request sees it.
+#[derive(Clone, Debug)]
+pub struct TenantEntry {
+    /// Who it is.
+    pub id: TenantId,
+    /// The id, ready to be sent.
+    pub header_value: HeaderValue,
+    /// Index into `Snapshot::plans`.
+    pub plan: u32,
+    /// Its keys get 403.
+    pub suspended: bool,
+}
+
+/// A key as a request sees it; kept small, since there may be a million.
+#[derive(Clone, Debug)]
+pub struct KeyEntry {
+    /// Who it is; counters stand under this.
+    pub id: KeyId,
+    /// Index into `TenantTable::entries`.
+    pub tenant: u32,
+    /// Index into `Snapshot::plans`; `u32::MAX` is the tenant's plan.
+    pub plan: u32,
+    /// Unix seconds after which it is expired; `u64::MAX` is never.
+    pub expires_unix_seconds: u64,
+    /// What the operator said.
+    pub status: KeyStatus,
+    /// What it is for.
+    pub kind: KeyKind,
+    /// Where it is valid.
+    pub environment: Environment,
+    /// Limits of its own; `None` is the plan's.
+    pub limits: Option<Box<Limits>>,
+    /// What it may do; listed sets are shared between keys that list the same.
+    pub scopes: Scopes,
+}
+
+impl Snapshot {
+    /// The key with this digest, whatever its status.
+    #[must_use]
+    pub fn key(&self, digest: &Digest) -> Option<&KeyEntry> {
+        self.keys.get(digest)
+    }
+
+    /// The tenant that a key belongs to.
+    #[must_use]
+    pub fn tenant_of(&self, key: &KeyEntry) -> &TenantEntry {
+        &self.tenants.entries[key.tenant as usize]
+    }
+
+    /// The plan that a key is under: its own, else its tenant's.
+    #[must_use]
+    pub fn plan_of(&self, key: &KeyEntry) -> &Plan {
+        let index = if key.plan == u32::MAX {
+            self.tenant_of(key).plan
+        } else {
+            key.plan
+        };
+        &self.plans[index as usize]
+    }
+}

@@ -1,0 +1,107 @@
+//! What outlives a restart: keys and tenants in `keys.db`, counters in `counters.db`, one process at a time.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::model::key::ApiKey;
+use crate::model::tenant::Tenant;
+
+/// Everything in `keys.db`.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// Grows by one with each change.
+    pub revision: u64,
+    /// Keys, tombstones included.
+    pub keys: Vec<ApiKey>,
+    /// Tenants.
+    pub tenants: Vec<Tenant>,
+}
+
+/// One administrative act, as the command line says it and the admin socket carries it. Each is one transaction and one revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum Verb {
+    /// Makes a key; the outcome carries its text, once.
+    KeyCreate(NewKey),
+    /// All keys but deleted ones.
+    KeyList {
+        /// Only this tenant's.
+        tenant: Option<String>,
+    },
+    /// One key.
+    KeyShow {
+        /// Its id.
+        id: String,
+    },
+    /// Switches off, reversible.
+    KeyDeactivate {
+        /// Its id.
+        id: String,
+    },
+    /// Switches on again.
+    KeyActivate {
+        /// Its id.
+        id: String,
+    },
+    /// A new text for the same id, counters and expiry kept; the old text ends at once.
+    KeyRegenerate {
+        /// Its id.
+        id: String,
+    },
+    /// Ends for good. Works on keys of the file too, by a tombstone.
+    KeyRevoke {
+        /// Its id.
+        id: String,
+    },
+    /// Ends for good and leaves lists; a tombstone stays.
+    KeyDelete {
+        /// Its id.
+        id: String,
+    },
+    /// Makes a tenant.
+    TenantCreate {
+        /// Its id.
+        id: String,
+        /// Display name.
+        name: Option<String>,
+        /// Its plan.
+        plan: String,
+    },
+    /// All tenants.
+    TenantList,
+    /// Its keys get 403.
+    TenantSuspend {
+        /// Its id.
+        id: String,
+    },
+    /// Its keys work again.
+    TenantResume {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// What a new key is to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewKey {
+    /// Its tenant.
+    pub tenant: String,
+    /// What people call it.
+    pub name: String,
+    /// `secret` or `public`.
+    pub kind: String,
+    /// Its environment's name; `None` is the first.
+    pub environment: Option<String>,
+    /// A plan of its own.
+    pub plan: Option<String>,
+    /// Its own quota, `"7/hour"` or `"unlimited"`.
+    pub quota: Option<String>,
+    /// Its own burst.
+    pub burst: Option<String>,
+    /// What it may do; `None` is inherit.
+    pub scopes: Option<Vec<String>>,
+    /// Seconds from creation, or `None` for never.
+    pub expires_in_seconds: Option<u64>,
+    /// Unix seconds of the end; at most one of the two.
+    pub expires_at_unix_seconds: Option<u64>,
+}
