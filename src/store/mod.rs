@@ -17,6 +17,7 @@ pub mod sqlite;
 pub mod verbs;
 
 pub use error::StoreError;
+pub use outcome::Failure;
 pub use outcome::Outcome;
 pub use outcome::VerbError;
 pub use sqlite::Store;

@@ -229,6 +229,38 @@ impl VerbError {
     }
 }
 
+/// Why a verb stopped: a rule, or the store itself. What takes rights away holds even when the store fails.
+#[derive(Debug)]
+pub enum Failure {
+    /// A rule forbids it; nothing was changed.
+    Refused(String),
+    /// The store cannot be read or written; nothing was changed.
+    Store(StoreError),
+}
+
+impl Failure {
+    /// A rule forbids it.
+    #[must_use]
+    pub fn refused(text: impl Into<String>) -> Failure {
+        Failure::Refused(text.into())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Store(error)
+    }
+}
+
+impl From<Failure> for VerbError {
+    fn from(failure: Failure) -> VerbError {
+        match failure {
+            Failure::Refused(text) => VerbError::refused(text),
+            Failure::Store(error) => VerbError::from(error),
+        }
+    }
+}
+
 impl From<StoreError> for VerbError {
     fn from(error: StoreError) -> VerbError {
         VerbError {

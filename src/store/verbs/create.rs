@@ -20,9 +20,9 @@ use crate::model::scope::Scopes;
 use crate::model::tenant::Origin;
 use crate::model::tenant::Tenant;
 use crate::store::NewKey;
+use crate::store::outcome::Failure;
 use crate::store::outcome::KeyText;
 use crate::store::outcome::Outcome;
-use crate::store::outcome::VerbError;
 use crate::store::outcome::rfc3339;
 use crate::store::sqlite::DigestUse;
 use crate::store::sqlite::Write;
@@ -34,9 +34,9 @@ use crate::store::verbs::find;
 use crate::store::verbs::status;
 
 /// Makes a key (FA3, FM2 to FM4). Its text is in the outcome and nowhere else (FA4).
-pub(super) fn create(scene: &Scene<'_>, new: &NewKey) -> Result<Prepared, VerbError> {
+pub(super) fn create(scene: &Scene<'_>, new: &NewKey) -> Result<Prepared, Failure> {
     let tenant = scene.tenant(&new.tenant)?;
-    let kind = KeyKind::parse(&new.kind).map_err(VerbError::refused)?;
+    let kind = KeyKind::parse(&new.kind).map_err(Failure::refused)?;
     let environment = scene.environment(new.environment.as_deref())?;
     if let Some(plan) = &new.plan {
         scene.plan(plan)?;
@@ -50,8 +50,8 @@ pub(super) fn create(scene: &Scene<'_>, new: &NewKey) -> Result<Prepared, VerbEr
         environment,
         tenant: tenant.id.clone(),
         plan: new.plan.clone(),
-        quota: Override::parse(new.quota.as_deref()).map_err(VerbError::refused)?,
-        burst: Override::parse(new.burst.as_deref()).map_err(VerbError::refused)?,
+        quota: Override::parse(new.quota.as_deref()).map_err(Failure::refused)?,
+        burst: Override::parse(new.burst.as_deref()).map_err(Failure::refused)?,
         scopes: scopes(new.scopes.as_deref())?,
         created: scene.now,
         expires: expiry(new, scene.now)?,
@@ -73,14 +73,14 @@ pub(super) fn create(scene: &Scene<'_>, new: &NewKey) -> Result<Prepared, VerbEr
 }
 
 /// A new text for the same id; the old one ends at once and for good.
-pub(super) fn regenerate(scene: &Scene<'_>, id: &str) -> Result<Prepared, VerbError> {
+pub(super) fn regenerate(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
     let mut key = scene.key(id)?;
     if key.status.is_final() {
         return Err(status::ended(&key));
     }
     status::ours(&key)?;
     if let Some(expires) = scene.expired(&key) {
-        return Err(VerbError::refused(format!(
+        return Err(Failure::refused(format!(
             "key {id} expired at {}, and a regenerated key keeps its expiry; make a new one: `portcullis keys create --tenant {}`",
             rfc3339(expires),
             key.tenant.as_str()
@@ -124,7 +124,7 @@ struct Issued {
     last_four: String,
 }
 
-fn issue(scene: &Scene<'_>, kind: KeyKind, environment: &str) -> Result<Issued, VerbError> {
+fn issue(scene: &Scene<'_>, kind: KeyKind, environment: &str) -> Result<Issued, Failure> {
     let word = match kind {
         KeyKind::Secret => &scene.declared.format.secret_prefix,
         KeyKind::Public => &scene.declared.format.public_prefix,
@@ -135,7 +135,7 @@ fn issue(scene: &Scene<'_>, kind: KeyKind, environment: &str) -> Result<Issued, 
     if scene.store.digest_use(&digest)? != DigestUse::Free
         || scene.declared.keys.iter().any(|key| key.digest == digest)
     {
-        return Err(VerbError::refused(
+        return Err(Failure::refused(
             "the system's random numbers repeat themselves: no key was made",
         ));
     }
@@ -148,7 +148,7 @@ fn issue(scene: &Scene<'_>, kind: KeyKind, environment: &str) -> Result<Issued, 
 }
 
 /// An id that nothing, tombstones included, ever had.
-fn fresh_id(scene: &Scene<'_>) -> Result<KeyId, VerbError> {
+fn fresh_id(scene: &Scene<'_>) -> Result<KeyId, Failure> {
     loop {
         let id = KeyId(random_base62()?);
         let declared = scene.declared.keys.iter().any(|key| key.id == id);
@@ -159,13 +159,13 @@ fn fresh_id(scene: &Scene<'_>) -> Result<KeyId, VerbError> {
 }
 
 /// Characters from the system's random source, each equally likely.
-fn random_base62<const LENGTH: usize>() -> Result<[u8; LENGTH], VerbError> {
+fn random_base62<const LENGTH: usize>() -> Result<[u8; LENGTH], Failure> {
     let mut characters = [0; LENGTH];
     let mut filled = 0;
     while filled < LENGTH {
         let mut bytes = Zeroizing::new([0; 64]);
         getrandom::fill(&mut *bytes).map_err(|error| {
-            VerbError::refused(format!("the system gives no random numbers: {error}"))
+            Failure::refused(format!("the system gives no random numbers: {error}"))
         })?;
         let drawn = bytes.iter().copied().filter_map(key_text::random_character);
         for character in drawn.take(LENGTH - filled) {
@@ -176,17 +176,17 @@ fn random_base62<const LENGTH: usize>() -> Result<[u8; LENGTH], VerbError> {
     Ok(characters)
 }
 
-fn scopes(listed: Option<&[String]>) -> Result<Scopes, VerbError> {
+fn scopes(listed: Option<&[String]>) -> Result<Scopes, Failure> {
     let Some(listed) = listed else {
         return Ok(Scopes::Inherit);
     };
     let parse = |text: &String| {
         Scope::new(text)
-            .map_err(|why| VerbError::refused(format!("scope \"{}\": {why}", text.escape_debug())))
+            .map_err(|why| Failure::refused(format!("scope \"{}\": {why}", text.escape_debug())))
     };
     let sorted: BTreeSet<Scope> = listed.iter().map(parse).collect::<Result<_, _>>()?;
     if sorted.is_empty() {
-        return Err(VerbError::refused(
+        return Err(Failure::refused(
             "a key without scopes could do nothing; give --scope or --inherit",
         ));
     }
@@ -194,11 +194,11 @@ fn scopes(listed: Option<&[String]>) -> Result<Scopes, VerbError> {
 }
 
 /// The end, counted from creation (FA6), to the microsecond.
-fn expiry(new: &NewKey, now: Wall) -> Result<Option<Wall>, VerbError> {
+fn expiry(new: &NewKey, now: Wall) -> Result<Option<Wall>, Failure> {
     let expires = match (new.expires_in_seconds, new.expires_at_unix_seconds) {
         (None, None) => return Ok(None),
         (Some(_), Some(_)) => {
-            return Err(VerbError::refused(
+            return Err(Failure::refused(
                 "a key expires after a span or at a date, not both",
             ));
         }
@@ -209,7 +209,7 @@ fn expiry(new: &NewKey, now: Wall) -> Result<Option<Wall>, VerbError> {
         (None, Some(unix)) => Wall::from_unix_seconds(unix),
     };
     if expires <= now {
-        return Err(VerbError::refused(format!(
+        return Err(Failure::refused(format!(
             "the expiry {} does not lie in the future",
             rfc3339(expires)
         )));

@@ -7,8 +7,8 @@ use crate::model::key::KeyStatus;
 use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
 use crate::model::tenant::TenantId;
+use crate::store::outcome::Failure;
 use crate::store::outcome::KeyView;
-use crate::store::outcome::VerbError;
 use crate::store::sqlite::DigestUse;
 use crate::store::verbs::Scene;
 
@@ -17,14 +17,14 @@ const NAMES_MAX: usize = 20;
 
 impl Scene<'_> {
     /// The key with this id, wherever it is declared, as it stands now.
-    pub(super) fn key(&self, id: &str) -> Result<ApiKey, VerbError> {
-        let id = KeyId::parse(id).map_err(VerbError::refused)?;
+    pub(super) fn key(&self, id: &str) -> Result<ApiKey, Failure> {
+        let id = KeyId::parse(id).map_err(Failure::refused)?;
         if let Some(key) = self.store.key(id)? {
             return Ok(key);
         }
         let declared = self.declared.keys.iter().find(|key| key.id == id);
         let Some(mut key) = declared.cloned() else {
-            return Err(VerbError::refused(format!(
+            return Err(Failure::refused(format!(
                 "no key has the id {id}; `portcullis keys list` shows those there are"
             )));
         };
@@ -40,13 +40,13 @@ impl Scene<'_> {
     }
 
     /// The tenant with this id, wherever it is declared; the file's beats the store's.
-    pub(super) fn tenant(&self, id: &str) -> Result<Tenant, VerbError> {
+    pub(super) fn tenant(&self, id: &str) -> Result<Tenant, Failure> {
         let stored = self.store.tenants()?;
         let all = || self.declared.tenants.iter().chain(&stored);
         let found = all().find(|tenant| tenant.id.as_str() == id);
         found.cloned().ok_or_else(|| {
             let names: Vec<&str> = all().map(|tenant| tenant.id.as_str()).collect();
-            VerbError::refused(format!(
+            Failure::refused(format!(
                 "{}; `portcullis tenants create` makes one",
                 unknown("tenant", id, &names)
             ))
@@ -54,11 +54,11 @@ impl Scene<'_> {
     }
 
     /// The plan with this name.
-    pub(super) fn plan(&self, name: &str) -> Result<&Plan, VerbError> {
+    pub(super) fn plan(&self, name: &str) -> Result<&Plan, Failure> {
         let plans = self.declared.plans;
         plans.iter().find(|plan| plan.name == name).ok_or_else(|| {
             let names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
-            VerbError::refused(format!(
+            Failure::refused(format!(
                 "{}; plans stand in gateway.toml as [plans.NAME]",
                 unknown("plan", name, &names)
             ))
@@ -66,7 +66,7 @@ impl Scene<'_> {
     }
 
     /// The environment with this name, or the first one.
-    pub(super) fn environment(&self, name: Option<&str>) -> Result<String, VerbError> {
+    pub(super) fn environment(&self, name: Option<&str>) -> Result<String, Failure> {
         let all = self.declared.environments;
         let found = match name {
             None => all.first(),
@@ -74,7 +74,7 @@ impl Scene<'_> {
         };
         found.cloned().ok_or_else(|| {
             let names: Vec<&str> = all.iter().map(String::as_str).collect();
-            VerbError::refused(unknown("environment", name.unwrap_or("live"), &names))
+            Failure::refused(unknown("environment", name.unwrap_or("live"), &names))
         })
     }
 
@@ -120,10 +120,10 @@ pub(super) fn nearest<'a>(name: &str, there: &[&'a str]) -> Option<&'a str> {
 }
 
 /// A name that people read in tables and logs: 1 to 128 characters, none of them able to move a cursor (S27).
-pub(super) fn display_name(text: &str) -> Result<String, VerbError> {
+pub(super) fn display_name(text: &str) -> Result<String, Failure> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > 128 || text.chars().any(char::is_control) {
-        return Err(VerbError::refused(
+        return Err(Failure::refused(
             "a name has 1 to 128 characters and no control characters",
         ));
     }

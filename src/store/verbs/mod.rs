@@ -14,9 +14,9 @@ use crate::model::tenant::Tenant;
 use crate::model::tenant::TenantId;
 use crate::store::Store;
 use crate::store::Verb;
+use crate::store::outcome::Failure;
 use crate::store::outcome::LastUsed;
 use crate::store::outcome::Outcome;
-use crate::store::outcome::VerbError;
 use crate::store::sqlite::Write;
 
 mod create;
@@ -107,7 +107,7 @@ pub fn prepare(
     verb: &Verb,
     now: Wall,
     last_used: &LastUsed,
-) -> Result<Prepared, VerbError> {
+) -> Result<Prepared, Failure> {
     let scene = Scene {
         store,
         declared,
@@ -140,7 +140,7 @@ pub fn apply(
     verb: &Verb,
     now: Wall,
     last_used: &LastUsed,
-) -> Result<Applied, VerbError> {
+) -> Result<Applied, Failure> {
     let prepared = prepare(store, declared, verb, now, last_used)?;
     let revision = match &prepared.write {
         Some(write) => Some(store.commit(write)?),

@@ -3,8 +3,8 @@
 use crate::model::key::ApiKey;
 use crate::model::key::KeyStatus;
 use crate::model::tenant::Origin;
+use crate::store::outcome::Failure;
 use crate::store::outcome::Outcome;
-use crate::store::outcome::VerbError;
 use crate::store::outcome::rfc3339;
 use crate::store::sqlite::Write;
 use crate::store::verbs::Change;
@@ -12,7 +12,7 @@ use crate::store::verbs::Prepared;
 use crate::store::verbs::Scene;
 
 /// Switches off, reversible.
-pub(super) fn deactivate(scene: &Scene<'_>, id: &str) -> Result<Prepared, VerbError> {
+pub(super) fn deactivate(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
     let key = scene.key(id)?;
     match key.status {
         KeyStatus::Revoked | KeyStatus::Deleted => Err(ended(&key)),
@@ -28,7 +28,7 @@ pub(super) fn deactivate(scene: &Scene<'_>, id: &str) -> Result<Prepared, VerbEr
 }
 
 /// Switches on again; never what is revoked (FA10).
-pub(super) fn activate(scene: &Scene<'_>, id: &str) -> Result<Prepared, VerbError> {
+pub(super) fn activate(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
     let key = scene.key(id)?;
     let but = scene.expired(&key).map_or_else(String::new, |expires| {
         format!(
@@ -52,7 +52,7 @@ pub(super) fn activate(scene: &Scene<'_>, id: &str) -> Result<Prepared, VerbErro
 }
 
 /// Ends for good, at once (FA8). Works on keys of the file too.
-pub(super) fn revoke(scene: &Scene<'_>, id: &str) -> Result<Prepared, VerbError> {
+pub(super) fn revoke(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
     let mut key = scene.key(id)?;
     if key.status.is_final() {
         let said = format!("was {} already", key.status.as_str());
@@ -72,10 +72,10 @@ pub(super) fn revoke(scene: &Scene<'_>, id: &str) -> Result<Prepared, VerbError>
 }
 
 /// Ends for good and leaves lists; the tombstone stays.
-pub(super) fn delete(scene: &Scene<'_>, id: &str) -> Result<Prepared, VerbError> {
+pub(super) fn delete(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
     let key = scene.key(id)?;
     if scene.declared.keys.iter().any(|file| file.id == key.id) {
-        return Err(VerbError::refused(format!(
+        return Err(Failure::refused(format!(
             "key {id} is declared in gateway.toml: remove it there; `portcullis keys revoke {id}` ends it at once"
         )));
     }
@@ -91,10 +91,10 @@ const REVOKED: &str =
     "is revoked for good: its requests get 401 from now on, and its text can never come back";
 
 /// Refuses keys that only the file may change.
-pub(super) fn ours(key: &ApiKey) -> Result<(), VerbError> {
+pub(super) fn ours(key: &ApiKey) -> Result<(), Failure> {
     match key.origin {
         Origin::Store => Ok(()),
-        Origin::File => Err(VerbError::refused(format!(
+        Origin::File => Err(Failure::refused(format!(
             "key {} is declared in gateway.toml: change it there; only `revoke` works on it from here",
             key.id
         ))),
@@ -102,8 +102,8 @@ pub(super) fn ours(key: &ApiKey) -> Result<(), VerbError> {
 }
 
 /// The refusal for what has ended.
-pub(super) fn ended(key: &ApiKey) -> VerbError {
-    VerbError::refused(format!(
+pub(super) fn ended(key: &ApiKey) -> Failure {
+    Failure::refused(format!(
         "key {} is {}, and that is for good; make a new one: `portcullis keys create --tenant {}`",
         key.id,
         key.status.as_str(),

@@ -3,9 +3,9 @@
 use crate::model::tenant::Origin;
 use crate::model::tenant::Tenant;
 use crate::model::tenant::TenantId;
+use crate::store::outcome::Failure;
 use crate::store::outcome::Outcome;
 use crate::store::outcome::TenantView;
-use crate::store::outcome::VerbError;
 use crate::store::sqlite::Write;
 use crate::store::verbs::Change;
 use crate::store::verbs::Prepared;
@@ -18,14 +18,14 @@ pub(super) fn create(
     id: &str,
     name: Option<&str>,
     plan: &str,
-) -> Result<Prepared, VerbError> {
-    let id = TenantId::new(id).map_err(VerbError::refused)?;
+) -> Result<Prepared, Failure> {
+    let id = TenantId::new(id).map_err(Failure::refused)?;
     let text = id.as_str();
     if scene.is_declared_tenant(&id) {
         return Err(declared(text));
     }
     if scene.store.tenants()?.iter().any(|tenant| tenant.id == id) {
-        return Err(VerbError::refused(format!(
+        return Err(Failure::refused(format!(
             "there is a tenant {text} already; `portcullis tenants list` shows it"
         )));
     }
@@ -53,7 +53,7 @@ pub(super) fn create(
 }
 
 /// Suspends (`true`) or resumes a tenant of the store.
-pub(super) fn suspend(scene: &Scene<'_>, id: &str, suspended: bool) -> Result<Prepared, VerbError> {
+pub(super) fn suspend(scene: &Scene<'_>, id: &str, suspended: bool) -> Result<Prepared, Failure> {
     let mut tenant = scene.tenant(id)?;
     if tenant.origin == Origin::File {
         return Err(declared(id));
@@ -82,8 +82,8 @@ pub(super) fn suspend(scene: &Scene<'_>, id: &str, suspended: bool) -> Result<Pr
     })
 }
 
-fn declared(id: &str) -> VerbError {
-    VerbError::refused(format!(
+fn declared(id: &str) -> Failure {
+    Failure::refused(format!(
         "tenant {id} is declared in gateway.toml: change it there"
     ))
 }
