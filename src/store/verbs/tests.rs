@@ -1,0 +1,1 @@
+//! Rules of the verbs on a real store in a directory of its own.
