@@ -8,6 +8,7 @@ use crate::model::key::Digest;
 use crate::model::key::KeyId;
 use crate::model::tenant::Tenant;
 
+pub mod counters;
 pub mod error;
 mod lock;
 pub mod merge;
