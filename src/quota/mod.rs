@@ -463,6 +463,9 @@ mod tests {
         let after = Quota::new();
         after.restore(before.export().rows, at(3_600));
         assert_eq!(after.subjects(), 0);
+        let changes = after.export();
+        assert_eq!(changes.removed, [Subject::Key(KEY)]);
+        after.unexport(changes);
         assert_eq!(after.export().removed, [Subject::Key(KEY)]);
     }
 }
