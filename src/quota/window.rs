@@ -868,7 +868,7 @@ mod tests {
                         in_burst.0.push((latest, cost));
                     }
                 }
-                let numbers = outcome.map_or_else(|refused| refused.numbers, |numbers| numbers);
+                let numbers = outcome.unwrap_or_else(|refused| refused.numbers);
                 let open = in_quota.open_window(latest, spans[0]);
                 let used = open.map_or(0, |(_, used)| used);
                 let inside = in_burst.in_span_before(latest, spans[1]);
