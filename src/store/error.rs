@@ -105,6 +105,12 @@ impl StoreError {
         }
     }
 
+    /// Whether another process holds the store.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, StoreError::InUse { .. })
+    }
+
     /// The exit code of a command that ends with this.
     #[must_use]
     pub fn exit_code(&self) -> u8 {

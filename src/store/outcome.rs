@@ -1,5 +1,6 @@
 //! What a verb answers: the views of keys and tenants, the key text shown once, and the refusals.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -278,8 +279,8 @@ impl fmt::Display for VerbError {
 
 impl std::error::Error for VerbError {}
 
-/// When each key was last used, as far as somebody knows.
-pub type LastUsed = dyn Fn(KeyId) -> Option<Wall> + Send + Sync;
+/// When each key was last used, as far as somebody knows. Asked once for each verb that lists keys.
+pub type LastUsed = dyn Fn() -> HashMap<KeyId, Wall> + Send + Sync;
 
 /// A point of the wall clock as RFC 3339 in UTC, to the second.
 #[must_use]

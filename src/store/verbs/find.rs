@@ -83,9 +83,9 @@ impl Scene<'_> {
         self.declared.tenants.iter().any(|tenant| tenant.id == *id)
     }
 
-    /// How a key is shown now.
+    /// How a key is shown after a change; when it was last used is asked for only where keys are listed.
     pub(super) fn view(&self, key: &ApiKey) -> KeyView {
-        KeyView::of(key, self.now, (self.last_used)(key.id))
+        KeyView::of(key, self.now, None)
     }
 
     /// Whether a key has expired.

@@ -4,6 +4,7 @@ use crate::model::key::ApiKey;
 use crate::model::key::KeyStatus;
 use crate::store::merge;
 use crate::store::outcome::Failure;
+use crate::store::outcome::KeyView;
 use crate::store::outcome::Outcome;
 use crate::store::outcome::TenantView;
 use crate::store::verbs::Prepared;
@@ -21,7 +22,9 @@ pub(super) fn keys(scene: &Scene<'_>, tenant: Option<&str>) -> Result<Prepared, 
         let theirs = tenant.as_ref().is_none_or(|tenant| tenant.id == key.tenant);
         key.status != KeyStatus::Deleted && theirs
     };
-    let keys = keys.iter().filter(listed).map(|key| scene.view(key));
+    let last_used = (scene.last_used)();
+    let view = |key: &ApiKey| KeyView::of(key, scene.now, last_used.get(&key.id).copied());
+    let keys = keys.iter().filter(listed).map(view);
     Ok(Prepared::read(Outcome::Keys {
         keys: keys.collect(),
     }))
@@ -30,7 +33,9 @@ pub(super) fn keys(scene: &Scene<'_>, tenant: Option<&str>) -> Result<Prepared, 
 /// One key.
 pub(super) fn key(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
     let key = scene.key(id)?;
-    let key = Box::new(scene.view(&key));
+    let last_used = (scene.last_used)();
+    let last_used = last_used.get(&key.id).copied();
+    let key = Box::new(KeyView::of(&key, scene.now, last_used));
     Ok(Prepared::read(Outcome::Key { key }))
 }
 
