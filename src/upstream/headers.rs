@@ -360,3 +360,472 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::HeaderMap;
+    use http::HeaderName;
+    use http::HeaderValue;
+    use http::Request;
+    use http::Response;
+    use http::StatusCode;
+    use http::Version;
+    use http::request;
+    use proptest::prelude::*;
+
+    use super::clean;
+    use super::clean_trailers;
+    use super::fault;
+    use super::folded;
+    use super::frame;
+    use super::prepare;
+    use crate::config::Config;
+    use crate::refusal::UpstreamFailure;
+    use crate::upstream::tests::admission;
+    use crate::upstream::tests::config;
+    use crate::upstream::tests::peer;
+
+    const TENANT: HeaderName = HeaderName::from_static("x-tenant-id");
+
+    fn head(uri: &str, headers: &[(&str, &str)]) -> request::Parts {
+        let mut request = Request::get(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    /// The head that the backend sees, as sorted lines.
+    fn prepared(config: Config, authenticated: bool, head: request::Parts) -> Vec<String> {
+        let mut head = head;
+        let admission = admission(&Arc::new(config), authenticated, "/leases");
+        let id = HeaderValue::from_static("ours");
+        prepare(&mut head, &admission, &peer(), &id).unwrap();
+        let mut lines: Vec<String> = head
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        lines.sort_unstable();
+        lines
+    }
+
+    /// What of these headers reaches the backend beyond what the gateway sets itself.
+    fn passed(config: Config, headers: &[(&str, &str)]) -> Vec<String> {
+        let set_by_us = prepared(config.clone(), true, head("/leases", &[]));
+        prepared(config, true, head("/leases", headers))
+            .into_iter()
+            .filter(|line| !set_by_us.contains(line))
+            .collect()
+    }
+
+    #[test]
+    fn no_spelling_of_a_trusted_name_reaches_the_backend() {
+        let names = [
+            "X-Tenant-ID",
+            "x-tenant-id",
+            "X_Tenant_ID",
+            "X_TENANT_ID",
+            "X-Tenant_ID",
+            "X_Tenant-Id",
+            "X.Tenant.ID",
+            "X-Tenant.Id",
+            "X~Tenant~Id",
+            "X!Tenant|Id",
+            "X*Tenant'Id",
+            "X`Tenant^Id",
+            "X#Tenant$Id",
+            "X%Tenant&Id",
+            "X+Tenant+Id",
+            "X-Request-Id",
+            "X_Request_Id",
+            "X.Request.Id",
+            "X-Forwarded-For",
+            "X_Forwarded_For",
+            "X-Forwarded-Host",
+            "X-Forwarded-Prefix",
+            "X_Forwarded_Prefix",
+            "X-Forwarded-User",
+            "X-Forwarded-Client-Cert",
+            "X.Forwarded.Port",
+            "X-Forwarded",
+            "Forwarded",
+            "X-Real-IP",
+            "X_Real_IP",
+            "X-Client-IP",
+            "True-Client-IP",
+            "CF-Connecting-IP",
+            "CF_Connecting_IP",
+            "Client-Cert",
+            "Client_Cert",
+            "Client-Cert-Chain",
+            "X-Original-URL",
+            "X_Original_URL",
+            "X-Rewrite-URL",
+            "X-HTTP-Method-Override",
+            "X_HTTP_Method_Override",
+            "X-Method-Override",
+            "X-HTTP-Method",
+            "X-API-Key",
+            "X_API_KEY",
+            "X.Api.Key",
+            "Authorization",
+            "Connection",
+            "Proxy-Connection",
+            "Keep-Alive",
+            "TE",
+            "Transfer-Encoding",
+            "Transfer_Encoding",
+            "Transfer.Encoding",
+            "Content_Length",
+            "Content.Length",
+            "Upgrade",
+            "Trailer",
+            "Expect",
+            "Proxy-Authorization",
+            "Proxy_Authorization",
+            "HTTP2-Settings",
+            "Proxy",
+        ];
+        for keep_underscore in [false, true] {
+            for name in names {
+                let mut config = config(&[]);
+                config.headers.keep_underscore = keep_underscore;
+                let evil = [(name, "evil"), (name, "evil, too"), ("x-fine", "1")];
+                assert_eq!(passed(config, &evil), ["x-fine: 1"], "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_headers_pass_untouched() {
+        let headers = [
+            ("accept", "*/*"),
+            ("content-type", "text/plain"),
+            ("dnt", "1"),
+            (
+                "traceparent",
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            ),
+            ("x-forward", "no dash"),
+            ("x-tenant-ids", "longer"),
+            ("xtenantid", "shorter"),
+        ];
+        let expected: Vec<String> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        assert_eq!(passed(config(&[]), &headers), expected);
+    }
+
+    #[test]
+    fn names_with_an_underscore_pass_only_where_they_are_kept() {
+        let headers = [("my_header", "1"), ("my.header", "2")];
+        assert_eq!(passed(config(&[]), &headers), ["my.header: 2"]);
+        let mut keeping = config(&[]);
+        keeping.headers.keep_underscore = true;
+        assert_eq!(passed(keeping, &headers), ["my.header: 2", "my_header: 1"]);
+    }
+
+    #[test]
+    fn names_that_the_operator_lists_are_removed_in_every_spelling() {
+        let mut config = config(&[]);
+        config.headers.remove = vec![HeaderName::from_static("x-internal-role")];
+        let headers = [("X-Internal-Role", "1"), ("X.Internal.Role", "2")];
+        assert!(passed(config, &headers).is_empty());
+    }
+
+    #[test]
+    fn a_tenant_header_named_with_an_underscore_has_aliases_too() {
+        let mut config = config(&[]);
+        config.headers.tenant = HeaderName::from_static("x_tenant");
+        let lines = prepared(config, true, head("/leases", &[("X-Tenant", "evil")]));
+        assert!(lines.contains(&"x_tenant: acme".to_owned()), "{lines:?}");
+        assert!(!lines.contains(&"x-tenant: evil".to_owned()), "{lines:?}");
+    }
+
+    #[test]
+    fn all_connection_lines_are_obeyed_but_never_against_framing_host_or_ours() {
+        let headers = [
+            ("connection", "close, x-one"),
+            ("connection", "X-Two,, ,x-tenant-id ,via"),
+            (
+                "connection",
+                "host, content-length, x-request-id, x-forwarded-for",
+            ),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+            ("host", "api.example"),
+            ("content-length", "5"),
+        ];
+        let lines = prepared(config(&[]), true, head("/leases", &headers));
+        for expected in [
+            "content-length: 5",
+            "host: api.example",
+            "via: 1.1 portcullis",
+            "x-forwarded-for: 192.0.2.7",
+            "x-request-id: ours",
+            "x-tenant-id: acme",
+            "x-three: 3",
+        ] {
+            assert!(lines.contains(&expected.to_owned()), "{lines:?}");
+        }
+        assert!(!lines.iter().any(|line| line.starts_with("x-one")));
+        assert!(!lines.iter().any(|line| line.starts_with("x-two")));
+        assert!(!lines.iter().any(|line| line.starts_with("connection")));
+    }
+
+    #[test]
+    fn nobody_has_no_tenant() {
+        let lines = prepared(
+            config(&[]),
+            false,
+            head("/leases", &[("x-tenant-id", "evil")]),
+        );
+        assert!(!lines.iter().any(|line| line.starts_with("x-tenant-id")));
+    }
+
+    #[test]
+    fn forwarded_headers_are_ours_or_absent() {
+        let mut off = config(&[]);
+        off.headers.forwarded = false;
+        let lines = prepared(
+            off,
+            true,
+            head("/leases", &[("x-forwarded-for", "1.2.3.4")]),
+        );
+        assert!(!lines.iter().any(|line| line.starts_with("x-forwarded")));
+    }
+
+    #[test]
+    fn authorization_of_another_scheme_passes_where_it_may() {
+        let cases = [
+            (true, true, "Basic abc", true),
+            (true, true, "Bearer fp_live_x", false),
+            (true, true, "bEARER fp_live_x", false),
+            (true, false, "Bearer foreign", true),
+            (false, true, "Basic abc", false),
+            (false, false, "Bearer x", false),
+        ];
+        for (pass, bearer, value, passes) in cases {
+            let mut config = config(&[]);
+            config.auth.pass_foreign_authorization = pass;
+            config.auth.bearer = bearer;
+            let lines = passed(config, &[("authorization", value)]);
+            assert_eq!(!lines.is_empty(), passes, "{pass} {bearer} {value}");
+        }
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_line() {
+        let crumbs = [("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")];
+        assert_eq!(passed(config(&[]), &crumbs), ["cookie: a=1; b=2; c=3"]);
+    }
+
+    #[test]
+    fn via_names_the_protocol_of_the_client_and_keeps_who_came_before() {
+        let cases = [
+            (Version::HTTP_10, "via: 1.0 portcullis"),
+            (Version::HTTP_11, "via: 1.1 portcullis"),
+            (Version::HTTP_2, "via: 2 portcullis"),
+        ];
+        for (version, expected) in cases {
+            let mut head = head("/leases", &[("via", "1.1 cache")]);
+            head.version = version;
+            let lines = prepared(config(&[]), true, head);
+            assert!(lines.contains(&"via: 1.1 cache".to_owned()), "{lines:?}");
+            assert!(lines.contains(&expected.to_owned()), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_target_is_the_admitted_path_in_origin_form() {
+        let cases = [
+            ("/leases", "/leases"),
+            ("/leases?a=1&b=%2f", "/leases?a=1&b=%2f"),
+            ("https://evil.example/leases?x", "/leases?x"),
+            ("/other?x", "/leases?x"),
+        ];
+        for (uri, expected) in cases {
+            let mut head = head(uri, &[]);
+            let admission = admission(&Arc::new(config(&[])), true, "/leases");
+            let id = HeaderValue::from_static("ours");
+            prepare(&mut head, &admission, &peer(), &id).unwrap();
+            assert_eq!(head.uri.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_sent_is_not_replaced_by_another() {
+        let mut head = head("/leases", &[]);
+        let admission = admission(&Arc::new(config(&[])), true, "/le ases");
+        let id = HeaderValue::from_static("ours");
+        assert!(prepare(&mut head, &admission, &peer(), &id).is_err());
+    }
+
+    #[test]
+    fn framing_is_said_once() {
+        let cases = [
+            ("GET", Some(0), None, None),
+            ("GET", Some(0), Some("0"), Some("content-length: 0")),
+            ("POST", Some(0), None, Some("content-length: 0")),
+            ("POST", Some(7), None, Some("content-length: 7")),
+            ("POST", Some(7), Some("7"), Some("content-length: 7")),
+            ("POST", None, Some("7"), Some("transfer-encoding: chunked")),
+            ("GET", None, None, Some("transfer-encoding: chunked")),
+        ];
+        for (method, length, announced, expected) in cases {
+            let mut head = head("/", &[]);
+            head.method = method.parse().unwrap();
+            if let Some(announced) = announced {
+                head.headers
+                    .append("content-length", announced.parse().unwrap());
+                head.headers
+                    .append("content-length", announced.parse().unwrap());
+            }
+            frame(&mut head, length);
+            let lines: Vec<String> = head
+                .headers
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+                .collect();
+            let expected: Vec<&str> = expected.into_iter().collect();
+            assert_eq!(lines, expected, "{method} {length:?} {announced:?}");
+        }
+    }
+
+    #[test]
+    fn answers_lose_what_speaks_of_the_backends_connection_and_the_tenant() {
+        let response = Response::builder()
+            .header("connection", "keep-alive, x-hop")
+            .header("connection", "content-length")
+            .header("keep-alive", "timeout=5")
+            .header("transfer-encoding", "chunked")
+            .header("upgrade", "h2c")
+            .header("x-hop", "1")
+            .header("x-tenant-id", "acme")
+            .header("x_tenant.id", "acme")
+            .header("server", "legacy")
+            .header("x-powered-by", "old")
+            .header("set-cookie", "a=1")
+            .header("set-cookie", "b=2")
+            .header("trailer", "x-sum")
+            .header("content-length", "5");
+        let mut head = response.body(()).unwrap().into_parts().0;
+        clean(&mut head, &TENANT, true);
+        let mut names: Vec<&str> = head.headers.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        let expected = [
+            "cache-control",
+            "content-length",
+            "server",
+            "set-cookie",
+            "set-cookie",
+            "trailer",
+            "x-powered-by",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(head.headers["cache-control"], "private");
+    }
+
+    #[test]
+    fn a_cache_policy_is_the_backends_where_it_has_one() {
+        let cases = [
+            (Some("public"), true, Some("public")),
+            (Some("public"), false, Some("public")),
+            (None, true, Some("private")),
+            (None, false, None),
+        ];
+        for (policy, authenticated, expected) in cases {
+            let mut head = Response::new(()).into_parts().0;
+            if let Some(policy) = policy {
+                head.headers
+                    .insert("cache-control", policy.parse().unwrap());
+            }
+            clean(&mut head, &TENANT, authenticated);
+            let seen = head.headers.get("cache-control");
+            assert_eq!(seen.map(|value| value.to_str().unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn a_204_has_no_length() {
+        let response = Response::builder()
+            .status(204)
+            .header("content-length", "0");
+        let mut head = response.body(()).unwrap().into_parts().0;
+        clean(&mut head, &TENANT, false);
+        assert!(head.headers.is_empty());
+    }
+
+    #[test]
+    fn statuses_outside_the_protocol_are_faults() {
+        let cases = [
+            (100, Some(UpstreamFailure::ProtocolError)),
+            (101, Some(UpstreamFailure::UpgradeFailed)),
+            (199, Some(UpstreamFailure::ProtocolError)),
+            (200, None),
+            (304, None),
+            (599, None),
+            (600, Some(UpstreamFailure::ProtocolError)),
+            (999, Some(UpstreamFailure::ProtocolError)),
+        ];
+        for (status, expected) in cases {
+            let mut head = Response::new(()).into_parts().0;
+            head.status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(fault(&head), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn trailers_never_carry_framing_or_the_tenant() {
+        let mut trailers = HeaderMap::new();
+        for name in [
+            "x-tenant-id",
+            "x_tenant_id",
+            "transfer-encoding",
+            "content-length",
+            "host",
+            "trailer",
+            "connection",
+            "grpc-status",
+        ] {
+            trailers.append(name, HeaderValue::from_static("0"));
+        }
+        clean_trailers(&mut trailers, &TENANT);
+        let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["grpc-status"]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_client_sends_the_backend_sees_one_tenant_and_it_is_ours(
+            names in proptest::collection::vec(
+                "[xX][-_.~!][tT][eE][nN][aA][nN][tT][-_.~!][iI][dD]|[a-zA-Z_.!-]{1,14}|connection",
+                0..12,
+            ),
+            value in "[ -~]{0,20}",
+        ) {
+            let mut head = head("/leases", &[]);
+            for name in &names {
+                let name: HeaderName = name.parse().unwrap();
+                head.headers.append(name, HeaderValue::from_str(&value).unwrap());
+            }
+            let admission = admission(&Arc::new(config(&[])), true, "/leases");
+            let id = HeaderValue::from_static("ours");
+            prepare(&mut head, &admission, &peer(), &id).unwrap();
+            let fold = |name: &str| -> Vec<u8> { name.bytes().map(folded).collect() };
+            let tenants: Vec<&HeaderValue> = head
+                .headers
+                .iter()
+                .filter(|(name, _)| fold(name.as_str()) == b"x-tenant-id")
+                .map(|(_, value)| value)
+                .collect();
+            prop_assert_eq!(tenants, ["acme"]);
+            prop_assert!(!head.headers.contains_key("connection"));
+        }
+    }
+}

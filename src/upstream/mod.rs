@@ -17,6 +17,8 @@ mod deadline;
 mod forward;
 mod headers;
 mod pool;
+#[cfg(test)]
+mod tests;
 
 pub use body::BodyFault;
 pub use body::Outcome;
