@@ -6,6 +6,8 @@ use serde::Serialize;
 use crate::model::key::ApiKey;
 use crate::model::tenant::Tenant;
 
+pub mod counters;
+
 /// Everything in `keys.db`.
 #[derive(Debug, Default)]
 pub struct Contents {
