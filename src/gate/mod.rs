@@ -131,3 +131,28 @@ impl Admission {
         todo!()
     }
 }
+
+#[cfg(test)]
+impl Admission {
+    /// An admission that passed no check, so that what comes after the gate can be tested alone. `tenant` is an index into the snapshot's tenants.
+    pub(crate) fn for_tests(
+        snapshot: Arc<Snapshot>,
+        route: Arc<Route>,
+        tenant: Option<u32>,
+        host: &str,
+        path: &str,
+    ) -> Admission {
+        Admission {
+            snapshot,
+            route,
+            principal: tenant.map(|tenant| Principal {
+                key: KeyId(*b"AAAAAAAAAAAA"),
+                digest: Digest([0; 32]),
+                tenant,
+            }),
+            numbers: None,
+            host: host.to_owned(),
+            path: path.to_owned(),
+        }
+    }
+}
