@@ -15,6 +15,7 @@ use http::request::Parts;
 use crate::access_log::Entry;
 use crate::clock::Mono;
 use crate::clock::Now;
+use crate::gate;
 use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::gate::Refused;
@@ -75,7 +76,6 @@ impl Account {
             .metrics
             .requests_in_flight
             .fetch_add(1, Ordering::Relaxed);
-        let content_type = head.headers.get(http::header::CONTENT_TYPE);
         Account {
             request_id: worker.request_ids.next(start.wall),
             worker,
@@ -84,8 +84,7 @@ impl Account {
             method: head.method.clone(),
             uri: head.uri.clone(),
             version: head.version,
-            grpc: content_type
-                .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")),
+            grpc: gate::is_grpc(&head.headers),
             admission: None,
             host: None,
             route: None,

@@ -4,16 +4,15 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
 use http::Response;
-use http::header::HOST;
 use http::header::STRICT_TRANSPORT_SECURITY;
+use http::request::Parts;
 
 use crate::config::Config;
-use crate::config::Errors;
+use crate::gate;
 use crate::gate::Admission;
 use crate::quota::Numbers;
 use crate::quota::headers;
 use crate::refusal::Refusal;
-use crate::refusal::Style;
 use crate::snapshot::Snapshot;
 use crate::upstream::ResponseBody;
 
@@ -37,13 +36,10 @@ pub(crate) fn refusal(
 }
 
 /// The 403 of the plain-HTTP listener, in the shape of the host it was asked of; no HSTS, which has no meaning there.
-pub(crate) fn plaintext(
-    account: &Account,
-    snapshot: &Snapshot,
-    headers: &HeaderMap,
-) -> Response<Bytes> {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let mut response = render(account, &snapshot.config, &Refusal::PlaintextRefused, host);
+pub(crate) fn plaintext(account: &Account, snapshot: &Snapshot, head: &Parts) -> Response<Bytes> {
+    let host = gate::host_name(head);
+    let refusal = Refusal::PlaintextRefused;
+    let mut response = render(account, &snapshot.config, &refusal, host.as_deref());
     response
         .headers_mut()
         .insert(X_REQUEST_ID, account.request_id().clone());
@@ -72,12 +68,7 @@ fn render(
     refusal: &Refusal,
     host: Option<&str>,
 ) -> Response<Bytes> {
-    let errors = config.errors_for(host);
-    let style = Style {
-        shape: errors.shape,
-        name_permission: errors.name_permission,
-        realm: &config.auth.realm,
-    };
+    let style = gate::style(config, host, account.is_grpc());
     let request_id = account.request_id().to_str().unwrap_or("");
     refusal.render(&style, request_id, account.is_head())
 }
@@ -100,10 +91,10 @@ fn common_headers(headers: &mut HeaderMap, config: &Config, account: &Account) {
     }
 }
 
-impl Config {
-    /// The error shape of a host: its own `[[hosts]]` entry, else `[errors]`.
-    fn errors_for(&self, host: Option<&str>) -> Errors {
-        host.and_then(|host| self.host(host))
-            .map_or(self.errors, |entry| entry.errors)
+/// A host without its port.
+pub(crate) fn without_port(host: &str) -> &str {
+    match host.find(']') {
+        Some(end) => &host[..=end],
+        None => host.split(':').next().unwrap_or(host),
     }
 }

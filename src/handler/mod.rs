@@ -124,12 +124,12 @@ pub fn refuse_plaintext(
     let now = worker.clock.now();
     let snapshot = worker.snapshot.load_full();
     let (head, _unread) = request.into_parts();
-    let exposed = gate::credential::peek(&head.headers, &snapshot);
+    let exposed = gate::peek(&head.headers, &snapshot.config.auth, &snapshot);
     if let Some(key) = exposed {
         tracing::warn!(key_id = %key, client = %peer.address.ip(), "key_seen_in_plaintext: regenerate this key");
     }
     let mut account = Account::open(Rc::clone(worker), now, peer, &head);
-    let answer = answer::plaintext(&account, &snapshot, &head.headers);
+    let answer = answer::plaintext(&account, &snapshot, &head);
     account.refused_in_clear(exposed, answer.status());
     answer.map(|text| Body::local(text, account))
 }
@@ -185,7 +185,9 @@ fn failed(
         None => account.worker().snapshot.load_full(),
     };
     let numbers = admission.as_ref().and_then(|admission| admission.numbers());
-    let host = admission.as_ref().map(|admission| admission.host());
+    let host = admission
+        .as_ref()
+        .map(|admission| answer::without_port(admission.host()));
     let answer = answer::refusal(&account, &snapshot, &refusal, numbers, host);
     account.failed(reason, detail, answer.status());
     answer.map(|text| Body::local(text, account))

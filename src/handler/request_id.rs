@@ -29,7 +29,10 @@ impl RequestIds {
     pub(crate) fn next(&self, now: Wall) -> HeaderValue {
         let millis = now.0 / 1000;
         let (high, low) = (self.random(), self.random());
-        let mut text = TextBuffer::default();
+        let mut text = TextBuffer {
+            bytes: [0; 40],
+            length: 0,
+        };
         let _ = write!(
             text,
             "{:08x}-{:04x}-7{:03x}-{:04x}-{:012x}",
@@ -53,9 +56,8 @@ impl RequestIds {
 }
 
 /// Room for the 36 characters of one id.
-#[derive(Default)]
 struct TextBuffer {
-    bytes: [u8; 32 + 8],
+    bytes: [u8; 40],
     length: usize,
 }
 

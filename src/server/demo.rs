@@ -65,7 +65,7 @@ pub(crate) fn start() -> Result<(Demo, String), StartError> {
 
 fn fresh_directory() -> io::Result<PathBuf> {
     let mut random = [0u8; 6];
-    getrandom::fill(&mut random)?;
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
     let mut name = String::from("portcullis-demo-");
     for byte in random {
         let _ = write!(name, "{byte:02x}");

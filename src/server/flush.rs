@@ -7,9 +7,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use crate::clock::Mono;
 use crate::clock::Now;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
@@ -18,16 +16,6 @@ use crate::store::counters::Batch;
 use crate::store::counters::Counters;
 use crate::usage::Usage;
 
-/// How old an answer to "last used" may be.
-const LAST_USED_AGE_MAX: Duration = Duration::from_secs(1);
-
-/// What the usage table said when it was last asked.
-#[derive(Debug, Default)]
-struct LastUsed {
-    read_at: Option<Mono>,
-    times: HashMap<KeyId, Wall>,
-}
-
 /// The one writer of `counters.db`.
 #[derive(Debug)]
 pub(crate) struct Flusher {
@@ -35,7 +23,6 @@ pub(crate) struct Flusher {
     counters: Mutex<Counters>,
     quota: Arc<Quota>,
     usage: Arc<Usage>,
-    last_used: Mutex<LastUsed>,
     failures: AtomicU64,
 }
 
@@ -45,7 +32,6 @@ impl Flusher {
             counters: Mutex::new(counters),
             quota,
             usage,
-            last_used: Mutex::default(),
             failures: AtomicU64::new(0),
         }
     }
@@ -73,27 +59,18 @@ impl Flusher {
         self.quota.sweep(now);
     }
 
-    /// When a key was last used, up to a second ago: a list of a million keys reads the file once.
-    pub(crate) fn last_used(&self, key: KeyId, now: Now) -> Option<Wall> {
-        let mut seen = lock(&self.last_used);
-        if seen
-            .read_at
-            .is_none_or(|read_at| now.mono.since(read_at) >= LAST_USED_AGE_MAX)
-        {
-            self.flush(now);
-            let rows = lock(&self.counters).usage().unwrap_or_else(|error| {
-                tracing::error!(%error, "usage not read");
-                Vec::new()
-            });
-            let times = rows
-                .into_iter()
-                .map(|row| (row.key, Wall::from_unix_seconds(row.last_used_unix_seconds)));
-            *seen = LastUsed {
-                read_at: Some(now.mono),
-                times: times.collect(),
-            };
-        }
-        seen.times.get(&key).copied()
+    /// When each key was last used, up to now.
+    pub(crate) fn last_used(&self, now: Now) -> HashMap<KeyId, Wall> {
+        self.flush(now);
+        let rows = lock(&self.counters).usage().unwrap_or_else(|error| {
+            tracing::error!(%error, "usage not read");
+            Vec::new()
+        });
+        let times = rows.into_iter().map(|row| {
+            let last_used = Wall::from_unix_seconds(row.last_used_unix_seconds);
+            (row.key, last_used)
+        });
+        times.collect()
     }
 
     /// How many flushes failed since the start.

@@ -60,7 +60,7 @@ pub struct Gateway {
     keeper: Arc<Keeper>,
     clock: Clock,
     reloader: Arc<Reloader>,
-    shutdown: Shutdown,
+    shutdown: Arc<Shutdown>,
     addresses: Addresses,
     admin_socket: PathBuf,
     workers: Vec<JoinHandle<()>>,
@@ -93,7 +93,7 @@ impl State {
             Arc::clone(&usage),
         ));
         let (asked, time) = (Arc::clone(&flusher), clock.clone());
-        let last_used = Box::new(move |key| asked.last_used(key, time.now()));
+        let last_used = Box::new(move || asked.last_used(time.now()));
         let (keeper, conflicts) = Keeper::start(store, Arc::clone(config), last_used)?;
         if !conflicts.is_empty() {
             tracing::error!("{}", build::conflict_text(&conflicts));
@@ -204,8 +204,8 @@ impl Gateway {
         inherited: Inherited,
     ) -> Result<Gateway, StartError> {
         let loaded = config::load(config_path)?;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
+        if !loaded.warnings.is_empty() {
+            tracing::warn!("{}", loaded.warnings);
         }
         let config = Arc::new(loaded.config);
         let certificates = Certificates::load(&config.tls, clock.now().wall)?;
@@ -214,7 +214,7 @@ impl Gateway {
         let control = control::runtime()?;
         let admin = control::bind_admin(&control, &config.listen, bound.admin)?;
         let log = start_log(&config)?;
-        let shutdown = Shutdown::new();
+        let shutdown = Arc::new(Shutdown::new());
         let metrics = Arc::new(Metrics::default());
         let connections = Arc::new(ConnectionCounters::default());
         let reloader = Arc::new(Reloader::new(
@@ -324,7 +324,7 @@ impl Gateway {
         }
     }
 
-    pub(crate) fn shutdown(&self) -> &Shutdown {
+    pub(crate) fn shutdown(&self) -> &Arc<Shutdown> {
         &self.shutdown
     }
 

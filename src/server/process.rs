@@ -72,7 +72,10 @@ pub fn check(config_path: &Path, dump: bool) -> ExitCode {
 
 fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
     let loaded = config::load(config_path)?;
-    let mut notes: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let mut notes = Vec::new();
+    if !loaded.warnings.is_empty() {
+        notes.push(loaded.warnings.to_string());
+    }
     let certificates = Certificates::load(&loaded.config.tls, Clock::system().now().wall)?;
     notes.extend(certificates.warnings.iter().map(ToString::to_string));
     let contents = stored_contents(&loaded.config, &mut notes)?;
@@ -134,7 +137,7 @@ fn serve_until_stopped(gateway: &mut Gateway) -> ExitCode {
     }
     shutdown::notify_stopping();
     gateway.drain();
-    let hurry = gateway.shutdown().clone();
+    let hurry = Arc::clone(gateway.shutdown());
     control.spawn(async move {
         while signals.next().await != Signal::Terminate {}
         hurry.terminate(Duration::ZERO);

@@ -119,8 +119,8 @@ impl Reloader {
         }
         let certificates = Certificates::load(&loaded.config.tls, self.clock.now().wall)
             .map_err(|problems| tls_text(&problems))?;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
+        if !loaded.warnings.is_empty() {
+            tracing::warn!("{}", loaded.warnings);
         }
         let summary = format!(
             "in force: {} routes, {} upstreams, {} plans",

@@ -182,7 +182,11 @@ fn number(bytes: &[u8]) -> u32 {
 fn status_of(block: &[u8]) -> u16 {
     let mut at = 0;
     while block[at] & 0xe0 == 0x20 {
-        at += if block[at] & 0x1f == 0x1f { 2 + usize::from(block[at + 1] >> 7) } else { 1 };
+        at += if block[at] & 0x1f == 0x1f {
+            2 + usize::from(block[at + 1] >> 7)
+        } else {
+            1
+        };
     }
     let first = block[at];
     if first & 0x80 != 0 {
