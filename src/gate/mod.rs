@@ -36,6 +36,8 @@ mod host;
 mod permission;
 mod standing;
 mod target;
+#[cfg(test)]
+mod tests;
 
 /// What is known of a client connection before any request on it.
 #[derive(Clone, Copy, Debug)]
