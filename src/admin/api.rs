@@ -65,10 +65,7 @@ async fn verbs(
     }
 }
 
-async fn reload(
-    State(admin): State<Arc<Admin>>,
-    Extension(caller): Extension<Caller>,
-) -> Response {
+async fn reload(State(admin): State<Arc<Admin>>, Extension(caller): Extension<Caller>) -> Response {
     tracing::info!(uid = caller.uid, "reload asked for");
     let verdict = tokio::task::spawn_blocking(move || (admin.reload)()).await;
     match verdict {

@@ -1,13 +1,34 @@
-//! What gateway.toml means once it is checked: plain values, every reference resolved.
+//! What gateway.toml means once it is checked: plain values, every reference resolved; all problems at once otherwise.
+//!
+//! `file` reads tables, `values` and `names` read words, `settings` and `entries` hold one function per table, `check` looks
+//! across tables, `problem` prints what is wrong, `dump` writes the meaning back.
 
+mod check;
+mod dump;
+mod entries;
+mod file;
+mod names;
+mod problem;
+mod settings;
+mod values;
+
+use std::io::Read;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
 use http::HeaderValue;
+use toml::de::DeTable;
 
+use crate::config::check::Entries;
+use crate::config::entries::Declared;
+use crate::config::entries::Placed;
+use crate::config::file::Names;
+use crate::config::file::Reader;
+use crate::config::problem::Notes;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::route::Route;
@@ -15,8 +36,148 @@ use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
 use crate::refusal::Shape;
 
-/// The whole file.
+pub use crate::config::problem::Problems;
+
+/// A file that was read and found good.
 #[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it means.
+    pub config: Config,
+    /// What is worth a second look; often empty.
+    pub warnings: Problems,
+    /// Keys that the file leaves at their defaults or does not use, as `table.key`, sorted.
+    pub unset: Vec<String>,
+}
+
+/// Reads and checks a gateway.toml.
+///
+/// # Errors
+/// Everything that is wrong with it, at once; the file being unreadable, larger than 64 MiB or not UTF-8 included.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    let shown = path.display().to_string();
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        let what = format!("cannot be read: {error}");
+        let help = "name the file with --config, or give the user of the gateway read permission";
+        return Err(Problems::of_file(&shown, what, help));
+    }
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let what = "is larger than 64 MiB".to_owned();
+        let help = "keep keys in the store instead: portcullis keys create";
+        return Err(Problems::of_file(&shown, what, help));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => parse(&text, path),
+        Err(error) => {
+            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+            let what = format!("line {line} is not UTF-8");
+            Err(Problems::of_file(&shown, what, "save the file as UTF-8"))
+        }
+    }
+}
+
+/// Checks the text of a gateway.toml. `path` names it in messages, and its directory is where relative paths begin; the
+/// disk is not touched.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
+    let notes = Notes::default();
+    let base = path.parent().unwrap_or(Path::new(""));
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    let config = Reader::root(table.get_ref(), &notes, |root| resolve(root, base));
+    notes.syntax(text, &syntax);
+    let unset = notes.unset();
+    let warnings = notes.finish(&path.display().to_string(), text)?;
+    Ok(Loaded {
+        config,
+        warnings,
+        unset,
+    })
+}
+
+fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
+    let environments = settings::environments(root);
+    let store = settings::store(root, base);
+    let listen = settings::listen(root, base, &store.path);
+    let errors = settings::errors(root, "errors", DEFAULT_ERRORS);
+    let declared = declared(root, &environments);
+    let entries = Entries {
+        plans: entries::plans(root),
+        tenants: entries::tenants(root, &declared),
+        keys: entries::keys(root, &declared),
+        upstreams: entries::upstreams(root, &declared),
+        hosts: entries::hosts(root, &declared, errors),
+        routes: entries::routes(root, &declared),
+    };
+    let config = Config {
+        listen,
+        server: settings::server(root),
+        connections: settings::connections(root),
+        http: settings::http(root),
+        tls: settings::tls(root, base),
+        store,
+        auth: settings::auth(root),
+        keys: settings::key_format(root),
+        headers: settings::headers(root),
+        errors,
+        limits: settings::limits(root),
+        log: settings::log(root, base),
+        plans: values_of(&entries.plans),
+        tenants: values_of(&entries.tenants),
+        declared_keys: values_of(&entries.keys),
+        upstreams: values_of(&entries.upstreams),
+        hosts: values_of(&entries.hosts),
+        routes: values_of(&entries.routes),
+        environments: environments.clone(),
+    };
+    check::entries(&entries, &environments, root.notes());
+    config
+}
+
+fn declared<'a>(root: &Reader<'a>, environments: &'a [String]) -> Declared<'a> {
+    Declared {
+        environments: Names {
+            noun: "environment",
+            declare: "environments = [\"NAME\"]",
+            all: environments.iter().map(String::as_str).collect(),
+        },
+        environment_order: environments,
+        plans: Names {
+            noun: "plan",
+            declare: "[plans.NAME]",
+            all: root.names("plans", None),
+        },
+        tenants: Names {
+            noun: "tenant",
+            declare: "[[tenants]]",
+            all: root.names("tenants", Some("id")),
+        },
+        upstreams: Names {
+            noun: "upstream",
+            declare: "[upstreams.NAME]",
+            all: root.names("upstreams", None),
+        },
+    }
+}
+
+fn values_of<T: Clone>(placed: &[Placed<T>]) -> Vec<T> {
+    placed.iter().map(|entry| entry.value.clone()).collect()
+}
+
+const DEFAULT_ERRORS: Errors = Errors {
+    shape: Shape::Problem,
+    name_permission: true,
+};
+
+/// Largest gateway.toml that is read.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Addresses; a change needs a restart.
     pub listen: Listen,
@@ -48,7 +209,8 @@ pub struct Config {
     pub plans: Vec<Plan>,
     /// `[[tenants]]`.
     pub tenants: Vec<Tenant>,
-    /// `[[keys]]`: digests, never keys.
+    /// `[[keys]]`: digests, never keys. The id follows from tenant and name; `created` is 0, `prefix` and `last_four` are
+    /// empty, since the file does not know them.
     pub declared_keys: Vec<ApiKey>,
     /// `[upstreams.NAME]`, sorted by name.
     pub upstreams: Vec<Arc<Upstream>>,
@@ -165,7 +327,7 @@ pub struct Auth {
     pub pass_foreign_authorization: bool,
 }
 
-/// `[keys]`.
+/// `[key_format]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFormat {
     /// First word of secret keys: 1 to 16 of `a-z 0-9`.
@@ -270,7 +432,7 @@ pub struct Upstream {
 /// One server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamServer {
-    /// Name or address.
+    /// Name or address; an IPv6 address without brackets.
     pub host: String,
     /// Port.
     pub port: u16,

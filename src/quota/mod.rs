@@ -220,6 +220,8 @@ mod tests {
     use super::*;
     use crate::clock::Mono;
     use crate::clock::Wall;
+    use crate::store::counters::Batch;
+    use crate::store::counters::Counters;
 
     const KEY: KeyId = KeyId(*b"aaaaaaaaaaaa");
 
@@ -433,20 +435,30 @@ mod tests {
         assert_eq!(again.rows[0].quota.unwrap().used, 3);
     }
 
-    /// SEEDS 8.4: after `kill -9` what was admitted since the last export is forgotten, and nothing else.
+    /// SEEDS 8.4: after `kill -9` what was admitted since the last save is forgotten, and nothing else.
     #[test]
-    fn restore_forgets_only_what_came_after_the_export() {
+    fn restore_forgets_only_what_came_after_the_save() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut file, saved) = Counters::open(directory.path(), at(0)).unwrap();
+        assert_eq!(saved, []);
         let (before, limits) = (Quota::new(), limits(100, 100));
         let charge = by_key(KEY, &limits);
         for second in 0..73 {
             before.charge(&charge, at(second)).unwrap();
         }
-        let rows = before.export().rows;
+        let changes = before.export();
+        let batch = Batch {
+            rows: &changes.rows,
+            removed: &changes.removed,
+            usage: &[],
+        };
+        file.save(&batch, at(73)).unwrap();
         for _ in 0..4 {
             before.charge(&charge, at(73)).unwrap();
         }
+        let (_, saved) = Counters::open(directory.path(), at(74)).unwrap();
         let after = Quota::new();
-        after.restore(rows, at(74));
+        after.restore(saved, at(74));
         // The burst still knows the second of each.
         assert_eq!(left(&after.peek(&charge, at(74))), (27, 42));
         assert_eq!(after.export(), Changes::default());
@@ -463,6 +475,9 @@ mod tests {
         let after = Quota::new();
         after.restore(before.export().rows, at(3_600));
         assert_eq!(after.subjects(), 0);
+        let changes = after.export();
+        assert_eq!(changes.removed, [Subject::Key(KEY)]);
+        after.unexport(changes);
         assert_eq!(after.export().removed, [Subject::Key(KEY)]);
     }
 }

@@ -523,6 +523,31 @@ mod tests {
         assert_eq!(tenant.numbers(&loose, Wall(0)).quota.unwrap().remaining, 98);
     }
 
+    #[test]
+    fn numbers_are_those_of_the_tighter_subject() {
+        let window = |remaining, reset_in_seconds| WindowNumbers {
+            rate: Rate {
+                count: 9,
+                seconds: 60,
+            },
+            remaining,
+            reset_unix_seconds: 0,
+            reset_in_seconds,
+        };
+        let (tight, loose, late) = (Some(window(1, 5)), Some(window(2, 9)), Some(window(1, 6)));
+        for (one, other, expected) in [
+            (tight, loose, tight),
+            (loose, tight, tight),
+            (tight, late, late),
+            (late, tight, late),
+            (None, loose, loose),
+            (loose, None, loose),
+            (None, None, None),
+        ] {
+            assert_eq!(tighter(one, other), expected);
+        }
+    }
+
     /// FA25: the same in every answer of one window, whatever the wall clock does (S30).
     #[test]
     fn reset_is_rounded_up_and_stays() {
@@ -683,6 +708,27 @@ mod tests {
         assert!(windows.burst.log.capacity() <= STAMPS_MAX);
     }
 
+    #[test]
+    fn coarse_times_are_never_early() {
+        let limits = limits(None, rate(1_000, 60));
+        let mut windows = Windows::default();
+        for micros in 0..512 {
+            take_at(&mut windows, &limits, 1, at(micros)).unwrap();
+        }
+        // The 513th time has the log rounded, and itself too.
+        let late = 10_000_001;
+        take_at(&mut windows, &limits, 488, at(late)).unwrap();
+        for (micros, cost, admitted) in [
+            (59_999_999, 1, false),
+            (60_117_417, 512, true),
+            (late + 59_999_999, 488, false),
+            (late + 60_117_417, 488, true),
+        ] {
+            let outcome = take_at(&mut windows, &limits, cost, at(micros));
+            assert_eq!(outcome.is_ok(), admitted, "{micros}");
+        }
+    }
+
     /// All that was admitted under one window, told from a list of every admission.
     #[derive(Default)]
     struct History(Vec<(u64, u64)>);
@@ -822,7 +868,7 @@ mod tests {
                         in_burst.0.push((latest, cost));
                     }
                 }
-                let numbers = outcome.map_or_else(|refused| refused.numbers, |numbers| numbers);
+                let numbers = outcome.unwrap_or_else(|refused| refused.numbers);
                 let open = in_quota.open_window(latest, spans[0]);
                 let used = open.map_or(0, |(_, used)| used);
                 let inside = in_burst.in_span_before(latest, spans[1]);
