@@ -235,7 +235,7 @@ pub(super) fn bounded<T: PartialOrd>(
     if value < parse(min)? || value > parse(max)? {
         return wrong(
             format!("\"{text}\" is out of bounds"),
-            format!("\"{min}\" to \"{max}\""),
+            format!("write a value from \"{min}\" to \"{max}\""),
         );
     }
     Ok(value)
