@@ -211,3 +211,273 @@ impl Default for Quota {
 fn limited<K>(subject: Option<(K, &Limits)>) -> Option<(K, &Limits)> {
     subject.filter(|(_, limits)| limits.quota.is_some() || limits.burst.is_some())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::clock::Mono;
+    use crate::clock::Wall;
+    use crate::store::counters::Batch;
+    use crate::store::counters::Counters;
+
+    const KEY: KeyId = KeyId(*b"aaaaaaaaaaaa");
+
+    fn at(seconds: u64) -> Now {
+        Now {
+            mono: Mono(seconds * 1_000_000),
+            wall: Wall(1_700_000_000_000_000 + seconds * 1_000_000),
+        }
+    }
+
+    fn limits(quota: u32, burst: u32) -> Limits {
+        Limits {
+            quota: Some(Rate {
+                count: quota,
+                seconds: 3_600,
+            }),
+            burst: Some(Rate {
+                count: burst,
+                seconds: 60,
+            }),
+        }
+    }
+
+    fn by_key(key: KeyId, limits: &Limits) -> Charge<'_> {
+        Charge {
+            key: Some((key, limits)),
+            tenant: None,
+            cost: 1,
+        }
+    }
+
+    fn left(numbers: &Numbers) -> (u32, u32) {
+        (
+            numbers.quota.unwrap().remaining,
+            numbers.burst.unwrap().remaining,
+        )
+    }
+
+    /// FA21: a second key of the same tenant is unaffected.
+    #[test]
+    fn keys_are_counted_apart() {
+        let (quota, limits) = (Quota::new(), limits(5, 5));
+        let other = KeyId(*b"bbbbbbbbbbbb");
+        for _ in 0..5 {
+            quota.charge(&by_key(KEY, &limits), at(0)).unwrap();
+        }
+        assert!(quota.charge(&by_key(KEY, &limits), at(0)).is_err());
+        assert_eq!(
+            left(&quota.charge(&by_key(other, &limits), at(0)).unwrap()),
+            (4, 4)
+        );
+    }
+
+    /// S31, SEEDS 8.1: 64 threads, exactly as many pass as the limit says, by key, by tenant and by both, while sweeps and exports run.
+    #[test]
+    fn exactly_the_limit_passes_under_concurrency() {
+        let tenant = TenantId::new("acme").unwrap();
+        let (loose, tight) = (limits(10_000, 10_000), limits(700, 1_000));
+        let cases = [
+            (Some(&tight), None),
+            (None, Some(&tight)),
+            (Some(&tight), Some(&loose)),
+            (Some(&loose), Some(&tight)),
+        ];
+        for (key, of_tenant) in cases {
+            let quota = Quota::new();
+            let passed = AtomicUsize::new(0);
+            let charge = Charge {
+                key: key.map(|limits| (KEY, limits)),
+                tenant: of_tenant.map(|limits| (&tenant, limits)),
+                cost: 1,
+            };
+            std::thread::scope(|scope| {
+                for _ in 0..64 {
+                    scope.spawn(|| {
+                        for round in 0..50 {
+                            if quota.charge(&charge, at(round)).is_ok() {
+                                passed.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                        quota.sweep(at(50));
+                        let _ = quota.export();
+                    });
+                }
+            });
+            assert_eq!(passed.into_inner(), 700);
+            assert_eq!(quota.peek(&charge, at(50)).quota.unwrap().remaining, 0);
+        }
+    }
+
+    /// Many keys of many tenants at once: nobody waits for ever.
+    #[test]
+    fn two_subjects_never_wait_for_each_other() {
+        let quota = Quota::new();
+        let limits = limits(1_000_000, 1_000_000);
+        let tenants = ["a", "b", "c"].map(|id| TenantId::new(id).unwrap());
+        let keys = [b'a', b'b', b'c'].map(|byte| KeyId([byte; 12]));
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (quota, limits, tenants) = (&quota, &limits, &tenants);
+                scope.spawn(move || {
+                    for round in 0..2_000 {
+                        let charge = Charge {
+                            key: Some((keys[(round + thread) % 3], limits)),
+                            tenant: Some((&tenants[round % 3], limits)),
+                            cost: 1,
+                        };
+                        quota.charge(&charge, at(0)).unwrap();
+                    }
+                });
+            }
+        });
+        let used: u32 = tenants
+            .iter()
+            .map(|tenant| {
+                let charge = Charge {
+                    key: None,
+                    tenant: Some((tenant, &limits)),
+                    cost: 1,
+                };
+                1_000_000 - quota.peek(&charge, at(0)).quota.unwrap().remaining
+            })
+            .sum();
+        assert_eq!(used, 16_000);
+    }
+
+    /// S28, PB21.
+    #[test]
+    fn unlimited_subjects_keep_no_state() {
+        let quota = Quota::new();
+        let unlimited = Limits::default();
+        let tenant = TenantId::new("acme").unwrap();
+        let charge = Charge {
+            key: Some((KEY, &unlimited)),
+            tenant: Some((&tenant, &unlimited)),
+            cost: 1,
+        };
+        for _ in 0..10_000 {
+            assert_eq!(quota.charge(&charge, at(0)), Ok(Numbers::default()));
+        }
+        assert_eq!(quota.peek(&charge, at(0)), Numbers::default());
+        assert_eq!(quota.subjects(), 0);
+        assert_eq!(quota.export(), Changes::default());
+    }
+
+    #[test]
+    fn peek_takes_nothing_and_makes_nothing() {
+        let (quota, limits) = (Quota::new(), limits(5, 3));
+        let charge = by_key(KEY, &limits);
+        assert_eq!(left(&quota.peek(&charge, at(0))), (5, 3));
+        assert_eq!(quota.subjects(), 0);
+        quota.charge(&charge, at(0)).unwrap();
+        let _ = quota.export();
+        for _ in 0..3 {
+            assert_eq!(left(&quota.peek(&charge, at(59))), (4, 2));
+        }
+        assert_eq!(left(&quota.peek(&charge, at(60))), (4, 3));
+        assert_eq!(quota.export(), Changes::default());
+    }
+
+    /// ASKS 26: only what is over goes.
+    #[test]
+    fn sweep_removes_only_what_is_over() {
+        let (quota, limits) = (Quota::new(), limits(5, 3));
+        quota.charge(&by_key(KEY, &limits), at(0)).unwrap();
+        assert_eq!(quota.export().rows.len(), 1);
+        for (seconds, subjects) in [(61, 1), (3_599, 1), (3_609, 1), (3_610, 0)] {
+            quota.sweep(at(seconds));
+            assert_eq!(quota.subjects(), subjects, "{seconds} s");
+        }
+        let changes = quota.export();
+        assert_eq!(changes.rows, []);
+        assert_eq!(changes.removed, [Subject::Key(KEY)]);
+    }
+
+    #[test]
+    fn export_brings_what_changed_once_and_in_order() {
+        let (quota, limits) = (Quota::new(), limits(5, 3));
+        let tenant = TenantId::new("acme").unwrap();
+        for byte in [b'c', b'a', b'b', b'a'] {
+            let charge = Charge {
+                tenant: Some((&tenant, &limits)),
+                ..by_key(KeyId([byte; 12]), &limits)
+            };
+            let _ = quota.charge(&charge, at(0));
+        }
+        let changes = quota.export();
+        let subjects: Vec<String> = changes
+            .rows
+            .iter()
+            .map(|row| row.subject.to_string())
+            .collect();
+        assert_eq!(
+            subjects,
+            [
+                "k:aaaaaaaaaaaa",
+                "k:bbbbbbbbbbbb",
+                "k:cccccccccccc",
+                "t:acme"
+            ]
+        );
+        assert_eq!(changes.rows[3].quota.unwrap().used, 3);
+        assert_eq!(quota.export(), Changes::default());
+        quota.charge(&by_key(KEY, &limits), at(1)).unwrap();
+        assert_eq!(quota.export().rows.len(), 1);
+        // What could not be written comes again, as it is by then.
+        quota.charge(&by_key(KEY, &limits), at(2)).unwrap();
+        quota.unexport(changes);
+        let again = quota.export();
+        assert_eq!(again.rows.len(), 4);
+        assert_eq!(again.rows[0].quota.unwrap().used, 3);
+    }
+
+    /// SEEDS 8.4: after `kill -9` what was admitted since the last save is forgotten, and nothing else.
+    #[test]
+    fn restore_forgets_only_what_came_after_the_save() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut file, saved) = Counters::open(directory.path(), at(0)).unwrap();
+        assert_eq!(saved, []);
+        let (before, limits) = (Quota::new(), limits(100, 100));
+        let charge = by_key(KEY, &limits);
+        for second in 0..73 {
+            before.charge(&charge, at(second)).unwrap();
+        }
+        let changes = before.export();
+        let batch = Batch {
+            rows: &changes.rows,
+            removed: &changes.removed,
+            usage: &[],
+        };
+        file.save(&batch, at(73)).unwrap();
+        for _ in 0..4 {
+            before.charge(&charge, at(73)).unwrap();
+        }
+        let (_, saved) = Counters::open(directory.path(), at(74)).unwrap();
+        let after = Quota::new();
+        after.restore(saved, at(74));
+        // The burst still knows the second of each.
+        assert_eq!(left(&after.peek(&charge, at(74))), (27, 42));
+        assert_eq!(after.export(), Changes::default());
+        let admitted = (0..50)
+            .filter(|_| after.charge(&charge, at(75)).is_ok())
+            .count();
+        assert_eq!(admitted, 27);
+    }
+
+    #[test]
+    fn restore_leaves_out_what_is_over() {
+        let (before, limits) = (Quota::new(), limits(100, 100));
+        before.charge(&by_key(KEY, &limits), at(0)).unwrap();
+        let after = Quota::new();
+        after.restore(before.export().rows, at(3_600));
+        assert_eq!(after.subjects(), 0);
+        let changes = after.export();
+        assert_eq!(changes.removed, [Subject::Key(KEY)]);
+        after.unexport(changes);
+        assert_eq!(after.export().removed, [Subject::Key(KEY)]);
+    }
+}

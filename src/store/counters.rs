@@ -520,3 +520,206 @@ CREATE TABLE usage(
   total INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Mono;
+
+    const WALL: u64 = 1_700_000_000_000_000;
+
+    fn now(mono: u64, wall: u64) -> Now {
+        Now {
+            mono: Mono(mono),
+            wall: Wall(wall),
+        }
+    }
+
+    fn key(byte: u8) -> KeyId {
+        KeyId([byte; 12])
+    }
+
+    fn rows() -> Vec<Row> {
+        vec![
+            Row {
+                subject: Subject::Key(key(b'a')),
+                quota: Some(SavedQuota {
+                    opened_micros: 5_000_000,
+                    opened_wall: Wall(WALL + 5_000_000),
+                    seconds: 3_600,
+                    used: 73,
+                }),
+                burst: Some(SavedBurst {
+                    seconds: 60,
+                    log: vec![(5_000_000, 1), (5_000_007, 70), (9_000_000, 2)],
+                }),
+            },
+            Row {
+                subject: Subject::Tenant(TenantId::new("acme.co_1").unwrap()),
+                quota: None,
+                burst: Some(SavedBurst {
+                    seconds: 1,
+                    log: vec![(-3, 1)],
+                }),
+            },
+        ]
+    }
+
+    fn save(counters: &mut Counters, rows: &[Row], now: Now) {
+        let batch = Batch {
+            rows,
+            ..Batch::default()
+        };
+        counters.save(&batch, now).unwrap();
+    }
+
+    #[test]
+    fn saved_rows_come_back_exactly_in_the_same_boot() {
+        let directory = tempfile::tempdir().unwrap();
+        let start = now(10_000_000, WALL + 10_000_000);
+        let (mut counters, found) = Counters::open_in_boot(directory.path(), start, "one").unwrap();
+        assert_eq!(found, []);
+        save(&mut counters, &rows(), start);
+        drop(counters);
+        // The wall clock fell back by a day in between: within one boot it does not count.
+        let later = now(11_000_000, WALL - 86_400_000_000);
+        let (mut counters, found) = Counters::open_in_boot(directory.path(), later, "one").unwrap();
+        assert_eq!(found, rows());
+        let removed = [Subject::Key(key(b'a'))];
+        let batch = Batch {
+            removed: &removed,
+            ..Batch::default()
+        };
+        counters.save(&batch, later).unwrap();
+        drop(counters);
+        let (_, found) = Counters::open_in_boot(directory.path(), later, "one").unwrap();
+        assert_eq!(found, rows()[1..]);
+    }
+
+    /// The machine was off for 100 s; its monotonic clock began again at zero.
+    #[test]
+    fn times_move_to_the_new_clock_after_a_reboot() {
+        let directory = tempfile::tempdir().unwrap();
+        let start = now(10_000_000, WALL + 10_000_000);
+        let (mut counters, _) = Counters::open_in_boot(directory.path(), start, "one").unwrap();
+        save(&mut counters, &rows(), start);
+        drop(counters);
+        let shift = 10_000_000 + 100_000_000 - 2_000_000;
+        let mut expected = rows();
+        expected[0].quota.as_mut().unwrap().opened_micros -= shift;
+        for row in &mut expected {
+            for (at, _) in &mut row.burst.as_mut().unwrap().log {
+                *at -= shift;
+            }
+        }
+        let rebooted = now(2_000_000, WALL + 110_000_000);
+        // The second start finds them moved already, although nothing was saved in between.
+        for boot in ["two", "two"] {
+            let (_, found) = Counters::open_in_boot(directory.path(), rebooted, boot).unwrap();
+            assert_eq!(found, expected);
+        }
+        // Without a boot id nothing is known of the clock, so the wall clock decides.
+        let unknown = now(3_000_000, WALL + 111_000_000);
+        let (_, found) = Counters::open_in_boot(directory.path(), unknown, "").unwrap();
+        assert_eq!(found, expected);
+    }
+
+    /// ASKS 8: usage adds up over saves.
+    #[test]
+    fn usage_adds_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let row = |byte, last_used_unix_seconds, total| UsageRow {
+            key: key(byte),
+            last_used_unix_seconds,
+            total,
+        };
+        for usage in [
+            vec![row(b'a', 50, 2), row(b'b', 7, 1)],
+            vec![row(b'a', 40, 3)],
+        ] {
+            let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+            let batch = Batch {
+                usage: &usage,
+                ..Batch::default()
+            };
+            counters.save(&batch, now(1, WALL)).unwrap();
+        }
+        let (counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+        assert_eq!(
+            counters.usage().unwrap(),
+            [row(b'a', 50, 5), row(b'b', 7, 1)]
+        );
+    }
+
+    /// ASKS 27: what cannot be read is named and left as it is.
+    #[test]
+    fn unreadable_files_are_named_and_kept() {
+        let make = |sql: &str| {
+            let directory = tempfile::tempdir().unwrap();
+            let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+            save(&mut counters, &rows(), now(1, WALL));
+            counters.connection.execute_batch(sql).unwrap();
+            drop(counters);
+            directory
+        };
+        let scribble = |bytes: &[u8], at: usize| {
+            let directory = make("");
+            let path = directory.path().join(FILE);
+            let mut content = std::fs::read(&path).unwrap();
+            content[at..at + bytes.len()].copy_from_slice(bytes);
+            std::fs::write(&path, content).unwrap();
+            directory
+        };
+        let foreign = {
+            let directory = tempfile::tempdir().unwrap();
+            let other = Connection::open(directory.path().join(FILE)).unwrap();
+            other.execute_batch("CREATE TABLE other(x)").unwrap();
+            directory
+        };
+        let cases = [
+            (
+                make("UPDATE meta SET format = 2"),
+                "format 2 is from a later version",
+            ),
+            (make("UPDATE meta SET format = 0"), "format 0 never existed"),
+            (make("DELETE FROM meta"), "its meta table is empty"),
+            (
+                make("UPDATE limit_state SET burst_log = x'0102'"),
+                "makes no sense",
+            ),
+            (
+                make("UPDATE limit_state SET burst_log = NULL"),
+                "makes no sense",
+            ),
+            (
+                make("UPDATE limit_state SET subject = 'x:y' WHERE subject LIKE 'k:%'"),
+                "the row of \"x:y\" makes no sense",
+            ),
+            (
+                make("UPDATE limit_state SET quota_used = -1 WHERE quota_used > 0"),
+                "cannot be read",
+            ),
+            (scribble(b"SQLite format 9", 0), "cannot be read"),
+            (scribble(&[0xff; 4_096], 4_096), "cannot be read"),
+            (foreign, "it is not a counter file"),
+        ];
+        for (directory, says) in cases {
+            let path = directory.path().join(FILE);
+            let before = std::fs::read(&path).unwrap();
+            let error = Counters::open(directory.path(), now(1, WALL)).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(says), "{text}");
+            assert!(text.contains(&path.display().to_string()), "{text}");
+            assert!(std::fs::read(&path).unwrap() == before, "{text}");
+        }
+    }
+
+    #[test]
+    fn directory_that_is_not_there_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("nowhere");
+        let error = Counters::open(&missing, now(1, WALL)).unwrap_err();
+        assert!(error.to_string().contains("nowhere"), "{error}");
+        assert!(std::error::Error::source(&error).is_some());
+    }
+}
