@@ -709,10 +709,6 @@ async fn a_client_in_the_middle_of_an_upload_still_gets_the_refusal() {
     });
     let answer = String::from_utf8(read_to_end(&mut read).await.unwrap()).unwrap();
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    assert!(
-        answer.to_ascii_lowercase().contains("connection: close"),
-        "{answer}"
-    );
     upload.await.unwrap();
 }
 
