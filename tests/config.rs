@@ -98,14 +98,17 @@ fn the_bounds_in_the_reference_file_are_those_of_the_code() {
     assert_eq!(seen, 25);
 }
 
+/// A number and its unit, which may be empty.
+type Quantity<'a> = (u64, &'a str);
+
 /// `A to B` at the start of a comment.
-fn bounds(comment: &str) -> Option<((u64, &str), (u64, &str))> {
+fn bounds(comment: &str) -> Option<(Quantity<'_>, Quantity<'_>)> {
     let (min, rest) = comment.trim().split_once(" to ")?;
     let max = rest.split([';', ',', ' ']).next()?;
     Some((split_number(min)?, split_number(max)?))
 }
 
-fn split_number(text: &str) -> Option<(u64, &str)> {
+fn split_number(text: &str) -> Option<Quantity<'_>> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
