@@ -59,6 +59,63 @@ fn every_key_of_the_reference_file_is_explained() {
     }
 }
 
+/// `key = 5  # 1 to 9; …`: 1 and 9 are taken, 0 and 10 are not.
+#[test]
+fn the_bounds_in_the_reference_file_are_those_of_the_code() {
+    let text = with_examples();
+    let mut seen = 0;
+    for line in text
+        .lines()
+        .filter(|line| !line.starts_with('#') && line.contains(" # "))
+    {
+        let (code, comment) = line.split_once(" # ").unwrap();
+        let (key, value) = code.split_once(" = ").unwrap();
+        let value = value.trim();
+        let Some((min, max)) = bounds(comment) else {
+            let bounded = split_number(value.trim_matches('"'))
+                .is_some_and(|(_, unit)| unit.bytes().all(|byte| byte.is_ascii_alphabetic()));
+            assert!(!bounded, "no bounds: {line}");
+            continue;
+        };
+        let out_of_bounds = |number: u64, unit: &str| {
+            let word = match value.starts_with('"') {
+                true => format!("\"{number}{unit}\""),
+                false => format!("{number}{unit}"),
+            };
+            let changed = text.replace(line, &format!("{key} = {word}"));
+            let report = config::parse(&changed, Path::new("gateway.toml")).err();
+            report.is_some_and(|report| report.to_string().contains("out of bounds"))
+        };
+        assert!(!out_of_bounds(min.0, min.1), "least: {line}");
+        assert!(!out_of_bounds(max.0, max.1), "greatest: {line}");
+        assert!(out_of_bounds(max.0 + 1, max.1), "beyond: {line}");
+        assert!(
+            min.0 == 0 || out_of_bounds(min.0 - 1, min.1),
+            "below: {line}"
+        );
+        seen += 1;
+    }
+    assert_eq!(seen, 25);
+}
+
+/// A number and its unit, which may be empty.
+type Quantity<'a> = (u64, &'a str);
+
+/// `A to B` at the start of a comment.
+fn bounds(comment: &str) -> Option<(Quantity<'_>, Quantity<'_>)> {
+    let (min, rest) = comment.trim().split_once(" to ")?;
+    let max = rest.split([';', ',', ' ']).next()?;
+    Some((split_number(min)?, split_number(max)?))
+}
+
+fn split_number(text: &str) -> Option<Quantity<'_>> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    Some((digits.parse().ok()?, unit))
+}
+
 #[test]
 fn what_is_dumped_reads_the_same() {
     let config = parse(&with_examples());
@@ -258,7 +315,7 @@ fn a_declared_key_keeps_its_id_when_its_digest_changes() {
     let before = parse(&text).declared_keys.remove(0);
     let changed = text.replace(
         &text[text.find("sha256:").unwrap()..][..20],
-        "sha256:0000000000000",
+        "sha256:1111111111111",
     );
     let after = parse(&changed).declared_keys.remove(0);
     assert_ne!(before.digest, after.digest);

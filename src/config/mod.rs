@@ -204,7 +204,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Logs.
     pub log: Log,
-    /// Names of environments; index 0 is the default, `live`.
+    /// Names of environments, 1 to 16; index 0 is the default, `live` unless the file says otherwise.
     pub environments: Vec<String>,
     /// `[plans.NAME]`, sorted by name.
     pub plans: Vec<Plan>,
@@ -230,7 +230,7 @@ pub struct Listen {
     pub http: Vec<SocketAddr>,
     /// Health and metrics; `None` for no TCP admin listener.
     pub admin: Option<SocketAddr>,
-    /// Unix socket that the command line talks to.
+    /// Unix socket that the command line talks to. At most 107 bytes.
     pub admin_socket: PathBuf,
 }
 
@@ -239,37 +239,37 @@ pub struct Listen {
 pub struct Server {
     /// Data threads; 0 is one per core. 0 to 256.
     pub workers: usize,
-    /// How long a drain waits for requests in flight before it cuts them.
+    /// How long a drain waits for requests in flight before it cuts them. 0s to 1h.
     pub drain_timeout: Duration,
 }
 
 /// `[connections]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// Open client connections, all listeners together.
+    /// Open client connections, all listeners together. 1 to 1,000,000.
     pub total_max: usize,
-    /// Open client connections from one address.
+    /// Open client connections from one address. 1 to 1,000,000.
     pub per_address_max: usize,
-    /// From accept to the end of the TLS handshake.
+    /// From accept to the end of the TLS handshake. 100ms to 5min.
     pub handshake_timeout: Duration,
-    /// From the first byte of a request head to its last.
+    /// From the first byte of a request head to its last. 100ms to 5min.
     pub head_timeout: Duration,
-    /// Between two requests of a kept connection.
+    /// Between two requests of a kept connection. 100ms to 1h.
     pub idle_timeout: Duration,
-    /// Longest silence of a client that is sending a body or should be reading an answer.
+    /// Longest silence of a client that is sending a body or should be reading an answer. 100ms to 1h.
     pub stall_timeout: Duration,
-    /// HTTP/2 streams open at once on one connection.
+    /// HTTP/2 streams open at once on one connection. 1 to 10,000.
     pub http2_streams_max: u32,
 }
 
 /// `[http]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
-    /// Whole request head, bytes; beyond it 431.
+    /// Whole request head, bytes; beyond it 431. 8KiB to 1MiB.
     pub head_bytes_max: usize,
-    /// Header fields of a request; beyond it 431.
+    /// Header fields of a request; beyond it 431. 1 to 1,000.
     pub header_count_max: usize,
-    /// Request target, bytes; beyond it 414.
+    /// Request target, bytes; beyond it 414. 256B to 64KiB.
     pub target_bytes_max: usize,
     /// Request body, bytes; beyond it 413. `u64::MAX` is unlimited.
     pub body_bytes_max: u64,
@@ -311,7 +311,7 @@ pub struct SniCertificate {
 pub struct StoreConfig {
     /// Directory of the SQLite files.
     pub path: PathBuf,
-    /// How often counters are written: the most that `kill -9` can forget.
+    /// How often counters are written: the most that `kill -9` can forget. 100ms to 1min.
     pub flush_interval: Duration,
 }
 
@@ -322,7 +322,7 @@ pub struct Auth {
     pub bearer: bool,
     /// Whether `X-API-Key` is a credential.
     pub x_api_key: bool,
-    /// `realm` of `WWW-Authenticate`: printable ASCII without quotes and backslashes.
+    /// `realm` of `WWW-Authenticate`: 1 to 64 of printable ASCII without quotes and backslashes.
     pub realm: String,
     /// `true` passes an `Authorization` of another scheme on to the backend when a valid X-API-Key stands beside it; `false` refuses it.
     pub pass_foreign_authorization: bool,
@@ -408,21 +408,21 @@ pub struct Upstream {
     pub name: String,
     /// Its servers; at least one.
     pub servers: Vec<UpstreamServer>,
-    /// TCP connect, name resolution included.
+    /// TCP connect, name resolution included. 10ms to 5min.
     pub connect_timeout: Duration,
-    /// From the request sent to the first byte of the answer.
+    /// From the request sent to the first byte of the answer. 10ms to 1h.
     pub first_byte_timeout: Duration,
-    /// Longest silence inside a body.
+    /// Longest silence inside a body. 10ms to 24h.
     pub idle_timeout: Duration,
-    /// Longest life of one exchange; `None` is unlimited.
+    /// Longest life of one exchange; `None` is unlimited. 10ms to 24h.
     pub total_timeout: Option<Duration>,
-    /// Idle connections kept per worker and server.
+    /// Idle connections kept per worker and server. 0 to 10,000.
     pub pool_idle_max: usize,
-    /// How long an idle connection is kept.
+    /// How long an idle connection is kept. 100ms to 1h.
     pub pool_idle_timeout: Duration,
-    /// Answer head, bytes; beyond it 502.
+    /// Answer head, bytes; beyond it 502. 8KiB to 1MiB.
     pub head_bytes_max: usize,
-    /// Tries on further servers after a connection could not be made.
+    /// Tries on further servers after a connection could not be made. 0 to 10.
     pub connect_retries: u32,
     /// The `Host` that the backend sees.
     pub host_header: HostHeader,
