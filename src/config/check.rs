@@ -49,7 +49,7 @@ pub(super) fn entries(all: &Entries, environments: &[String], notes: &Notes) {
 }
 
 fn duplicates(all: &Entries, notes: &Notes) {
-    let tenants = all.tenants.iter().map(|t| (t.value.id.clone(), &t.name));
+    let tenants = all.tenants.iter().map(|t| (t.value.id.clone(), &t.at.name));
     let help = "a tenant id stands for one organisation: take one out or rename it";
     once(
         tenants,
@@ -57,7 +57,7 @@ fn duplicates(all: &Entries, notes: &Notes) {
         help,
         notes,
     );
-    let digests = all.keys.iter().map(|k| (k.value.digest, &k.second));
+    let digests = all.keys.iter().map(|k| (k.value.digest, &k.at.digest));
     let help = "one key has one digest and one tenant: take one out";
     once(
         digests,
@@ -68,7 +68,7 @@ fn duplicates(all: &Entries, notes: &Notes) {
     let keys = &all.keys;
     let names = keys
         .iter()
-        .map(|k| ((k.value.tenant.clone(), k.value.name.clone()), &k.name));
+        .map(|k| ((k.value.tenant.clone(), k.value.name.clone()), &k.at.name));
     let help = "tenant and name make the key's id: choose another name";
     once(
         names,
@@ -76,7 +76,7 @@ fn duplicates(all: &Entries, notes: &Notes) {
         help,
         notes,
     );
-    let hosts = all.hosts.iter().map(|h| (h.value.name.clone(), &h.name));
+    let hosts = all.hosts.iter().map(|h| (h.value.name.clone(), &h.at.name));
     once(
         hosts,
         "[[hosts]] name: this host is declared twice",
@@ -112,11 +112,11 @@ fn equal_routes(routes: &[Placed<Arc<Route>>], notes: &Notes) {
         };
         notes.error(
             Problem::here(
-                gone.name.clone(),
+                gone.at.name.clone(),
                 "[[routes]] path: matches the same requests as another route",
                 "change the host, path or methods of one of them, or take it out",
             )
-            .beside(keep.name.clone(), "the other route"),
+            .beside(keep.at.name.clone(), "the other route"),
         );
         left.remove(second);
     }
@@ -138,7 +138,7 @@ fn affordable(route: &Placed<Arc<Route>>, all: &Entries, notes: &Notes) {
         let what = format!("[[routes]] cost: {cost} is more than {owner} ever allows");
         let help = "lower the cost or raise the limit; else such a request could never succeed";
         let label = format!("at most {} at once", limit.count);
-        notes.error(Problem::here(route.second.clone(), what, help).beside(place.clone(), label));
+        notes.error(Problem::here(route.at.cost.clone(), what, help).beside(place.clone(), label));
     };
     for plan in all
         .plans
@@ -146,7 +146,10 @@ fn affordable(route: &Placed<Arc<Route>>, all: &Entries, notes: &Notes) {
         .filter(|plan| may_use(&plan.value, &route.value))
     {
         let limits = plan.value.limits;
-        for (limit, place) in [(limits.quota, &plan.second), (limits.burst, &plan.third)] {
+        for (limit, place) in [
+            (limits.quota, &plan.at.quota),
+            (limits.burst, &plan.at.burst),
+        ] {
             if let Some(limit) = limit.filter(too_small) {
                 let owner = format!("{} of plan \"{}\"", show_rate(limit), plan.value.name);
                 report(limit, owner, place);
@@ -160,7 +163,7 @@ fn affordable(route: &Placed<Arc<Route>>, all: &Entries, notes: &Notes) {
                 && key_may_use(&key.value, &route.value, all)
             {
                 let owner = format!("{} of key \"{}\"", show_rate(limit), key.value.name);
-                report(limit, owner, &key.name);
+                report(limit, owner, &key.at.name);
             }
         }
     }
@@ -209,21 +212,26 @@ fn environment_fits(
         );
         let label = format!("is for \"{}\" keys", name(environment));
         notes.error(
-            Problem::context(Some(route.third.clone()), what, help).beside(place.clone(), label),
+            Problem::context(Some(route.at.environment.clone()), what, help)
+                .beside(place.clone(), label),
         );
     };
     if let Some(upstream) = all.upstreams.get(route.value.upstream)
         && upstream.value.environment != route.value.environment
     {
         let owner = format!("upstream \"{}\"", upstream.value.name);
-        report(owner, upstream.value.environment.0, &upstream.third);
+        report(
+            owner,
+            upstream.value.environment.0,
+            &upstream.at.environment,
+        );
     }
     let host = |host: &&Placed<Host>| Some(&host.value.name) == route.value.host.as_ref();
     if let Some(host) = all.hosts.iter().find(host)
         && host.value.environment != route.value.environment
     {
         let owner = format!("host \"{}\"", host.value.name);
-        report(owner, host.value.environment.0, &host.third);
+        report(owner, host.value.environment.0, &host.at.environment);
     }
 }
 
@@ -238,7 +246,7 @@ fn unused(all: &Entries, notes: &Notes) {
     for (index, upstream) in all.upstreams.iter().enumerate() {
         if all.routes.iter().all(|route| route.value.upstream != index) {
             notes.warn(Problem::context(
-                Some(upstream.name.clone()),
+                Some(upstream.at.name.clone()),
                 format!("no route leads to upstream \"{}\"", upstream.value.name),
                 "add a [[routes]] table, or take the upstream out",
             ));
@@ -258,7 +266,7 @@ fn ungranted(all: &Entries, notes: &Notes) {
                 .any(|plan| may_use(&plan.value, &route.value))
         {
             notes.warn(Problem::context(
-                Some(route.name.clone()),
+                Some(route.at.name.clone()),
                 format!(
                     "no plan grants scope \"{}\": every key will get 403 here",
                     scope.as_str()

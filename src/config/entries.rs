@@ -41,12 +41,25 @@ use crate::model::tenant::TenantId;
 pub(super) struct Placed<T> {
     /// What was read.
     pub(super) value: T,
-    /// Where its name or path stands.
+    /// Where its parts stand.
+    pub(super) at: Places,
+}
+
+/// Where the parts of an entry stand; empty for parts that it does not have, the table's header for those left out.
+#[derive(Default)]
+pub(super) struct Places {
+    /// Its name, id or path.
     pub(super) name: Range<usize>,
-    /// Where the value of its second key stands: a route's cost, a key's digest, a plan's quota.
-    pub(super) second: Range<usize>,
-    /// Where the value of its third key stands: a route's environment, a plan's burst.
-    pub(super) third: Range<usize>,
+    /// `quota` of a plan.
+    pub(super) quota: Range<usize>,
+    /// `burst` of a plan.
+    pub(super) burst: Range<usize>,
+    /// `digest` of a key.
+    pub(super) digest: Range<usize>,
+    /// `cost` of a route.
+    pub(super) cost: Range<usize>,
+    /// `environment` of an upstream, host or route.
+    pub(super) environment: Range<usize>,
 }
 
 /// What the entries may refer to.
@@ -76,8 +89,12 @@ impl Declared<'_> {
 pub(super) fn plans(root: &mut Reader<'_>) -> Vec<Placed<Plan>> {
     root.named("plans", |table, name| {
         label(table, &name);
-        let second = table.place("quota").unwrap_or_default();
-        let third = table.place("burst").unwrap_or_default();
+        let at = Places {
+            name: name.span(),
+            quota: table.place("quota").unwrap_or_default(),
+            burst: table.place("burst").unwrap_or_default(),
+            ..Places::default()
+        };
         let limits = Limits {
             quota: limit(table, "quota", "100/hour"),
             burst: limit(table, "burst", "20/min"),
@@ -95,12 +112,7 @@ pub(super) fn plans(root: &mut Reader<'_>) -> Vec<Placed<Plan>> {
             scopes: inner(scopes),
             api_access: table.flag("api_access", true),
         };
-        Placed {
-            value: plan,
-            name: name.span(),
-            second,
-            third,
-        }
+        Placed { value: plan, at }
     })
 }
 
@@ -130,7 +142,10 @@ pub(super) fn tenants(root: &mut Reader<'_>, declared: &Declared<'_>) -> Vec<Pla
         let plan = table.reference("plan", &declared.plans);
         let suspended = table.flag("suspended", false);
         let id = id?;
-        let place = id.span();
+        let at = Places {
+            name: id.span(),
+            ..Places::default()
+        };
         let id = id.into_inner();
         Some(Placed {
             value: Tenant {
@@ -140,9 +155,7 @@ pub(super) fn tenants(root: &mut Reader<'_>, declared: &Declared<'_>) -> Vec<Pla
                 suspended,
                 origin: Origin::File,
             },
-            name: place,
-            second: Range::default(),
-            third: Range::default(),
+            at,
         })
     });
     read.into_iter().flatten().collect()
@@ -185,9 +198,11 @@ fn key(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<ApiKey>
     let (digest, name) = (digest?, name?);
     let tenant = TenantId::new(&tenant?).ok()?;
     Some(Placed {
-        name: name.span(),
-        second: digest.span(),
-        third: Range::default(),
+        at: Places {
+            name: name.span(),
+            digest: digest.span(),
+            ..Places::default()
+        },
         value: ApiKey {
             id: key_id(&tenant, name.get_ref()),
             digest: digest.into_inner(),
@@ -257,7 +272,11 @@ pub(super) fn upstreams(
         if servers.is_empty() && table.list_is_empty("servers") {
             table.missing("servers", "write servers = [\"http://127.0.0.1:3000\"]");
         }
-        let third = table.place("environment").unwrap_or_default();
+        let at = Places {
+            name: name.span(),
+            environment: table.place("environment").unwrap_or_default(),
+            ..Places::default()
+        };
         let host_header = table.word("host_header", names::host_header);
         let upstream = Upstream {
             name: (*name.get_ref()).to_owned(),
@@ -276,9 +295,7 @@ pub(super) fn upstreams(
         };
         Placed {
             value: Arc::new(upstream),
-            name: name.span(),
-            second: Range::default(),
-            third,
+            at,
         }
     })
 }
@@ -293,13 +310,15 @@ pub(super) fn hosts(
         let help = "write name = \"api.example.com\"";
         let name = table.required("name", help, names::host_pattern);
         let errors = settings::errors(table, "hosts.errors", errors);
-        let third = table.place("environment").unwrap_or_default();
+        let place = table.place("environment").unwrap_or_default();
         let environment = declared.environment(table);
         let name = name?;
         Some(Placed {
-            name: name.span(),
-            second: Range::default(),
-            third,
+            at: Places {
+                name: name.span(),
+                environment: place,
+                ..Places::default()
+            },
             value: Host {
                 name: name.into_inner(),
                 errors,
@@ -339,8 +358,11 @@ fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<R
             .iter()
             .position(|known| *known == name)
     });
-    let second = table.place("cost").unwrap_or_default();
-    let third = table.place("environment").unwrap_or_default();
+    let mut at = Places {
+        cost: table.place("cost").unwrap_or_default(),
+        environment: table.place("environment").unwrap_or_default(),
+        ..Places::default()
+    };
     let cost = table.number("cost", 1, 1, 1_000_000);
     let environment = declared.environment(table);
     let body_bytes_max = table.size_or_unlimited("body_bytes_max", settings::BODY_MAX);
@@ -349,10 +371,9 @@ fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<R
     });
     let raw_path = table.flag("raw_path", false);
     let path = path?;
+    at.name = path.span();
     Some(Placed {
-        name: path.span(),
-        second,
-        third,
+        at,
         value: Arc::new(Route {
             path: path.into_inner(),
             host: host.map(Spanned::into_inner),

@@ -1,6 +1,6 @@
 //! What gateway.toml means once it is checked: plain values, every reference resolved; all problems at once otherwise.
 //!
-//! `file` reads tables, `values` and `names` read words, `settings` and `entries` hold one function per table, `check` looks
+//! `file` reads tables, `typed` their values, `values` and `names` read words, `settings` and `entries` hold one function per table, `check` looks
 //! across tables, `problem` prints what is wrong, `dump` writes the meaning back.
 
 mod check;
@@ -10,6 +10,7 @@ mod file;
 mod names;
 mod problem;
 mod settings;
+mod typed;
 mod values;
 
 use std::io::Read;

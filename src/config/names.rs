@@ -333,3 +333,202 @@ const TAKEN_PREFIXES: [&str; 9] = [
     "x-forwarded-",
     "x-ratelimit-",
 ];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn servers_are_a_scheme_a_host_and_a_port() {
+        let good = [
+            ("http://127.0.0.1:3000", "127.0.0.1", 3000),
+            ("http://Legacy.internal:80", "legacy.internal", 80),
+            ("http://my_service:8080", "my_service", 8080),
+            ("http://[::1]:3000", "::1", 3000),
+        ];
+        for (text, host, port) in good {
+            let read = server(text).unwrap();
+            assert_eq!((read.host.as_str(), read.port), (host, port), "{text}");
+            assert_eq!(show_server(&read), text.to_ascii_lowercase());
+        }
+        let bad = [
+            "",
+            "http://",
+            "http://:80",
+            "http://a",
+            "http://a:",
+            "http://a:0",
+            "http://a:65536",
+            "http://a:+80",
+            "http://a:80/",
+            "http://a:80?x",
+            "http://u:p@a:80",
+            "http://a b:80",
+            "http://[::1]",
+            "http://[::g]:80",
+            "http://::1:80",
+            "https://a:443",
+            "a:80",
+            "HTTP://a:80",
+            "unix:/s",
+            "http://a..b:80",
+            "http://é:80",
+        ];
+        for text in bad {
+            assert!(server(text).is_err(), "{text}");
+        }
+        for (text, fix) in [
+            ("http://a", "\"http://a:80\""),
+            ("http://a:80/x/y", "\"http://a:80\""),
+            ("http://[::1]", "\"http://[::1]:80\""),
+        ] {
+            assert!(server(text).unwrap_err().help.contains(fix), "{text}");
+        }
+    }
+
+    #[test]
+    fn passwords_in_an_address_are_not_repeated() {
+        let wrong = server("http://user:hunter2@legacy:80").unwrap_err();
+        assert!(!format!("{wrong:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn host_patterns_have_no_port_and_one_leading_wildcard() {
+        for (text, expected) in [
+            ("API.example.com", "api.example.com"),
+            ("*.example.com", "*.example.com"),
+            ("localhost", "localhost"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(host_pattern(text).unwrap(), expected);
+        }
+        for text in [
+            "",
+            "*",
+            "*.",
+            "a.*.b",
+            "*a.b",
+            "api.example.com:8443",
+            "https://a",
+            "a/b",
+            "a b",
+            ".a",
+            "a.",
+            "*.[::1]",
+            "[::1]:80",
+        ] {
+            assert!(host_pattern(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_tenant_header_replaces_nothing_that_others_need() {
+        for text in ["X-Tenant-ID", "x-org", "Tenant"] {
+            assert!(tenant_header(text).is_ok(), "{text}");
+        }
+        let bad = [
+            "",
+            "Host",
+            "connection",
+            "Content-Length",
+            "content-type",
+            "Transfer-Encoding",
+            "TE",
+            "Upgrade",
+            "Authorization",
+            "X-API-Key",
+            "Cookie",
+            "X-Request-Id",
+            "X-Forwarded-For",
+            "Forwarded",
+            "Via",
+            "Date",
+            "Accept-Encoding",
+            "If-Match",
+            "Sec-Fetch-Site",
+            "X_Tenant",
+            "X Tenant",
+            "X-Tenant:",
+            "X-RateLimit-Limit",
+            "Tenänt",
+        ];
+        for text in bad {
+            assert!(tenant_header(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_words_are_checked_too() {
+        let label_64 = "a".repeat(64);
+        assert!(
+            label(&label_64).is_ok()
+                && label(&format!("{label_64}a")).is_err()
+                && label("").is_err()
+                && label("a b").is_err()
+        );
+        assert!(
+            key_word("fp2").is_ok()
+                && key_word("FP").is_err()
+                && key_word("a_b").is_err()
+                && key_word("").is_err()
+        );
+        assert!(
+            method("PATCH").is_ok()
+                && method("get").is_err()
+                && method("CONNECT").is_err()
+                && method("trace").is_err()
+                && method("").is_err()
+        );
+        assert!(method("PROPFIND").is_ok() && method("G T").is_err());
+        assert!(
+            realm("my api").is_ok()
+                && realm("a\"b").is_err()
+                && realm("a\\b").is_err()
+                && realm("").is_err()
+                && realm("é").is_err()
+        );
+        assert!(
+            hsts("max-age=1; preload").unwrap().is_some()
+                && hsts("").unwrap().is_none()
+                && hsts("max-age=x").is_err()
+                && hsts("max-age=1\n").is_err()
+        );
+        assert!(
+            display_name("Zoë & Co").is_ok()
+                && display_name("a\nb").is_err()
+                && display_name("").is_err()
+        );
+        assert_eq!(host_header("client"), Ok(HostHeader::Client));
+        assert!(
+            host_header("fixed:legacy:8080").is_ok()
+                && host_header("fixed:").is_err()
+                && host_header("legacy").is_err()
+        );
+        assert!(host_header("fixed:a:b").is_err() && host_header("fixed:a b").is_err());
+        assert!(
+            socket_address("[::]:443").is_ok()
+                && socket_address("localhost:443").is_err()
+                && socket_address("0.0.0.0").is_err()
+        );
+        assert!(
+            header_name("X-Any").is_ok()
+                && header_name("Cookie").is_ok()
+                && header_name("host").is_err()
+        );
+        assert!(
+            route_path("/a/{b}/{*c}").is_ok()
+                && route_path("a").is_err()
+                && route_path("/a/{*c}/b").is_err()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_word_panics(text in "\\PC*|(http://|:|\\[|\\]|[a-z0-9.]|/|@|\\*){0,12}") {
+            let _ = (server(&text), host_pattern(&text), host_header(&text), tenant_header(&text), socket_address(&text));
+            let _ = (label(&text), key_word(&text), method(&text), realm(&text), hsts(&text), display_name(&text), route_path(&text));
+        }
+    }
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
+use annotate_snippets::Annotation;
 use annotate_snippets::AnnotationKind;
 use annotate_snippets::Group;
 use annotate_snippets::Level;
@@ -118,7 +119,7 @@ impl Notes {
             let at = mistake.span().unwrap_or_default();
             broken.extend(line(at.start)..=line(at.end));
             let what = format!("not TOML: {}", mistake.message());
-            problems.push(Problem::here(at, what, ""));
+            problems.push(Problem::here(at, what, syntax_help(mistake.message())));
         }
         let mut errors = self.errors.borrow_mut();
         errors.retain(|problem| {
@@ -141,12 +142,16 @@ impl Notes {
 
     /// The mistakes, or the warnings when there are none, ready to print.
     pub(super) fn finish(self, path: &str, text: &str) -> Result<Problems, Problems> {
-        let mut source = text.to_owned();
-        mask_long_words(&mut source);
-        for span in self.secrets.into_inner() {
-            mask(&mut source, span);
-        }
+        let secrets = self.secrets.into_inner();
         let report = |mut list: Vec<Problem>, level| {
+            let mut source = String::new();
+            if !list.is_empty() {
+                source = text.to_owned();
+                mask_long_words(&mut source);
+                for span in secrets {
+                    mask(&mut source, span);
+                }
+            }
             for problem in &mut list {
                 mask_long_words(&mut problem.what);
                 mask_long_words(&mut problem.help);
@@ -242,21 +247,36 @@ impl Problems {
         let group = Group::with_title(self.level.clone().primary_title(&problem.what));
         let group = match &problem.at {
             None => group.element(Origin::path(&self.path)),
-            Some(at) => {
-                let mut snippet = Snippet::source(&self.source)
-                    .path(&self.path)
-                    .annotation(AnnotationKind::Primary.span(at.clone()));
-                if let Some((other, label)) = &problem.related {
-                    snippet = snippet
-                        .annotation(AnnotationKind::Context.span(other.clone()).label(label));
-                }
-                group.element(snippet)
-            }
+            Some(at) => group.element(self.snippet(at, problem.related.as_ref())),
         };
         if problem.help.is_empty() {
             return group;
         }
         group.element(Level::HELP.message(normalize_untrusted_str(&problem.help)))
+    }
+
+    /// Only the lines from the first place to the last: the renderer goes through all that it is given, for each problem anew.
+    fn snippet<'a>(
+        &'a self,
+        at: &Range<usize>,
+        related: Option<&'a (Range<usize>, String)>,
+    ) -> Snippet<'a, Annotation<'a>> {
+        let other = related.map_or(at, |(other, _)| other);
+        let (first, last) = (at.start.min(other.start), at.end.max(other.end));
+        let before = self.source.get(..first).unwrap_or_default();
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let after = self.source.get(last..).unwrap_or_default();
+        let end = last + after.find('\n').unwrap_or(after.len());
+        let shift = |span: &Range<usize>| span.start - start..span.end - start;
+        let mut snippet = Snippet::source(self.source.get(start..end).unwrap_or_default())
+            .path(&self.path)
+            .line_start(1 + before.matches('\n').count())
+            .annotation(AnnotationKind::Primary.span(shift(at)));
+        if let Some((other, label)) = related {
+            let context = AnnotationKind::Context.span(shift(other)).label(label);
+            snippet = snippet.annotation(context);
+        }
+        snippet
     }
 
     fn count(&self) -> String {
@@ -287,6 +307,16 @@ impl fmt::Debug for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+fn syntax_help(message: &str) -> &'static str {
+    if message.contains("quoted") {
+        "put it in quotes: key = \"text\""
+    } else if message.contains("duplicate key") {
+        "each key and each [table] stands once; only [[tables]] repeat"
+    } else {
+        "lines are key = \"text\", key = 5, key = true, key = [\"a\", \"b\"], [table] or [[table]]; # begins a comment"
+    }
+}
 
 /// Line and column (in characters) of a byte, both from 1.
 fn position(text: &str, byte: usize) -> (usize, usize) {

@@ -245,7 +245,7 @@ pub(super) fn auth(root: &mut Reader<'_>) -> Auth {
                 "choose from \"authorization\" (Bearer) and \"x-api-key\"",
             ),
         });
-        if headers.as_ref().is_some_and(Vec::is_empty) {
+        if table.has("headers") && table.list_is_empty("headers") {
             table.notes().error(Problem::context(
                 table.place("headers"),
                 "[auth] headers: nobody could present a key",

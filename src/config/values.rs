@@ -133,7 +133,7 @@ pub(super) fn rate(text: &str) -> Result<Rate, Wrong> {
         "hour" => 3_600,
         "day" => 86_400,
         _ => {
-            let help = match nearest(unit, &RATE_UNITS) {
+            let help = match rate_unit(unit) {
                 Some(near) => {
                     format!("write \"{count}/{times}{near}\"; units are s, min, hour and day")
                 }
@@ -163,6 +163,16 @@ pub(super) fn rate(text: &str) -> Result<Rate, Wrong> {
             format!("\"{text}\" is out of bounds"),
             "a rate is 1 to 1000000000 requests in 1 second to 366 days; to refuse everybody set api_access = false",
         ),
+    }
+}
+
+/// The unit that `h`, `hours`, `seconds` … stand for.
+fn rate_unit(text: &str) -> Option<&'static str> {
+    let text = text.to_ascii_lowercase();
+    let same = |unit: &&str| text.starts_with(unit) || unit.starts_with(&text);
+    match text.is_empty() {
+        true => None,
+        false => RATE_UNITS.into_iter().find(|unit| same(unit)),
     }
 }
 
@@ -235,7 +245,7 @@ pub(super) fn bounded<T: PartialOrd>(
     if value < parse(min)? || value > parse(max)? {
         return wrong(
             format!("\"{text}\" is out of bounds"),
-            format!("\"{min}\" to \"{max}\""),
+            format!("write a value from \"{min}\" to \"{max}\""),
         );
     }
     Ok(value)
@@ -285,3 +295,203 @@ const RATE_UNITS: [&str; 4] = ["s", "min", "hour", "day"];
 const RATE_COUNT_MAX: u64 = 1_000_000_000;
 const RATE_SECONDS_MAX: u64 = 366 * 86_400;
 const LISTED_MAX: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_have_a_whole_number_and_a_unit() {
+        let good = [
+            ("0s", 0),
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("2min", 120_000),
+            ("1h", 3_600_000),
+        ];
+        for (text, millis) in good {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        let bad = [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "+1s",
+            "1.5s",
+            "1 s",
+            " 1s",
+            "1S",
+            "1m",
+            "1d",
+            "1hour",
+            "1s ",
+            "1h30min",
+            "99999999999999999999s",
+            "18446744073709551615h",
+            "٣s",
+        ];
+        for text in bad {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        assert!(duration("30").unwrap_err().help.contains("\"30s\""));
+    }
+
+    #[test]
+    fn sizes_are_binary() {
+        let good = [
+            ("0B", 0),
+            ("512B", 512),
+            ("32KiB", 32 << 10),
+            ("10MiB", 10 << 20),
+            ("3GiB", 3 << 30),
+        ];
+        for (text, bytes) in good {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in [
+            "",
+            "10",
+            "10K",
+            "10KB",
+            "10kib",
+            "-1B",
+            "1.5MiB",
+            "1 MiB",
+            "99999999999999999999B",
+            "18446744073709551615GiB",
+        ] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        for (text, fix) in [
+            ("10", "\"10B\""),
+            ("10MB", "\"10MiB\""),
+            ("10g", "\"10GiB\""),
+            ("8kb", "\"8KiB\""),
+        ] {
+            assert!(size(text).unwrap_err().help.contains(fix), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_those_of_price_lists() {
+        let good = [
+            ("100/hour", 100, 3_600),
+            ("20/min", 20, 60),
+            ("50/10s", 50, 10),
+            ("1/s", 1, 1),
+            ("1000000000/366day", 1_000_000_000, 31_622_400),
+        ];
+        for (text, count, seconds) in good {
+            assert_eq!(rate(text), Ok(Rate { count, seconds }), "{text}");
+        }
+        let bad = [
+            "",
+            "/",
+            "100",
+            "100/",
+            "/hour",
+            "100/fortnight",
+            "100/h",
+            "100/hours",
+            "100/Hour",
+            "100 /hour",
+            "100/ hour",
+            "-1/s",
+            "+1/s",
+            "0/s",
+            "1/0s",
+            "1000000001/s",
+            "1/367day",
+            "1/99999999999999999999s",
+            "1/2/s",
+            "1.5/s",
+            "1e3/s",
+            "unlimited",
+        ];
+        for text in bad {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        for (text, fix) in [
+            ("100", "100/hour"),
+            ("100/hours", "\"100/hour\""),
+            ("5/2mins", "\"5/2min\""),
+            ("5/h", "\"5/hour\""),
+            ("5/Seconds", "\"5/s\""),
+        ] {
+            assert!(rate(text).unwrap_err().help.contains(fix), "{text}");
+        }
+    }
+
+    #[test]
+    fn digests_are_64_hexadecimal_digits_and_never_repeated() {
+        let hex = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
+        let read = digest(&format!("sha256:{hex}")).unwrap();
+        assert_eq!(read.0[..4], [0, 0x11, 0x22, 0x33]);
+        assert_eq!(read.0[31], 0xff);
+        let short = format!("sha256:{}", &hex[1..]);
+        let long = format!("sha256:{hex}0");
+        let odd = format!("sha256:{}g", &hex[1..]);
+        let wide = format!("sha256:{}é", &hex[2..]);
+        for text in [hex, &short, &long, &odd, &wide, "sha512:00", ""] {
+            let wrong = digest(text).unwrap_err();
+            assert!(
+                text.is_empty() || !format!("{wrong:?}").contains(text),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn expiry_needs_date_time_and_offset() {
+        assert_eq!(expiry("never"), Ok(None));
+        let day = Some(Wall::from_unix_seconds(1_800_000_000));
+        assert_eq!(expiry("2027-01-15T08:00:00Z"), Ok(day));
+        assert_eq!(expiry("2027-01-15T09:00:00+01:00"), Ok(day));
+        for text in [
+            "",
+            "2027-01-15",
+            "2027-01-15T08:00:00",
+            "tomorrow",
+            "1969-01-01T00:00:00Z",
+            "2027-02-30T00:00:00Z",
+            "Never",
+        ] {
+            assert!(expiry(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_near_word_is_suggested() {
+        let known = ["plans", "tenants", "upstreams"];
+        let cases = [
+            ("plan", Some("plans")),
+            ("Plans", Some("plans")),
+            ("tennants", Some("tenants")),
+            ("up", Some("upstreams")),
+            ("colour", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(nearest(text, &known), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(millis in 0..100_000_000_u64, bytes in 0..u64::MAX, count in 1..=1_000_000_000_u32, seconds in 1..=31_622_400_u32) {
+            let span = Duration::from_millis(millis);
+            prop_assert_eq!(duration(&show_duration(span)), Ok(span));
+            prop_assert_eq!(size(&show_size(bytes)), Ok(bytes));
+            let limit = Rate { count, seconds };
+            prop_assert_eq!(rate(&show_rate(limit)), Ok(limit));
+        }
+
+        #[test]
+        fn no_word_panics(text in "\\PC*|[0-9]{1,25}/?[0-9]{0,25}[a-zA-Z]{0,5}") {
+            let _ = (duration(&text), size(&text), rate(&text), digest(&text), expiry(&text), nearest(&text, &RATE_UNITS));
+        }
+    }
+}

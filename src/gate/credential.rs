@@ -199,6 +199,8 @@ mod tests {
         }
     }
 
+    type Case<'a> = (&'a [(&'static str, &'a str)], Result<&'a str, &'a str>);
+
     const A: &str = "authorization";
     const X: &str = "x-api-key";
 
@@ -206,7 +208,7 @@ mod tests {
     fn fa1_cw1_s12_exactly_one_credential_counts() {
         let long = "k".repeat(513);
         let long_bearer = format!("Bearer {long}");
-        let cases: &[(&[(&'static str, &str)], Result<&str, &str>)] = &[
+        let cases: &[Case<'_>] = &[
             (&[], Err("credential_missing")),
             (&[(A, "Bearer key")], Ok("key")),
             (&[(A, "bearer key")], Ok("key")),

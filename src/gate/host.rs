@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn s16_exactly_one_host_is_taken() {
-        let cases: [(Version, &str, &[&str], Result<&str, &str>); 12] = [
+        type Case<'a> = (Version, &'a str, &'a [&'a str], Result<&'a str, &'a str>);
+        let cases: [Case<'_>; 12] = [
             (Version::HTTP_11, "/", &["a.example"], Ok("a.example")),
             (Version::HTTP_11, "/", &[], Err("host_missing")),
             (Version::HTTP_10, "/", &[], Err("host_missing")),

@@ -168,7 +168,7 @@ mod tests {
         let head = head("GET", uri.parse().unwrap());
         let target = of(&head, &bounds()).and_then(|target| target.decide(raw_path));
         target
-            .map(|target| origin_form(target).to_string())
+            .map(|target| target.as_str().to_owned())
             .map_err(|fault| fault.reason)
     }
 

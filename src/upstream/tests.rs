@@ -38,7 +38,7 @@ use crate::config::LimitSubject;
 use crate::config::LimitsConfig;
 use crate::config::Listen;
 use crate::config::Log;
-use crate::config::Shape;
+use crate::refusal::Shape;
 use crate::config::StoreConfig;
 use crate::config::Tls;
 use crate::config::Upstream;

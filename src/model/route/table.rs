@@ -1,5 +1,6 @@
 //! Finds the route of a request: a tree of path segments for each host.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::Access;
@@ -51,9 +52,7 @@ impl Table {
             }
             leaf.0.push((index, Arc::clone(route)));
         }
-        table
-            .wildcard
-            .sort_by(|(one, _), (other, _)| other.len().cmp(&one.len()));
+        table.wildcard.sort_by_key(|(name, _)| Reverse(name.len()));
         Ok(table)
     }
 
@@ -354,7 +353,8 @@ mod tests {
 
     #[test]
     fn routes_that_cannot_be_told_apart_are_refused() {
-        let cases: [(&[(Option<&str>, &str, &[&str])], _); 7] = [
+        type Lines<'a> = &'a [(Option<&'a str>, &'a str, &'a [&'a str])];
+        let cases: [(Lines<'_>, _); 7] = [
             (&[(None, "/a", &[]), (None, "/a", &["GET"])], Err((0, 1))),
             (
                 &[(None, "/{a}", &["GET"]), (None, "/{b}", &["GET"])],

@@ -73,7 +73,7 @@ impl Setup {
             .set("tls", "certificate", r#""cert.pem""#)
             .set("tls", "private_key", r#""cert.key""#)
             .set("store", "path", r#""state""#)
-            .set("log", "access", r#""access.log""#)
+            .set("log", "access", r#""file:access.log""#)
             .upstream("legacy", upstream)
     }
 
