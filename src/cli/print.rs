@@ -176,17 +176,17 @@ fn json_line(value: &impl Serialize) -> io::Result<()> {
 }
 
 fn key_row(key: &KeyView) -> [String; 10] {
-    let or_never = |time: &Option<String>| time.clone().unwrap_or_else(|| "never".to_owned());
+    let or = |text: &Option<String>, none: &str| text.clone().unwrap_or_else(|| none.to_owned());
     [
         key.id.clone(),
         key.name.clone(),
         key.kind.clone(),
         key.environment.clone(),
         key.tenant.clone(),
-        key.key.clone(),
-        key.created_at.clone(),
-        or_never(&key.expires_at),
-        or_never(&key.last_used_at),
+        or(&key.key, "-"),
+        or(&key.created_at, "-"),
+        or(&key.expires_at, "never"),
+        or(&key.last_used_at, "never"),
         key.status.clone(),
     ]
 }

@@ -27,7 +27,7 @@ use crate::snapshot::TenantTable;
 use crate::snapshot::key_table::KeyTable;
 use crate::store::Contents;
 use crate::store::merge;
-use crate::store::merge::Duplicate;
+use crate::store::merge::Clash;
 
 /// A snapshot just built.
 #[derive(Debug)]
@@ -44,8 +44,8 @@ pub struct Built {
 /// Why no snapshot can be built. Every one of them is a mistake in gateway.toml, or of gateway.toml beside this store.
 #[derive(Debug)]
 pub enum BuildError {
-    /// The file and the store hold the same live key.
-    DuplicateKey(Box<Duplicate>),
+    /// A key of the file cannot stand beside one of the store.
+    Clash(Box<Clash>),
     /// Two routes that match the same; what each matches.
     SameRoutes(String, String),
     /// The store refers to something that gateway.toml no longer declares. For each, who refers to it.
@@ -77,7 +77,7 @@ pub fn build(
 ) -> Result<Built, BuildError> {
     let routes = route_table(&config)?;
     let declared = merge::declared_keys(&config.declared_keys, &contents.keys, &contents.retired)
-        .map_err(|duplicate| BuildError::DuplicateKey(Box::new(duplicate)))?;
+        .map_err(|clash| BuildError::Clash(Box::new(clash)))?;
     let mut missing = Missing::default();
     let names = Names::of(&config);
     let (tenants, conflicts) =
@@ -322,7 +322,7 @@ impl fmt::Display for Dangling {
 impl fmt::Display for BuildError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BuildError::DuplicateKey(duplicate) => duplicate.fmt(out),
+            BuildError::Clash(clash) => clash.fmt(out),
             BuildError::SameRoutes(first, second) => {
                 write!(out, "{first} and {second} match the same requests")
             }

@@ -113,8 +113,8 @@ pub struct KeyView {
     pub environment: String,
     /// Whose.
     pub tenant: String,
-    /// First word and last four characters, for example `fp_live_…9xYz`.
-    pub key: String,
+    /// First word and last four characters, for example `fp_live_…9xYz`; `None` for keys of the file.
+    pub key: Option<String>,
     /// Its own plan; `None` is the tenant's.
     pub plan: Option<String>,
     /// Its own quota.
@@ -123,8 +123,8 @@ pub struct KeyView {
     pub burst: Option<String>,
     /// What it may do; `None` inherits.
     pub scopes: Option<Vec<String>>,
-    /// RFC 3339, UTC, to the second.
-    pub created_at: String,
+    /// RFC 3339, UTC, to the second; `None` for keys of the file.
+    pub created_at: Option<String>,
     /// RFC 3339, UTC, to the second; `None` is never.
     pub expires_at: Option<String>,
     /// RFC 3339, UTC, to the second; `None` is never, or not known.
@@ -146,12 +146,12 @@ impl KeyView {
             kind: key.kind.as_str().to_owned(),
             environment: key.environment.clone(),
             tenant: key.tenant.as_str().to_owned(),
-            key: format!("{}…{}", key.prefix, key.last_four),
+            key: (!key.last_four.is_empty()).then(|| format!("{}…{}", key.prefix, key.last_four)),
             plan: key.plan.clone(),
             quota: key.quota.text(),
             burst: key.burst.text(),
             scopes: scope_texts(&key.scopes),
-            created_at: rfc3339(key.created),
+            created_at: (key.created != Wall::default()).then(|| rfc3339(key.created)),
             expires_at: key.expires.map(rfc3339),
             last_used_at: last_used.map(rfc3339),
             status: match key.status {

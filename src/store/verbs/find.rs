@@ -31,7 +31,12 @@ impl Scene<'_> {
         let ended = match self.store.digest_use(&key.digest)? {
             DigestUse::Free => false,
             DigestUse::Retired(_) => true,
-            DigestUse::Key(_, status) => status.is_final(),
+            DigestUse::Key(_, status) if status.is_final() => true,
+            DigestUse::Key(other, _) => {
+                return Err(Failure::refused(format!(
+                    "key {id} of gateway.toml is the same key as {other} of the store; act on {other}"
+                )));
+            }
         };
         if ended {
             key.status = KeyStatus::Revoked;

@@ -15,7 +15,7 @@ pub(super) fn keys(scene: &Scene<'_>, tenant: Option<&str>) -> Result<Prepared, 
     let tenant = tenant.map(|id| scene.tenant(id)).transpose()?;
     let mut keys = scene.store.keys()?;
     let declared = merge::declared_keys(scene.declared.keys, &keys, &scene.store.retired()?)
-        .map_err(|duplicate| Failure::refused(duplicate.to_string()))?;
+        .map_err(|clash| Failure::refused(clash.to_string()))?;
     keys.extend(declared);
     keys.sort_by_key(|key| (key.created, key.id));
     let listed = |key: &&ApiKey| {
