@@ -423,4 +423,12 @@ mod tests {
             Err(error) => assert_ne!(error.source.kind(), io::ErrorKind::AddrInUse),
         }
     }
+
+    #[test]
+    fn the_file_limit_is_raised_to_what_is_allowed() {
+        let raised = raise_file_limit();
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        assert_eq!(raised, limit.current);
+    }
 }
