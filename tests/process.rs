@@ -26,6 +26,9 @@ use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
 
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::kill_process;
 use support::client;
 use support::client::Http1;
 use support::eventually;
@@ -65,7 +68,11 @@ impl Site {
             .set("listen", "admin", &format!(r#""127.0.0.1:{}""#, ports[2]));
         let config = setup.write();
         let https = SocketAddr::from(([127, 0, 0, 1], ports[0]));
-        Site { setup, https, config }
+        Site {
+            setup,
+            https,
+            config,
+        }
     }
 
     /// `portcullis WORDS --config …`, to its end.
@@ -123,19 +130,23 @@ impl Site {
 
     #[track_caller]
     fn key(&self) -> String {
-        let words = ["keys", "create", "--tenant", "acme", "--name", "test", "--inherit"];
+        let words = [
+            "keys",
+            "create",
+            "--tenant",
+            "acme",
+            "--name",
+            "test",
+            "--inherit",
+        ];
         self.told(&words).trim().to_owned()
     }
 }
 
 impl Running {
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .arg(format!("-{name}"))
-            .arg(self.child.id().to_string())
-            .status()
-            .unwrap();
-        assert!(status.success());
+    fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.child.id() as i32).unwrap();
+        kill_process(id, signal).unwrap();
     }
 
     fn stderr(&self) -> String {
@@ -175,7 +186,9 @@ fn help_names_the_commands_and_the_signals() {
     let output = Command::new(BINARY).arg("--help").output().unwrap();
     assert_exit(&output, 0);
     let help = String::from_utf8(output.stdout).unwrap();
-    for word in ["run", "check", "demo", "keys", "tenants", "reload", "status", "HUP", "TERM", "USR1"] {
+    for word in [
+        "run", "check", "demo", "keys", "tenants", "reload", "status", "HUP", "TERM", "USR1",
+    ] {
         assert!(help.contains(word), "{word}: {help}");
     }
 }
@@ -183,7 +196,12 @@ fn help_names_the_commands_and_the_signals() {
 // DESIGN section 9: 2 is usage.
 #[test]
 fn wrong_usage_exits_2() {
-    for words in [&["frobnicate"][..], &["keys", "create"], &["run", "--nope"], &["keys"]] {
+    for words in [
+        &["frobnicate"][..],
+        &["keys", "create"],
+        &["run", "--nope"],
+        &["keys"],
+    ] {
         let output = Command::new(BINARY).args(words).output().unwrap();
         assert_exit(&output, 2);
         assert!(output.stdout.is_empty());
@@ -205,7 +223,17 @@ fn keys_create_demands_scopes_or_inherit() {
 fn keys_create_takes_one_tenant() {
     let upstream = Upstream::start();
     let site = Site::new(&upstream);
-    let words = ["keys", "create", "--tenant", "acme", "--tenant", "bravo", "--name", "x", "--inherit"];
+    let words = [
+        "keys",
+        "create",
+        "--tenant",
+        "acme",
+        "--tenant",
+        "bravo",
+        "--name",
+        "x",
+        "--inherit",
+    ];
     assert_exit(&site.command(&words), 2);
 }
 
@@ -251,21 +279,31 @@ fn check_finds_unusable_certificates() {
     let directory = site.setup.directory();
     let key = directory.join("cert.key");
     let cases: [(&str, &dyn Fn()); 4] = [
-        ("cert.key", &|| fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap()),
-        ("cert.pem", &|| fs::write(directory.join("cert.pem"), "nothing").unwrap()),
+        ("cert.key", &|| {
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap()
+        }),
+        ("cert.pem", &|| {
+            fs::write(directory.join("cert.pem"), "nothing").unwrap()
+        }),
         ("cert", &|| {
             support::certs::leaf(&["localhost"]).write(directory, "other");
             fs::copy(directory.join("other.key"), &key).unwrap();
             fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         }),
-        ("cert.pem", &|| fs::remove_file(directory.join("cert.pem")).unwrap()),
+        ("cert.pem", &|| {
+            fs::remove_file(directory.join("cert.pem")).unwrap()
+        }),
     ];
     for (word, spoil) in cases {
         support::certs::usual().write(directory, "cert");
         assert_exit(&site.command(&["check"]), 0);
         spoil();
         let output = site.command(&["check"]);
-        assert!(matches!(output.status.code(), Some(77 | 78)), "{}", errors(&output));
+        assert!(
+            matches!(output.status.code(), Some(77 | 78)),
+            "{}",
+            errors(&output)
+        );
         assert!(errors(&output).contains(word), "{}", errors(&output));
     }
 }
@@ -276,7 +314,15 @@ fn a_key_is_shown_once_on_stdout_alone() {
     let upstream = Upstream::start();
     let site = Site::new(&upstream);
     let _running = site.start();
-    let words = ["keys", "create", "--tenant", "acme", "--name", "CI", "--inherit"];
+    let words = [
+        "keys",
+        "create",
+        "--tenant",
+        "acme",
+        "--name",
+        "CI",
+        "--inherit",
+    ];
     let output = site.command(&words);
     assert_exit(&output, 0);
     let shown = String::from_utf8(output.stdout.clone()).unwrap();
@@ -284,7 +330,11 @@ fn a_key_is_shown_once_on_stdout_alone() {
     assert_eq!(key.len(), "fp_live_".len() + 36, "{shown:?}");
     assert!(!errors(&output).contains(key));
     site.get(key).expect(200);
-    for words in [&["keys", "list"][..], &["keys", "list", "--output", "json"], &["status"]] {
+    for words in [
+        &["keys", "list"][..],
+        &["keys", "list", "--output", "json"],
+        &["status"],
+    ] {
         let told = site.told(words);
         assert!(!told.contains(&key[8..20]), "{told}");
     }
@@ -300,11 +350,20 @@ fn keys_are_listed_in_words_and_in_json() {
     let json: serde_json::Value =
         serde_json::from_str(&site.told(&["keys", "list", "--output", "json"])).unwrap();
     let text = json.to_string();
-    for member in ["\"name\"", "\"created_at\"", "\"expires_at\"", "\"status\"", "\"active\""] {
+    for member in [
+        "\"name\"",
+        "\"created_at\"",
+        "\"expires_at\"",
+        "\"status\"",
+        "\"active\"",
+    ] {
         assert!(text.contains(member), "{member}: {text}");
     }
     let table = site.told(&["keys", "list"]);
-    assert!(table.contains("test") && table.contains("active"), "{table}");
+    assert!(
+        table.contains("test") && table.contains("active"),
+        "{table}"
+    );
 }
 
 // DESIGN section 5: with no gateway running, the same commands write the store themselves.
@@ -353,7 +412,11 @@ fn a_taken_port_exits_69() {
     let taken = TcpListener::bind(site.https).unwrap();
     let output = site.command(&["run"]);
     assert_exit(&output, 69);
-    assert!(errors(&output).contains(&site.https.port().to_string()), "{}", errors(&output));
+    assert!(
+        errors(&output).contains(&site.https.port().to_string()),
+        "{}",
+        errors(&output)
+    );
     drop(taken);
     let _running = site.start();
     // Another Portcullis on the same port, with a store of its own.
@@ -372,10 +435,18 @@ fn a_store_in_use_exits_69_and_names_the_process() {
     let upstream = Upstream::start();
     let site = Site::new(&upstream);
     let running = site.start();
-    let second = Site::of(site.setup.clone().set("listen", "admin_socket", r#""two.sock""#));
+    let second = Site::of(
+        site.setup
+            .clone()
+            .set("listen", "admin_socket", r#""two.sock""#),
+    );
     let output = second.command(&["run"]);
     assert_exit(&output, 69);
-    assert!(errors(&output).contains(&running.child.id().to_string()), "{}", errors(&output));
+    assert!(
+        errors(&output).contains(&running.child.id().to_string()),
+        "{}",
+        errors(&output)
+    );
 }
 
 // DESIGN section 9: HUP reloads, and a bad file changes nothing.
@@ -390,15 +461,24 @@ fn hup_reloads() {
         Http1::tls(site.https).exchange(&request).status
     };
     assert_eq!(get("/new"), 404);
-    site.setup.clone().route("/new", &[], Access::AnyKey).write();
-    running.signal("HUP");
+    site.setup
+        .clone()
+        .route("/new", &[], Access::AnyKey)
+        .write();
+    running.signal(Signal::HUP);
     eventually("the reload", || (get("/new") == 200).then_some(()));
     fs::write(&site.config, "[broken").unwrap();
-    running.signal("HUP");
-    eventually("the refusal is told", || running.stderr().contains("gateway.toml:").then_some(()));
+    running.signal(Signal::HUP);
+    eventually("the refusal is told", || {
+        running.stderr().contains("gateway.toml:").then_some(())
+    });
     assert_eq!(get("/new"), 200);
     let output = site.command(&["reload"]);
-    assert!(matches!(output.status.code(), Some(1 | 78)), "{}", errors(&output));
+    assert!(
+        matches!(output.status.code(), Some(1 | 78)),
+        "{}",
+        errors(&output)
+    );
     site.setup.write();
     assert_exit(&site.command(&["reload"]), 0);
     assert_eq!(get("/new"), 404);
@@ -423,9 +503,11 @@ fn term_drains_and_exits_0() {
     let mut client = Http1::tls(site.https);
     client.send(Request::get("/any").bearer(&key).bytes());
     upstream.wait_for_hits(1);
-    running.signal("TERM");
+    running.signal(Signal::TERM);
     eventually("new connections are refused", || {
-        std::net::TcpStream::connect(site.https).is_err().then_some(())
+        std::net::TcpStream::connect(site.https)
+            .is_err()
+            .then_some(())
     });
     gate.open();
     assert_eq!(client.read().text(), "whole");
@@ -438,21 +520,24 @@ fn a_second_term_does_not_wait() {
     let upstream = Upstream::start();
     upstream.script(
         "/any",
-        vec![support::upstream::Step::ReadBody, support::upstream::Step::Hold],
+        vec![
+            support::upstream::Step::ReadBody,
+            support::upstream::Step::Hold,
+        ],
     );
-    let site = Site::of(
-        Setup::usual(&upstream).set("server", "drain_timeout", r#""1h""#),
-    );
+    let site = Site::of(Setup::usual(&upstream).set("server", "drain_timeout", r#""1h""#));
     let mut running = site.start();
     let key = site.key();
     let mut client = Http1::tls(site.https);
     client.send(Request::get("/any").bearer(&key).bytes());
     upstream.wait_for_hits(1);
-    running.signal("TERM");
+    running.signal(Signal::TERM);
     eventually("the drain has begun", || {
-        std::net::TcpStream::connect(site.https).is_err().then_some(())
+        std::net::TcpStream::connect(site.https)
+            .is_err()
+            .then_some(())
     });
-    running.signal("TERM");
+    running.signal(Signal::TERM);
     running.ended();
 }
 
@@ -465,12 +550,16 @@ fn usr1_reopens_the_log() {
     let key = site.key();
     let log = site.setup.directory().join("access.log");
     site.get(&key);
-    eventually("a first line", || fs::metadata(&log).ok().filter(|file| file.len() > 0));
+    eventually("a first line", || {
+        fs::metadata(&log).ok().filter(|file| file.len() > 0)
+    });
     fs::rename(&log, log.with_extension("1")).unwrap();
-    running.signal("USR1");
+    running.signal(Signal::USR1);
     eventually("a new file", || log.exists().then_some(()));
     site.get(&key);
-    eventually("a line in it", || fs::metadata(&log).ok().filter(|file| file.len() > 0));
+    eventually("a line in it", || {
+        fs::metadata(&log).ok().filter(|file| file.len() > 0)
+    });
 }
 
 // CHECK4, DESIGN section 1: after kill -9 at most one flush interval is forgotten; never a full new window.
@@ -483,7 +572,9 @@ fn kill_9_forgets_at_most_one_flush_interval() {
     let send = |count: usize| {
         let mut client = Http1::tls(site.https);
         let request = Request::get("/any").bearer(&key);
-        (0..count).filter(|_| client.exchange(&request).status == 200).count()
+        (0..count)
+            .filter(|_| client.exchange(&request).status == 200)
+            .count()
     };
     let counters = || -> Vec<(PathBuf, Vec<u8>)> {
         let files = files_below(&site.setup.directory().join("state"));
@@ -503,7 +594,10 @@ fn kill_9_forgets_at_most_one_flush_interval() {
     running.child.wait().unwrap();
     let _again = site.start();
     let admitted = send(100);
-    assert!((27..=27 + 13).contains(&admitted), "{admitted} admitted after 73 of 100");
+    assert!(
+        (27..=27 + 13).contains(&admitted),
+        "{admitted} admitted after 73 of 100"
+    );
 }
 
 // CHECK4: counters that cannot be read are not taken for "nothing was used", and the file is left as it is.
@@ -514,12 +608,16 @@ fn damaged_counters_are_not_overwritten() {
     let mut running = site.start();
     let key = site.key();
     site.get(&key).expect(200);
-    running.signal("TERM");
+    running.signal(Signal::TERM);
     running.ended();
     let state = site.setup.directory().join("state");
     let path = state.join("counters.db");
     let _ = fs::remove_file(state.join("counters.db-wal"));
-    fs::write(&path, "this is no database, and it is long enough to be looked at as one").unwrap();
+    fs::write(
+        &path,
+        "this is no database, and it is long enough to be looked at as one",
+    )
+    .unwrap();
     let output = site.command(&["check"]);
     assert_eq!(output.status.code(), Some(78), "{}", errors(&output));
     let output = site.command(&["run"]);
@@ -541,7 +639,7 @@ fn the_key_is_in_no_file_and_on_no_command_line() {
         let bytes = fs::read(format!("/proc/{}/{file}", running.child.id())).unwrap();
         assert!(find(&bytes, &secret).is_none(), "{file}");
     }
-    running.signal("TERM");
+    running.signal(Signal::TERM);
     let mut running = running;
     running.ended();
     for (path, bytes) in files_below(site.setup.directory()) {
@@ -589,10 +687,10 @@ fn systemd_is_told_of_every_state() {
         command.env("NOTIFY_SOCKET", &path);
     });
     wait_for("READY=1");
-    running.signal("HUP");
+    running.signal(Signal::HUP);
     wait_for("RELOADING=1");
     wait_for("READY=1");
-    running.signal("TERM");
+    running.signal(Signal::TERM);
     wait_for("STOPPING=1");
     assert_eq!(running.ended(), Some(0));
 }
@@ -633,7 +731,10 @@ fn the_demo_prints_lines_that_do_what_they_say() {
     let lines = curl_lines(&mut running.child);
     let mut seen = Vec::new();
     for line in &lines {
-        let (_, comment) = line.rsplit_once("  # ").or(line.rsplit_once("# ")).expect("a comment");
+        let (_, comment) = line
+            .rsplit_once("  # ")
+            .or(line.rsplit_once("# "))
+            .expect("a comment");
         let expected: u16 = comment[..3].parse().expect("a status");
         assert_eq!(last_status_of(line, home.path()), expected, "{line}");
         seen.push(expected);
@@ -641,7 +742,7 @@ fn the_demo_prints_lines_that_do_what_they_say() {
     for status in [200, 401, 403, 429] {
         assert!(seen.contains(&status), "{status} in {seen:?}");
     }
-    running.signal("TERM");
+    running.signal(Signal::TERM);
     assert_eq!(running.ended(), Some(0));
 }
 
@@ -667,7 +768,11 @@ fn curl_lines(child: &mut Child) -> Vec<String> {
         let all_four = ["# 200", "# 401", "# 403", "# 429"]
             .iter()
             .all(|comment| lines.iter().any(|line| line.contains(comment)));
-        let wait = if all_four { std::time::Duration::from_millis(500) } else { support::PATIENCE };
+        let wait = if all_four {
+            std::time::Duration::from_millis(500)
+        } else {
+            support::PATIENCE
+        };
         match receiver.recv_timeout(wait) {
             Ok(line) => {
                 let trimmed = line.trim();
@@ -687,7 +792,10 @@ fn last_status_of(line: &str, directory: &Path) -> u16 {
     let statuses = directory.join("statuses");
     let _ = fs::remove_file(&statuses);
     let wrapper = directory.join("curl");
-    let real = Command::new("sh").args(["-c", "command -v curl"]).output().unwrap();
+    let real = Command::new("sh")
+        .args(["-c", "command -v curl"])
+        .output()
+        .unwrap();
     let real = String::from_utf8(real.stdout).unwrap();
     fs::write(
         &wrapper,
@@ -708,7 +816,10 @@ fn last_status_of(line: &str, directory: &Path) -> u16 {
         .output()
         .unwrap();
     let text = fs::read_to_string(&statuses).unwrap_or_default();
-    text.lines().last().and_then(|word| word.parse().ok()).unwrap_or(0)
+    text.lines()
+        .last()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(0)
 }
 
 // The units: accepted by systemd's own checks, and hardened.

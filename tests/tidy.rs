@@ -117,7 +117,9 @@ fn hold(sources: &[Source], rule: impl Fn(&Source) -> Vec<String>) {
         .iter()
         .flat_map(|source| {
             let path = source.path.display().to_string();
-            rule(source).into_iter().map(move |what| format!("{path}: {what}"))
+            rule(source)
+                .into_iter()
+                .map(move |what| format!("{path}: {what}"))
         })
         .collect();
     assert!(said.is_empty(), "\n{}", said.join("\n"));
@@ -133,11 +135,16 @@ fn first_line_states_the_purpose(source: &Source) -> Vec<String> {
 
 fn imports_are_one_per_line(source: &Source) -> Vec<String> {
     let grouped = |line: &&str| {
-        let line = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+        let line = line
+            .trim_start()
+            .trim_start_matches("pub ")
+            .trim_start_matches("pub(crate) ");
         line.starts_with("use crate::") && line.contains('{') || line.starts_with("use crate::{")
     };
     let lines = source.text.lines().filter(grouped);
-    lines.map(|line| format!("one import per line: `{}`", line.trim())).collect()
+    lines
+        .map(|line| format!("one import per line: `{}`", line.trim()))
+        .collect()
 }
 
 fn imports_point_downwards(source: &Source) -> Vec<String> {
@@ -146,7 +153,9 @@ fn imports_point_downwards(source: &Source) -> Vec<String> {
     };
     let level = |room: &str| LAYERS.iter().position(|layer| *layer == room);
     let Some(own) = level(room) else {
-        return vec![format!("`{room}` has no place in the order of the rooms (LAYERS)")];
+        return vec![format!(
+            "`{room}` has no place in the order of the rooms (LAYERS)"
+        )];
     };
     let mut said = Vec::new();
     for path in crate_paths(&source.text) {
@@ -175,7 +184,9 @@ fn crate_paths(text: &str) -> Vec<&str> {
         let code = line.split("//").next().unwrap_or("");
         for (at, _) in code.match_indices("crate::") {
             let before = code[..at].chars().next_back();
-            if before.is_some_and(|letter| letter.is_alphanumeric() || letter == '_' || letter == '$') {
+            if before
+                .is_some_and(|letter| letter.is_alphanumeric() || letter == '_' || letter == '$')
+            {
                 continue;
             }
             let rest = &code[at..];
@@ -192,7 +203,10 @@ fn a_room_is_a_folder_or_a_file(source: &Source) -> Vec<String> {
     let folder = source.path.with_extension("");
     let both = source.path.extension().is_some() && root().join(&folder).is_dir();
     if both && source.path.starts_with("src") {
-        return vec![format!("stands beside the folder {}: move it to mod.rs", folder.display())];
+        return vec![format!(
+            "stands beside the folder {}: move it to mod.rs",
+            folder.display()
+        )];
     }
     Vec::new()
 }
@@ -207,7 +221,9 @@ fn no_machine_is_named(source: &Source) -> Vec<String> {
         let named = |line: &&str| {
             line.match_indices(&path).any(|(at, _)| {
                 let before = line[..at].chars().next_back();
-                before.is_none_or(|letter| !letter.is_alphanumeric() && !matches!(letter, '/' | '.' | '}'))
+                before.is_none_or(|letter| {
+                    !letter.is_alphanumeric() && !matches!(letter, '/' | '.' | '}')
+                })
             })
         };
         for line in source.text.lines().filter(named) {
@@ -230,12 +246,18 @@ fn hashers_are_seeded(source: &Source) -> Vec<String> {
 
 #[test]
 fn every_file_states_its_purpose() {
-    hold(&sources(&["src", "tests", "benches"]), first_line_states_the_purpose);
+    hold(
+        &sources(&["src", "tests", "benches"]),
+        first_line_states_the_purpose,
+    );
 }
 
 #[test]
 fn imports_are_not_grouped() {
-    hold(&sources(&["src", "tests", "benches"]), imports_are_one_per_line);
+    hold(
+        &sources(&["src", "tests", "benches"]),
+        imports_are_one_per_line,
+    );
 }
 
 #[test]
@@ -251,7 +273,15 @@ fn no_room_is_both_a_folder_and_a_file() {
 #[test]
 fn no_file_names_a_machine() {
     let mut all = sources(&["src", "tests", "benches"]);
-    for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "gateway.toml", "Cargo.toml", "tests/run", ".ci/run"] {
+    for name in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "gateway.toml",
+        "Cargo.toml",
+        "tests/run",
+        ".ci/run",
+    ] {
         let text = fs::read_to_string(root().join(name)).unwrap_or_default();
         all.push(Source::of(name, &text));
     }
@@ -265,7 +295,10 @@ fn tables_that_strangers_fill_have_a_random_seed() {
 
 #[test]
 fn the_readme_is_short() {
-    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    let lines = fs::read_to_string(root().join("README.md"))
+        .unwrap()
+        .lines()
+        .count();
     assert!(lines <= README_LINES_MAX, "README.md has {lines} lines");
 }
 
@@ -284,9 +317,15 @@ fn too_old(lock: &str) -> Vec<String> {
         let Some(name) = quoted(line, "name = ") else {
             continue;
         };
-        let version = lines.next().and_then(|line| quoted(line, "version = ")).unwrap_or("");
+        let version = lines
+            .next()
+            .and_then(|line| quoted(line, "version = "))
+            .unwrap_or("");
         let core = version.split(['-', '+']).next().unwrap_or("");
-        let numbers: Vec<u64> = core.split('.').filter_map(|part| part.parse().ok()).collect();
+        let numbers: Vec<u64> = core
+            .split('.')
+            .filter_map(|part| part.parse().ok())
+            .collect();
         for (known, least) in LEAST_VERSIONS {
             if known == name && numbers[..] < least[..] {
                 said.push(format!("{name} {version} is older than {least:?}"));
@@ -297,13 +336,18 @@ fn too_old(lock: &str) -> Vec<String> {
 }
 
 fn quoted<'a>(line: &'a str, before: &str) -> Option<&'a str> {
-    line.strip_prefix(before)?.strip_prefix('"')?.strip_suffix('"')
+    line.strip_prefix(before)?
+        .strip_prefix('"')?
+        .strip_suffix('"')
 }
 
 #[test]
 fn every_promise_is_kept_by_a_test_or_planned() {
     let list = fs::read_to_string(root().join("tests/gateway/promises.txt")).unwrap();
-    let mut tests: Vec<String> = sources(&["tests"]).into_iter().map(|source| source.text).collect();
+    let mut tests: Vec<String> = sources(&["tests"])
+        .into_iter()
+        .map(|source| source.text)
+        .collect();
     // In the product only the tests count: a comment beside the code promises, it does not show.
     for source in sources(&["src"]) {
         if let Some((_, tests_part)) = source.text.split_once("#[cfg(test)]") {
@@ -316,8 +360,9 @@ fn every_promise_is_kept_by_a_test_or_planned() {
 
 /// Promises that no test cites, and lines that are not `ID | promise | planned: …`.
 fn uncited(list: &str, tests: &str) -> Vec<String> {
-    let cited: std::collections::HashSet<&str> =
-        tests.split(|letter: char| !letter.is_ascii_alphanumeric()).collect();
+    let cited: std::collections::HashSet<&str> = tests
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .collect();
     let mut seen = std::collections::HashSet::new();
     let mut said = Vec::new();
     for line in list.lines() {
@@ -342,8 +387,20 @@ fn uncited(list: &str, tests: &str) -> Vec<String> {
 #[test]
 fn the_list_of_promises_is_whole() {
     let list = fs::read_to_string(root().join("tests/gateway/promises.txt")).unwrap();
-    let ids: Vec<&str> = list.lines().filter_map(|line| line.split(" |").next()).collect();
-    for (prefix, count) in [("FA", 33), ("FM", 13), ("FF", 21), ("PB", 21), ("CW", 14), ("S", 46), ("CHECK", 15), ("IMP", 5)] {
+    let ids: Vec<&str> = list
+        .lines()
+        .filter_map(|line| line.split(" |").next())
+        .collect();
+    for (prefix, count) in [
+        ("FA", 33),
+        ("FM", 13),
+        ("FF", 21),
+        ("PB", 21),
+        ("CW", 14),
+        ("S", 46),
+        ("CHECK", 15),
+        ("IMP", 5),
+    ] {
         for number in 1..=count {
             let id = format!("{prefix}{number}");
             assert!(ids.contains(&id.as_str()), "{id} is missing");
@@ -357,23 +414,93 @@ fn the_rules_see_what_they_forbid() {
     type Rule = fn(&Source) -> Vec<String>;
     let machine = format!("let path = \"{}{}user/x\";", "/ho", "me/");
     let cases: [(Rule, &str, &str, bool); 17] = [
-        (first_line_states_the_purpose, "src/gate/x.rs", "use std::fs;\n", false),
-        (first_line_states_the_purpose, "src/gate/x.rs", "//!\n//! Later.\n", false),
-        (first_line_states_the_purpose, "src/gate/x.rs", "//! Says what it is for.\n", true),
-        (imports_are_one_per_line, "src/gate/x.rs", "use crate::{clock, model};\n", false),
-        (imports_are_one_per_line, "src/gate/x.rs", "use crate::clock::{Mono, Wall};\n", false),
-        (imports_are_one_per_line, "src/gate/x.rs", "use crate::clock::Mono;\n", true),
-        (imports_point_downwards, "src/gate/x.rs", "use crate::upstream::Pools;\n", false),
-        (imports_point_downwards, "src/gate/x.rs", "fn f() { crate::handler::handle() }\n", false),
-        (imports_point_downwards, "src/gate/x.rs", "use crate::gate::Peer;\nuse crate::quota::Quota;\n", true),
-        (imports_point_downwards, "src/metrics.rs", "use crate::clock::Mono;\n", false),
-        (imports_point_downwards, "src/refusal.rs", "use crate::model::key::KeyId;\n", false),
-        (imports_point_downwards, "src/refusal.rs", "use crate::model::scope::Scope;\n", true),
+        (
+            first_line_states_the_purpose,
+            "src/gate/x.rs",
+            "use std::fs;\n",
+            false,
+        ),
+        (
+            first_line_states_the_purpose,
+            "src/gate/x.rs",
+            "//!\n//! Later.\n",
+            false,
+        ),
+        (
+            first_line_states_the_purpose,
+            "src/gate/x.rs",
+            "//! Says what it is for.\n",
+            true,
+        ),
+        (
+            imports_are_one_per_line,
+            "src/gate/x.rs",
+            "use crate::{clock, model};\n",
+            false,
+        ),
+        (
+            imports_are_one_per_line,
+            "src/gate/x.rs",
+            "use crate::clock::{Mono, Wall};\n",
+            false,
+        ),
+        (
+            imports_are_one_per_line,
+            "src/gate/x.rs",
+            "use crate::clock::Mono;\n",
+            true,
+        ),
+        (
+            imports_point_downwards,
+            "src/gate/x.rs",
+            "use crate::upstream::Pools;\n",
+            false,
+        ),
+        (
+            imports_point_downwards,
+            "src/gate/x.rs",
+            "fn f() { crate::handler::handle() }\n",
+            false,
+        ),
+        (
+            imports_point_downwards,
+            "src/gate/x.rs",
+            "use crate::gate::Peer;\nuse crate::quota::Quota;\n",
+            true,
+        ),
+        (
+            imports_point_downwards,
+            "src/metrics.rs",
+            "use crate::clock::Mono;\n",
+            false,
+        ),
+        (
+            imports_point_downwards,
+            "src/refusal.rs",
+            "use crate::model::key::KeyId;\n",
+            false,
+        ),
+        (
+            imports_point_downwards,
+            "src/refusal.rs",
+            "use crate::model::scope::Scope;\n",
+            true,
+        ),
         (imports_point_downwards, "src/utils/mod.rs", "", false),
         (a_room_is_a_folder_or_a_file, "src/gate.rs", "", false),
         (no_machine_is_named, "src/x.rs", &machine, false),
-        (hashers_are_seeded, "src/edge/x.rs", "BuildHasherDefault<Fast>", false),
-        (hashers_are_seeded, "src/snapshot/key_table.rs", "BuildHasherDefault<DigestHasher>", true),
+        (
+            hashers_are_seeded,
+            "src/edge/x.rs",
+            "BuildHasherDefault<Fast>",
+            false,
+        ),
+        (
+            hashers_are_seeded,
+            "src/snapshot/key_table.rs",
+            "BuildHasherDefault<DigestHasher>",
+            true,
+        ),
     ];
     for (index, (rule, path, text, fine)) in cases.into_iter().enumerate() {
         let said = rule(&Source::of(path, text));
@@ -382,7 +509,14 @@ fn the_rules_see_what_they_forbid() {
     assert_eq!(too_old("name = \"hyper\"\nversion = \"1.10.9\"\n").len(), 1);
     assert_eq!(too_old("name = \"hyper\"\nversion = \"1.11.0\"\n").len(), 0);
     assert_eq!(uncited("X1 | a promise |\n", "// X2").len(), 1);
-    assert_eq!(uncited("X1 | a promise |\nX2 | later | planned: it\n", "// X1: shown").len(), 0);
+    assert_eq!(
+        uncited(
+            "X1 | a promise |\nX2 | later | planned: it\n",
+            "// X1: shown"
+        )
+        .len(),
+        0
+    );
     assert_eq!(uncited("X1 | a promise |\n", "// X11").len(), 1);
     assert_eq!(uncited("X1 | a promise | soon\n", "// X1").len(), 1);
 }

@@ -115,7 +115,9 @@ fn credentials_that_differ_are_refused() {
         get().bearer(&one).header("X-API-Key", "unknown"),
         get().bearer("unknown").header("X-API-Key", &one),
         get().header("X-API-Key", &one).header("X-API-Key", &two),
-        get().header("X-API-Key", &one).header("x-api-key", &one[..9]),
+        get()
+            .header("X-API-Key", &one)
+            .header("x-api-key", &one[..9]),
         get().header("X-API-Key", &format!("{one}, {two}")),
         get().bearer(&one).bearer(&two),
         get().bearer(&two).bearer(&one),
@@ -137,7 +139,10 @@ fn credentials_that_differ_are_refused_over_http2() {
     let mut client = Frames::connect(gateway.https());
     for (first, second) in [(&one, &two), (&two, &one)] {
         let mut fields = frames::get("/any");
-        fields.extend([("x-api-key", first.as_str()), ("x-api-key", second.as_str())]);
+        fields.extend([
+            ("x-api-key", first.as_str()),
+            ("x-api-key", second.as_str()),
+        ]);
         assert_eq!(client.exchange(&fields), Outcome::Status(401));
     }
     assert_eq!(upstream.hits(), 0);
@@ -159,7 +164,9 @@ fn a_foreign_authorization_is_refused_unless_it_is_to_be_passed() {
     assert_eq!(upstream.hits(), 0);
     gateway.stop();
 
-    let gateway = setup.set("auth", "foreign_authorization", r#""pass""#).start();
+    let gateway = setup
+        .set("auth", "foreign_authorization", r#""pass""#)
+        .start();
     gateway.send(&request(&key)).expect(200);
     assert_eq!(upstream.last().all("authorization"), ["Basic YTpi"]);
     assert!(!upstream.last().text().contains(&key));
@@ -183,7 +190,9 @@ fn the_credential_does_not_reach_the_backend_of_a_public_route() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream).start();
     let key = gateway.key("acme").text;
-    let request = Request::get("/public/x").bearer(&key).header("X-API-Key", &key);
+    let request = Request::get("/public/x")
+        .bearer(&key)
+        .header("X-API-Key", &key);
     gateway.send(&request).expect(200);
     assert!(!upstream.last().text().contains(&key));
     assert!(upstream.last().look_alikes("x-tenant-id").is_empty());
@@ -200,14 +209,20 @@ fn all_bad_credentials_get_the_same_answer() {
         assert_eq!(comparable(answer), comparable(&answers[0].1), "{name}");
         let challenge = answer.one("www-authenticate");
         assert!(challenge.starts_with("Bearer realm="), "{challenge}");
-        assert!(challenge.contains(r#"error="invalid_token""#), "{challenge}");
+        assert!(
+            challenge.contains(r#"error="invalid_token""#),
+            "{challenge}"
+        );
         assert_eq!(answer.one("cache-control"), "no-store");
     }
     let nothing = gateway.send(&Request::get("/any"));
     nothing.expect(401);
     let challenge = nothing.one("www-authenticate");
     assert!(challenge.starts_with("Bearer realm=") && !challenge.contains("error"));
-    assert_eq!(body_without_request_id(&nothing), body_without_request_id(&answers[0].1));
+    assert_eq!(
+        body_without_request_id(&nothing),
+        body_without_request_id(&answers[0].1)
+    );
     assert_eq!(upstream.hits(), 0);
 }
 
@@ -281,8 +296,13 @@ fn a_plan_without_api_access_is_403_for_valid_keys_only() {
     let key = gateway.key("acme");
     let refused = gateway.get("/any", &key);
     refused.expect(403);
-    assert!(!refused.has("x-ratelimit-limit"), "refused before the charge");
-    gateway.send(&Request::get("/any").bearer("unknown")).expect(401);
+    assert!(
+        !refused.has("x-ratelimit-limit"),
+        "refused before the charge"
+    );
+    gateway
+        .send(&Request::get("/any").bearer("unknown"))
+        .expect(401);
     assert_eq!(upstream.hits(), 0);
 }
 
@@ -294,7 +314,11 @@ fn a_suspended_tenant_is_403_until_it_is_resumed() {
     let id = || "stored".to_owned();
     let plan = "open".to_owned();
     gateway
-        .execute(Verb::TenantCreate { id: id(), name: None, plan })
+        .execute(Verb::TenantCreate {
+            id: id(),
+            name: None,
+            plan,
+        })
         .unwrap();
     let key = gateway.key("stored");
     gateway.get("/any", &key).expect(200);
@@ -310,11 +334,17 @@ fn a_suspended_tenant_is_403_until_it_is_resumed() {
 fn a_key_needs_a_tenant_that_exists() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream).start();
-    let error = gateway.execute(Verb::KeyCreate(new_key("nobody"))).unwrap_err();
+    let error = gateway
+        .execute(Verb::KeyCreate(new_key("nobody")))
+        .unwrap_err();
     assert!(error.contains("nobody"), "{error}");
     assert!(gateway.execute(Verb::KeyCreate(new_key(""))).is_err());
     // Two names are not one tenant.
-    assert!(gateway.execute(Verb::KeyCreate(new_key("acme,bravo"))).is_err());
+    assert!(
+        gateway
+            .execute(Verb::KeyCreate(new_key("acme,bravo")))
+            .is_err()
+    );
 }
 
 // IMP3, CHECK-order: a request that fails several checks gets the first.
@@ -330,7 +360,10 @@ fn the_first_failing_check_answers() {
     assert_eq!(status(bad_path("unknown")), 400);
     // 401 before 404, 405 and 403.
     assert_eq!(status(Request::get("/nowhere").bearer("unknown")), 401);
-    assert_eq!(status(Request::new("PUT", "/leases").bearer("unknown")), 401);
+    assert_eq!(
+        status(Request::new("PUT", "/leases").bearer("unknown")),
+        401
+    );
     // The one request that the limit leaves goes to a 403.
     assert_eq!(status(Request::get("/leases").bearer(&key.text)), 403);
     // 429 before 404, 405 and 403: whatever it asks for.
@@ -364,7 +397,11 @@ fn refusals_have_the_configured_shape() {
         let nested = gateway.send(&request.clone().host("nested.test"));
         assert_eq!(nested.status, problem.status);
         assert_eq!(nested.one("content-type"), "application/json");
-        assert!(nested.json()["error"]["code"].is_string(), "{}", nested.text());
+        assert!(
+            nested.json()["error"]["code"].is_string(),
+            "{}",
+            nested.text()
+        );
         assert!(nested.json()["error"]["message"].is_string());
         assert!(!nested.text().contains("leases:read"));
         let flat = gateway.send(&request.clone().host("flat.test"));

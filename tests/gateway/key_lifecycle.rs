@@ -43,7 +43,10 @@ fn id(key: &Key) -> String {
 fn a_key_has_the_stated_shape() {
     let (_upstream, gateway) = usual();
     let key = gateway.key("acme");
-    let body = key.text.strip_prefix("fp_live_").expect("a secret live key");
+    let body = key
+        .text
+        .strip_prefix("fp_live_")
+        .expect("a secret live key");
     assert_eq!(body.len(), 36);
     assert!(body.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     assert!(key.id.starts_with("key_"), "{}", key.id);
@@ -73,9 +76,18 @@ fn expiry_counts_from_creation() {
             ..new_key("acme")
         }),
     );
-    let shown = act(&gateway, Verb::KeyShow { id: key_of(&outcome).id }).to_string();
+    let shown = act(
+        &gateway,
+        Verb::KeyShow {
+            id: key_of(&outcome).id,
+        },
+    )
+    .to_string();
     assert!(shown.contains("CI"), "{shown}");
-    assert!(shown.contains("expires") && shown.contains("created"), "{shown}");
+    assert!(
+        shown.contains("expires") && shown.contains("created"),
+        "{shown}"
+    );
 }
 
 // FA6: compared with the clock of each request; no sweep and no reload in between.
@@ -103,7 +115,9 @@ fn a_key_is_shown_once() {
     let body = &key.text["fp_live_".len()..];
     for verb in [
         Verb::KeyList { tenant: None },
-        Verb::KeyList { tenant: Some("acme".into()) },
+        Verb::KeyList {
+            tenant: Some("acme".into()),
+        },
         Verb::KeyShow { id: id(&key) },
         Verb::KeyDeactivate { id: id(&key) },
         Verb::KeyActivate { id: id(&key) },
@@ -114,7 +128,10 @@ fn a_key_is_shown_once() {
         assert!(!text.contains(&body[10..20]), "{text}");
     }
     let list = act(&gateway, Verb::KeyList { tenant: None }).to_string();
-    assert!(list.contains("fp_live_") && list.contains(&body[32..]), "{list}");
+    assert!(
+        list.contains("fp_live_") && list.contains(&body[32..]),
+        "{list}"
+    );
 }
 
 // FA8, CHECK5 on one node: no request that starts after revoke has returned is admitted, under load.
@@ -215,7 +232,11 @@ fn a_revoked_key_stays_revoked() {
     let key = gateway.key("acme");
     gateway.revoke(&key);
     assert!(gateway.execute(Verb::KeyActivate { id: id(&key) }).is_err());
-    assert!(gateway.execute(Verb::KeyRegenerate { id: id(&key) }).is_err());
+    assert!(
+        gateway
+            .execute(Verb::KeyRegenerate { id: id(&key) })
+            .is_err()
+    );
     gateway.get("/any", &key).expect(401);
     let gateway = gateway.restart();
     assert!(gateway.execute(Verb::KeyActivate { id: id(&key) }).is_err());
@@ -237,7 +258,10 @@ fn a_key_is_switched_off_and_on_and_deleted() {
     act(&gateway, Verb::KeyDelete { id: id(&key) });
     gateway.get("/any", &key).expect(401);
     let list = act(&gateway, Verb::KeyList { tenant: None }).to_string();
-    assert!(!list.contains(&key.id) && list.contains(&other.id), "{list}");
+    assert!(
+        !list.contains(&key.id) && list.contains(&other.id),
+        "{list}"
+    );
     assert!(gateway.execute(Verb::KeyActivate { id: id(&key) }).is_err());
 }
 
@@ -247,12 +271,18 @@ fn regenerate_replaces_the_text_and_keeps_the_counts() {
     let upstream = Upstream::start();
     let gateway = Setup::limited(&upstream, "100/hour", "unlimited").start();
     let old = gateway.key("acme");
-    assert_eq!(gateway.get("/any", &old).number("x-ratelimit-remaining"), 99);
+    assert_eq!(
+        gateway.get("/any", &old).number("x-ratelimit-remaining"),
+        99
+    );
     let new = key_of(&act(&gateway, Verb::KeyRegenerate { id: id(&old) }));
     assert_eq!(new.id, old.id);
     assert_ne!(new.text, old.text);
     gateway.get("/any", &old).expect(401);
-    assert_eq!(gateway.get("/any", &new).number("x-ratelimit-remaining"), 98);
+    assert_eq!(
+        gateway.get("/any", &new).number("x-ratelimit-remaining"),
+        98
+    );
 }
 
 // FA12: two keys are valid at the same time; the old one ends, the new one never fails.
@@ -274,7 +304,11 @@ fn keys_and_tenants_survive_a_restart() {
     let tenant = || "stored".to_owned();
     act(
         &gateway,
-        Verb::TenantCreate { id: tenant(), name: Some("Stored".into()), plan: "open".into() },
+        Verb::TenantCreate {
+            id: tenant(),
+            name: Some("Stored".into()),
+            plan: "open".into(),
+        },
     );
     let key = gateway.key("stored");
     let off = gateway.key("stored");
@@ -318,7 +352,11 @@ fn a_canary_key_is_found_nowhere() {
         // The random part: a log that masks only the prefix has leaked all the same.
         let secret = &key.as_bytes()["fp_live_".len()..][..24];
         for (path, bytes) in &places {
-            assert!(find(bytes, secret).is_none(), "{key} stands in {}", path.display());
+            assert!(
+                find(bytes, secret).is_none(),
+                "{key} stands in {}",
+                path.display()
+            );
         }
     }
 }
@@ -336,9 +374,13 @@ fn send_everywhere(gateway: &Gateway, key: &str, seen: &mut Vec<u8>) {
         Request::get("/any").bearer(&format!("{key} ")),
         Request::get("/any").bearer(&format!("x{key}")),
         Request::get("/any").header("Authorization", &basic),
-        Request::get("/any").bearer(key).header("X-API-Key", "other"),
+        Request::get("/any")
+            .bearer(key)
+            .header("X-API-Key", "other"),
         Request::get("/any/%00").bearer(key),
-        Request::get("/any").bearer(key).header("Content-Length", "x"),
+        Request::get("/any")
+            .bearer(key)
+            .header("Content-Length", "x"),
     ];
     for request in &requests {
         if let Some(answer) = gateway.send_bytes(request.bytes()) {
@@ -358,7 +400,11 @@ fn send_everywhere(gateway: &Gateway, key: &str, seen: &mut Vec<u8>) {
     ];
     for target in &targets {
         let answer = gateway.send(&Request::get(target));
-        assert!(matches!(answer.status, 401 | 404), "{target}: {}", answer.status);
+        assert!(
+            matches!(answer.status, 401 | 404),
+            "{target}: {}",
+            answer.status
+        );
     }
     let clear = Request::get("/any").bearer(key);
     seen.extend(Http1::plain(gateway.http()).exchange(&clear).body);
@@ -374,7 +420,9 @@ fn a_change_among_many_keys_is_quick_and_exact() {
     assert!(took < Duration::from_secs(2), "{took:?}");
     let mut client = gateway.connect();
     for (index, key) in keys.iter().enumerate() {
-        let status = client.exchange(&Request::get("/any").bearer(&key.text)).status;
+        let status = client
+            .exchange(&Request::get("/any").bearer(&key.text))
+            .status;
         assert_eq!(status, if index == 100 { 401 } else { 200 }, "key {index}");
     }
 }

@@ -20,7 +20,10 @@ fn a_missing_scope_is_403_and_named() {
     refused.expect(403);
     assert_eq!(refused.json()["required_permission"], "owners:read");
     let challenge = refused.one("www-authenticate");
-    assert!(challenge.contains(r#"error="insufficient_scope""#), "{challenge}");
+    assert!(
+        challenge.contains(r#"error="insufficient_scope""#),
+        "{challenge}"
+    );
     assert_eq!(refused.one("cache-control"), "no-store");
     assert_eq!(upstream.hits(), 1);
 }
@@ -30,7 +33,11 @@ fn a_missing_scope_is_403_and_named() {
 fn scopes_are_compared_whole() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream)
-        .route("/lessee/leases", &["GET"], Access::Scope("lessee:leases:read"))
+        .route(
+            "/lessee/leases",
+            &["GET"],
+            Access::Scope("lessee:leases:read"),
+        )
         .start();
     let cases = [
         ("leases:read", 200, 403, 403),
@@ -129,7 +136,13 @@ fn routes_are_bound_to_their_host() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream)
         .route_to("legacy", "/h", &[], Access::AnyKey, "host = \"a.test\"\n")
-        .route_to("legacy", "/h", &[], Access::Scope("w"), "host = \"*.test\"\n")
+        .route_to(
+            "legacy",
+            "/h",
+            &[],
+            Access::Scope("w"),
+            "host = \"*.test\"\n",
+        )
         .start();
     let key = gateway.key_with_scopes("acme", &["nothing"]);
     let status = |host: &str| {
@@ -148,12 +161,48 @@ fn impossible_keys_are_refused_with_a_reason() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream).start();
     let cases = [
-        (NewKey { plan: Some("gold".into()), ..new_key("acme") }, "gold"),
-        (NewKey { kind: "sesame".into(), ..new_key("acme") }, "sesame"),
-        (NewKey { quota: Some("100/fortnight".into()), ..new_key("acme") }, "fortnight"),
-        (NewKey { environment: Some("moon".into()), ..new_key("acme") }, "moon"),
-        (NewKey { scopes: Some(vec!["a b".into()]), ..new_key("acme") }, "scope"),
-        (NewKey { expires_at_unix_seconds: Some(1), ..new_key("acme") }, "past"),
+        (
+            NewKey {
+                plan: Some("gold".into()),
+                ..new_key("acme")
+            },
+            "gold",
+        ),
+        (
+            NewKey {
+                kind: "sesame".into(),
+                ..new_key("acme")
+            },
+            "sesame",
+        ),
+        (
+            NewKey {
+                quota: Some("100/fortnight".into()),
+                ..new_key("acme")
+            },
+            "fortnight",
+        ),
+        (
+            NewKey {
+                environment: Some("moon".into()),
+                ..new_key("acme")
+            },
+            "moon",
+        ),
+        (
+            NewKey {
+                scopes: Some(vec!["a b".into()]),
+                ..new_key("acme")
+            },
+            "scope",
+        ),
+        (
+            NewKey {
+                expires_at_unix_seconds: Some(1),
+                ..new_key("acme")
+            },
+            "past",
+        ),
     ];
     for (key, word) in cases {
         let error = gateway.execute(Verb::KeyCreate(key)).unwrap_err();
@@ -166,7 +215,13 @@ fn impossible_keys_are_refused_with_a_reason() {
 fn keys_of_another_environment_are_unknown() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream)
-        .route_to("sandbox", "/sand", &[], Access::AnyKey, "environment = \"test\"\n")
+        .route_to(
+            "sandbox",
+            "/sand",
+            &[],
+            Access::AnyKey,
+            "environment = \"test\"\n",
+        )
         .upstream("sandbox", upstream.address)
         .set("upstreams.sandbox", "environment", r#""test""#)
         .start();

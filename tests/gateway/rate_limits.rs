@@ -78,11 +78,21 @@ fn every_authenticated_answer_tells_the_limit() {
     let upstream = Upstream::start();
     let gateway = Setup::limited(&upstream, "100/hour", "unlimited")
         .upstream("dead", upstream::nobody())
-        .route_to("dead", "/dead", &[], crate::support::gateway::Access::AnyKey, "")
+        .route_to(
+            "dead",
+            "/dead",
+            &[],
+            crate::support::gateway::Access::AnyKey,
+            "",
+        )
         .start();
     let key = gateway.key_with_scopes("acme", &["leases:read"]);
     for status in [200, 201, 204, 301, 304, 400, 401, 404, 410, 500, 502, 503] {
-        let own = [("X-RateLimit-Limit", "7"), ("x-ratelimit-remaining", "7"), ("RateLimit", "7")];
+        let own = [
+            ("X-RateLimit-Limit", "7"),
+            ("x-ratelimit-remaining", "7"),
+            ("RateLimit", "7"),
+        ];
         let mut answer = upstream::status(status, &own, "");
         if matches!(status, 204 | 304) {
             answer = format!("HTTP/1.1 {status} X\r\nX-RateLimit-Limit: 7\r\n\r\n").into_bytes();
@@ -104,7 +114,11 @@ fn every_authenticated_answer_tells_the_limit() {
     }
     // Strangers are told nothing.
     assert!(!gateway.send(&Request::get("/any")).has("x-ratelimit-limit"));
-    assert!(!gateway.send(&Request::get("/public/x")).has("x-ratelimit-limit"));
+    assert!(
+        !gateway
+            .send(&Request::get("/public/x"))
+            .has("x-ratelimit-limit")
+    );
 }
 
 #[track_caller]
@@ -112,9 +126,15 @@ fn assert_rate_headers(answer: &Answer, status: u16) {
     assert_eq!(answer.status, status);
     assert_eq!(answer.number("x-ratelimit-limit"), 100, "{status}");
     assert!(answer.number("x-ratelimit-remaining") < 100, "{status}");
-    assert!(answer.number("x-ratelimit-reset") > unix_seconds(), "{status}");
+    assert!(
+        answer.number("x-ratelimit-reset") > unix_seconds(),
+        "{status}"
+    );
     assert!(answer.one("ratelimit").contains("r="), "{status}");
-    assert!(answer.one("ratelimit-policy").contains("q=100;w=3600"), "{status}");
+    assert!(
+        answer.one("ratelimit-policy").contains("q=100;w=3600"),
+        "{status}"
+    );
     assert!(!answer.has("retry-after"), "only on 429, not on {status}");
 }
 
@@ -141,7 +161,10 @@ fn remaining_counts_down_and_reset_stands_still() {
     assert_eq!(refused.number("x-ratelimit-remaining"), 0);
     assert_eq!(refused.number("x-ratelimit-reset"), reset);
     gateway.advance(HOUR + SECOND);
-    assert_eq!(client.exchange(&request).number("x-ratelimit-remaining"), 99);
+    assert_eq!(
+        client.exchange(&request).number("x-ratelimit-remaining"),
+        99
+    );
 }
 
 // FA24, CHECK2: 500 tries in a minute leave the hour at exactly 80; a refused request costs nothing.
@@ -154,7 +177,10 @@ fn a_refused_request_is_charged_to_no_window() {
     let refused = gateway.get("/any", &key);
     assert_eq!(refused.number("x-ratelimit-remaining"), 80);
     gateway.advance(MINUTE);
-    assert_eq!(gateway.get("/any", &key).number("x-ratelimit-remaining"), 79);
+    assert_eq!(
+        gateway.get("/any", &key).number("x-ratelimit-remaining"),
+        79
+    );
 }
 
 // FA26, CHECK3, IMP4: sleeping Retry-After succeeds, sleeping a second less fails; burst and hour.
@@ -181,7 +207,9 @@ fn retry_after_is_true() {
         let wait = answer.number("retry-after");
         assert!(wait >= 1);
         if answer.number("x-ratelimit-remaining") == 0 {
-            let until_reset = answer.number("x-ratelimit-reset").saturating_sub(wall(&gateway));
+            let until_reset = answer
+                .number("x-ratelimit-reset")
+                .saturating_sub(wall(&gateway));
             assert!(wait.abs_diff(until_reset) <= 1, "{wait} and {until_reset}");
         } else {
             assert!(wait <= 60, "{wait}");
@@ -262,7 +290,10 @@ fn unknown_keys_touch_no_tenant() {
         let request = Request::get("/any").bearer(&format!("fp_live_{count:036}"));
         client.exchange(&request).expect(401);
     }
-    assert_eq!(gateway.get("/any", &key).number("x-ratelimit-remaining"), 98);
+    assert_eq!(
+        gateway.get("/any", &key).number("x-ratelimit-remaining"),
+        98
+    );
     let after = gateway.admin_get("/metrics").text().lines().count();
     assert!(after <= series + 20, "{series} lines, then {after}");
 }
@@ -298,7 +329,9 @@ fn fire_500(gateway: &Gateway, key: &Key, window: usize) -> (usize, usize) {
             scope.spawn(move || {
                 let mut client = gateway.connect();
                 ready.wait();
-                (0..30).map(|_| client.exchange(request).status).collect::<Vec<_>>()
+                (0..30)
+                    .map(|_| client.exchange(request).status)
+                    .collect::<Vec<_>>()
             })
         });
         let mut all: Vec<_> = h1.collect();
@@ -311,7 +344,9 @@ fn fire_500(gateway: &Gateway, key: &Key, window: usize) -> (usize, usize) {
         ready.wait();
         setup.write();
         gateway.reload_as_is().unwrap();
-        all.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        all.into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert_eq!(statuses.len(), 500);
     let count = |status| statuses.iter().filter(|found| **found == status).count();
@@ -360,12 +395,18 @@ fn a_plan_change_keeps_what_was_used() {
     let mut gateway = Setup::limited(&upstream, "100/hour", "unlimited").start();
     let key = gateway.key("acme");
     assert_eq!(admitted(&gateway, &key, 90), 90);
-    let bigger = gateway.setup.clone().plan("limited", "1000/hour", "unlimited");
+    let bigger = gateway
+        .setup
+        .clone()
+        .plan("limited", "1000/hour", "unlimited");
     gateway.reload(bigger).unwrap();
     let answer = gateway.get("/any", &key);
     assert_eq!(answer.number("x-ratelimit-limit"), 1000);
     assert_eq!(answer.number("x-ratelimit-remaining"), 909);
-    let smaller = gateway.setup.clone().plan("limited", "50/hour", "unlimited");
+    let smaller = gateway
+        .setup
+        .clone()
+        .plan("limited", "50/hour", "unlimited");
     gateway.reload(smaller).unwrap();
     gateway.get("/any", &key).expect(429);
 }
@@ -384,8 +425,14 @@ fn a_route_may_cost_more() {
         )
         .start();
     let key = gateway.key("acme");
-    assert_eq!(gateway.get("/dear", &key).number("x-ratelimit-remaining"), 6);
-    assert_eq!(gateway.get("/dear", &key).number("x-ratelimit-remaining"), 2);
+    assert_eq!(
+        gateway.get("/dear", &key).number("x-ratelimit-remaining"),
+        6
+    );
+    assert_eq!(
+        gateway.get("/dear", &key).number("x-ratelimit-remaining"),
+        2
+    );
     gateway.get("/dear", &key).expect(429);
     assert_eq!(gateway.get("/any", &key).number("x-ratelimit-remaining"), 1);
 }
@@ -397,7 +444,12 @@ fn an_unlimited_plan_has_no_rate_headers() {
     let gateway = Setup::usual(&upstream).start();
     let key = gateway.key("acme");
     let answer = gateway.get("/any", &key);
-    for name in ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "ratelimit"] {
+    for name in [
+        "x-ratelimit-limit",
+        "x-ratelimit-remaining",
+        "x-ratelimit-reset",
+        "ratelimit",
+    ] {
         assert!(!answer.has(name), "{name}");
     }
     assert_eq!(admitted(&gateway, &key, 300), 300);

@@ -42,7 +42,12 @@ fn real_backends_see_one_tenant_and_no_key() {
                 let answer = gateway.send(&request);
                 answer.expect(200);
                 assert_eq!(said(&answer, "backend"), backend.name);
-                assert_eq!(said(&answer, "tenant"), tenant, "{}: {forged}", backend.name);
+                assert_eq!(
+                    said(&answer, "tenant"),
+                    tenant,
+                    "{}: {forged}",
+                    backend.name
+                );
                 assert_eq!(said(&answer, "authorization"), "", "{}", backend.name);
                 assert_eq!(said(&answer, "key"), "", "{}", backend.name);
                 assert_eq!(said(&answer, "request_id"), answer.one("x-request-id"));
@@ -56,13 +61,16 @@ fn real_backends_see_one_tenant_and_no_key() {
 fn nominated_and_trailing_tenants_do_not_reach_real_backends() {
     for (backend, gateway) in fronted() {
         let key = gateway.key("acme").text;
-        let start = format!("POST /any HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n");
+        let start =
+            format!("POST /any HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n");
         for rest in [
             "Connection: X-Tenant-Id\r\nContent-Length: 0\r\n\r\n",
             "Connection: X-Tenant-Id\r\nX-Tenant-Id: forged\r\nContent-Length: 0\r\n\r\n",
             "Transfer-Encoding: chunked\r\nTrailer: X-Tenant-Id\r\n\r\n2\r\nhi\r\n0\r\nX-Tenant-Id: forged\r\n\r\n",
         ] {
-            let answer = gateway.send_bytes(format!("{start}{rest}")).expect("an answer");
+            let answer = gateway
+                .send_bytes(format!("{start}{rest}"))
+                .expect("an answer");
             if answer.status != 400 {
                 answer.expect(200);
                 assert_eq!(said(&answer, "tenant"), "acme", "{}: {rest}", backend.name);
@@ -78,7 +86,9 @@ fn no_path_trick_reaches_a_forbidden_place() {
         // May do everything under /any, and so whatever `/{*rest}`-like spelling leaves it; but not /admin.
         let key = gateway.key_with_scopes("acme", &["leases:read"]).text;
         let bearer = format!("Bearer {key}");
-        gateway.send(&Request::get("/admin/x").bearer(&key)).expect(403);
+        gateway
+            .send(&Request::get("/admin/x").bearer(&key))
+            .expect(403);
         for trick in PATH_TRICKS {
             for base in ["/any", "/leases", "/public"] {
                 let target = trick.replacen("/public", base, 1);
@@ -93,7 +103,10 @@ fn no_path_trick_reaches_a_forbidden_place() {
                 if let Outcome::Status(200) = Frames::connect(gateway.https()).exchange(&fields) {
                     let answer = block_on(async {
                         let client = gateway.connect_h2().await;
-                        client.exchange(&Request::get(&target).bearer(&key)).await.unwrap()
+                        client
+                            .exchange(&Request::get(&target).bearer(&key))
+                            .await
+                            .unwrap()
                     });
                     assert_not_admin(&answer, backend.name, &target);
                 }
@@ -137,7 +150,9 @@ fn real_backends_serve_many_requests() {
         }
         let head = Request::new("HEAD", "/any").bearer(&key.text);
         client.exchange(&head).expect(200);
-        let post = Request::new("POST", "/any").bearer(&key.text).body("x".repeat(100_000));
+        let post = Request::new("POST", "/any")
+            .bearer(&key.text)
+            .body("x".repeat(100_000));
         client.exchange(&post).expect(200);
         block_on(async {
             let client = gateway.connect_h2().await;

@@ -24,11 +24,25 @@ fn a_bad_file_changes_nothing_and_is_explained() {
     let cases = [
         (good.clone().more("[[routes"), "gateway.toml:"),
         (good.clone().set("listen", "htps", "[]"), "https"),
-        (good.clone().plan("open", "100/fortnight", "unlimited"), "fortnight"),
+        (
+            good.clone().plan("open", "100/fortnight", "unlimited"),
+            "fortnight",
+        ),
         (good.clone().tenant("acme", "gold"), "gold"),
-        (good.clone().route_to("billing", "/b", &[], Access::AnyKey, ""), "billing"),
-        (good.clone().more("[[routes]]\npath = \"/x\"\nupstream = \"legacy\""), "access"),
-        (good.clone().set("tls", "certificate", "\"nowhere.pem\""), "nowhere.pem"),
+        (
+            good.clone()
+                .route_to("billing", "/b", &[], Access::AnyKey, ""),
+            "billing",
+        ),
+        (
+            good.clone()
+                .more("[[routes]]\npath = \"/x\"\nupstream = \"legacy\""),
+            "access",
+        ),
+        (
+            good.clone().set("tls", "certificate", "\"nowhere.pem\""),
+            "nowhere.pem",
+        ),
     ];
     for (bad, word) in cases {
         let error = gateway.reload(bad).unwrap_err();
@@ -76,7 +90,11 @@ fn reloads_under_load_lose_nothing() {
         }
         for count in 0..50 {
             let path = format!("/extra/{count}");
-            gateway.setup.clone().route(&path, &[], Access::AnyKey).write();
+            gateway
+                .setup
+                .clone()
+                .route(&path, &[], Access::AnyKey)
+                .write();
             gateway.reload_as_is().unwrap();
         }
         done.store(true, Ordering::SeqCst);
@@ -94,7 +112,11 @@ fn a_request_in_flight_outlives_the_removal_of_its_route() {
     let gate = Gate::closed();
     upstream.script(
         "/any",
-        vec![Step::ReadBody, Step::Wait(gate.clone()), Step::Send(upstream::ok("late"))],
+        vec![
+            Step::ReadBody,
+            Step::Wait(gate.clone()),
+            Step::Send(upstream::ok("late")),
+        ],
     );
     let mut gateway = Setup::usual(&upstream).start();
     let key = gateway.key("acme");
@@ -156,7 +178,5 @@ fn listeners_do_not_move_on_a_reload() {
         .set("listen", "https", r#"["127.0.0.2:0"]"#);
     let error = gateway.reload(moved).unwrap_err();
     assert!(error.contains("restart"), "{error}");
-    gateway
-        .send(&Request::get("/public/x"))
-        .expect(200);
+    gateway.send(&Request::get("/public/x")).expect(200);
 }

@@ -23,7 +23,11 @@ fn a_drain_finishes_what_is_in_flight() {
     let gate = Gate::closed();
     upstream.script(
         "/public/slow",
-        vec![Step::ReadBody, Step::Wait(gate.clone()), Step::Send(ok("whole"))],
+        vec![
+            Step::ReadBody,
+            Step::Wait(gate.clone()),
+            Step::Send(ok("whole")),
+        ],
     );
     let gateway = Setup::usual(&upstream).start();
     let address = gateway.https();
@@ -67,7 +71,11 @@ fn http2_clients_are_told_to_go_away() {
     let gate = Gate::closed();
     upstream.script(
         "/public/slow",
-        vec![Step::ReadBody, Step::Wait(gate.clone()), Step::Send(ok("whole"))],
+        vec![
+            Step::ReadBody,
+            Step::Wait(gate.clone()),
+            Step::Send(ok("whole")),
+        ],
     );
     let gateway = Setup::usual(&upstream).start();
     let mut client = Frames::connect(gateway.https());
@@ -100,7 +108,10 @@ fn a_drain_is_bounded() {
     client.send(Request::get("/public/never").bytes());
     upstream.wait_for_hits(1);
     let (took, ()) = timed(|| gateway.stop());
-    assert!(took >= Duration::from_millis(250) && took < PATIENCE, "{took:?}");
+    assert!(
+        took >= Duration::from_millis(250) && took < PATIENCE,
+        "{took:?}"
+    );
     upstream.wait_for_aborted(1);
 }
 
@@ -121,13 +132,13 @@ fn a_stopped_gateway_leaves_nothing_behind() {
 fn a_store_in_use_is_refused() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream).start();
-    let error = gateway
+    let second = gateway
         .setup
         .clone()
-        .set("listen", "admin_socket", r#""second.sock""#)
-        .try_start(&gateway.clock)
-        .err()
-        .expect("a second gateway on the same store is refused");
+        .set("listen", "admin_socket", r#""second.sock""#);
+    let Err(error) = second.try_start(&gateway.clock) else {
+        panic!("a second gateway runs on the same store");
+    };
     assert!(error.contains("in use"), "{error}");
     gateway.send(&Request::get("/public/x")).expect(200);
 }

@@ -48,7 +48,11 @@ fn assert_only_acme(request: &Recorded, case: &str) {
     let found = request.look_alikes("x-tenant-id");
     assert_eq!(found.len(), 1, "{case}: {}", request.text());
     assert_eq!(found[0].1, "acme", "{case}: {}", request.text());
-    assert!(!request.trailers.contains("bravo"), "{case}: {}", request.text());
+    assert!(
+        !request.trailers.contains("bravo"),
+        "{case}: {}",
+        request.text()
+    );
     let head = request.text();
     let head = head.split("\r\n\r\n").next().unwrap().to_owned();
     let lines_with_bravo = head.lines().skip(1).filter(|line| line.contains("bravo"));
@@ -127,7 +131,9 @@ fn a_tenant_header_of_the_client_is_overwritten() {
     let gateway = Setup::usual(&upstream).start();
     for (tenant, sent) in [("acme", "bravo"), ("bravo", "acme"), ("acme", "acme")] {
         let key = gateway.key(tenant).text;
-        let request = Request::get("/any").bearer(&key).header("X-Tenant-ID", sent);
+        let request = Request::get("/any")
+            .bearer(&key)
+            .header("X-Tenant-ID", sent);
         gateway.send(&request).expect(200);
         assert_eq!(upstream.last().all("x-tenant-id"), [tenant]);
     }
@@ -141,13 +147,20 @@ fn no_spelling_over_http2_forges_the_tenant() {
     let key = format!("Bearer {}", gateway.key("acme").text);
     let lower: Vec<String> = SPELLINGS.iter().map(|name| name.to_lowercase()).collect();
     let mut cases: Vec<Vec<(&str, &str)>> = Vec::new();
-    for name in SPELLINGS.iter().copied().chain(lower.iter().map(String::as_str)) {
+    for name in SPELLINGS
+        .iter()
+        .copied()
+        .chain(lower.iter().map(String::as_str))
+    {
         cases.push(vec![(name, "bravo")]);
     }
     cases.push(vec![("x-tenant-id", "bravo"), ("x-tenant-id", "bravo")]);
     cases.push(vec![("x-tenant-id", "acme"), ("x_tenant_id", "bravo")]);
     cases.push(vec![("connection", "x-tenant-id")]);
-    cases.push(vec![("connection", "x-tenant-id"), ("x-tenant-id", "bravo")]);
+    cases.push(vec![
+        ("connection", "x-tenant-id"),
+        ("x-tenant-id", "bravo"),
+    ]);
     cases.push(vec![("x-a", "b\r\nx-tenant-id: bravo")]);
     cases.push(vec![("x-a\r\nx-tenant-id", "bravo")]);
     cases.push(vec![("x-a: b\r\nx-tenant-id", "bravo")]);
@@ -227,7 +240,10 @@ fn a_renamed_tenant_header_is_guarded_alike() {
         gateway.send(&request).expect(200);
         let found = upstream.last();
         let found = found.look_alikes("x-organization");
-        assert_eq!(found.iter().map(|pair| pair.1).collect::<Vec<_>>(), ["acme"]);
+        assert_eq!(
+            found.iter().map(|pair| pair.1).collect::<Vec<_>>(),
+            ["acme"]
+        );
     }
 }
 
@@ -307,7 +323,9 @@ fn underscore_names_are_dropped_unless_kept() {
     assert!(upstream.last().look_alikes("my-header").is_empty());
     gateway.stop();
 
-    let gateway = setup.set("headers", "underscore_headers", r#""keep""#).start();
+    let gateway = setup
+        .set("headers", "underscore_headers", r#""keep""#)
+        .start();
     gateway.send(&request).expect(200);
     assert_eq!(upstream.last().all("my_header"), ["1"]);
     assert_only_acme(&upstream.last(), "underscore names kept");
@@ -341,7 +359,10 @@ fn answers_of_two_tenants_are_never_mixed() {
     let first = gateway.get("/any", &acme);
     upstream.answer("/any", ok("two"));
     let second = gateway.get("/any", &bravo);
-    assert_eq!((first.text().as_str(), second.text().as_str()), ("one", "two"));
+    assert_eq!(
+        (first.text().as_str(), second.text().as_str()),
+        ("one", "two")
+    );
     assert_eq!(upstream.hits(), 2);
     assert_eq!(first.one("cache-control"), "private");
     upstream.answer(
@@ -374,7 +395,11 @@ fn concurrent_streams_keep_their_tenants_apart() {
         }
     });
     for request in upstream.requests() {
-        let tenant = if request.target().ends_with('0') { "acme" } else { "bravo" };
+        let tenant = if request.target().ends_with('0') {
+            "acme"
+        } else {
+            "bravo"
+        };
         assert_eq!(request.all("x-tenant-id"), [tenant]);
     }
 }

@@ -11,6 +11,7 @@ use crate::support::client::Http1;
 use crate::support::client::block_on;
 use crate::support::eventually;
 use crate::support::gateway::Setup;
+use crate::support::real;
 use crate::support::request::Request;
 use crate::support::upstream::Upstream;
 
@@ -95,7 +96,9 @@ fn a_client_without_alpn_gets_http_1_1() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream).start();
     let wire = client::tls(gateway.https(), "localhost", client::tls_config(&[])).unwrap();
-    Http1::over(wire).exchange(&Request::get("/public/x")).expect(200);
+    Http1::over(wire)
+        .exchange(&Request::get("/public/x"))
+        .expect(200);
 }
 
 // S23: TLS 1.1 and older are not spoken.
@@ -158,7 +161,10 @@ fn certificates_are_reloaded_when_their_files_change() {
     let mut old = gateway.connect();
     std::fs::write(gateway.directory().join("cert.pem"), "broken").unwrap();
     assert!(gateway.reload_as_is().is_err());
-    gateway.connect().exchange(&Request::get("/public/x")).expect(200);
+    gateway
+        .connect()
+        .exchange(&Request::get("/public/x"))
+        .expect(200);
 
     certs::leaf(&["renewed.test"]).write(gateway.directory(), "cert");
     eventually("the renewed certificate is served", || {
@@ -179,7 +185,10 @@ fn hsts_is_sent_when_it_is_configured() {
         assert_eq!(answer.one("strict-transport-security"), "max-age=31536000");
     }
     let answer = Http1::plain(gateway.http()).exchange(&Request::get("/public/x"));
-    assert!(!answer.has("strict-transport-security"), "RFC 6797 section 7.2");
+    assert!(
+        !answer.has("strict-transport-security"),
+        "RFC 6797 section 7.2"
+    );
 }
 
 // S22: a connection that says nothing is ended by a deadline.
@@ -217,6 +226,9 @@ fn connections_from_one_address_are_capped() {
 // The real curl, as a stranger would use it.
 #[test]
 fn curl_gets_in_with_a_key_and_not_without() {
+    if real::left_out("curl") {
+        return;
+    }
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream).start();
     let key = gateway.key("acme");

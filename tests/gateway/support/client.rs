@@ -165,7 +165,10 @@ impl Http1 {
             .all("transfer-encoding")
             .iter()
             .any(|coding| coding.eq_ignore_ascii_case("chunked"));
-        let length = answer.all("content-length").first().map(|text| text.parse());
+        let length = answer
+            .all("content-length")
+            .first()
+            .map(|text| text.parse());
         if empty {
             answer.complete = true;
         } else if chunked {
@@ -318,10 +321,7 @@ impl Http2 {
     }
 
     /// Sends a request whole; the answer is awaited by the caller.
-    pub async fn begin(
-        &self,
-        request: &Request,
-    ) -> Result<h2::client::ResponseFuture, h2::Error> {
+    pub async fn begin(&self, request: &Request) -> Result<h2::client::ResponseFuture, h2::Error> {
         let mut sender = self.sender.clone().ready().await?;
         let body = request.body.clone();
         let (response, mut stream) = sender.send_request(h2_head(request), body.is_none())?;

@@ -347,8 +347,7 @@ impl Gateway {
     /// What `GET path` on the admin listener says.
     #[track_caller]
     pub fn admin_get(&self, path: &str) -> Answer {
-        Http1::plain(self.admin())
-            .exchange(&Request::get(path).header("Connection", "close"))
+        Http1::plain(self.admin()).exchange(&Request::get(path).header("Connection", "close"))
     }
 
     /// Puts a changed file in place and asks for a reload.
@@ -399,7 +398,9 @@ impl Gateway {
     pub fn log_line(&self, text: &str) -> serde_json::Value {
         let line = eventually(&format!("a log line with {text:?}"), || {
             let log = self.log();
-            let mut lines = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let mut lines = log
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'));
             lines.find(|line| line.contains(text)).map(str::to_owned)
         });
         serde_json::from_str(&line).expect("each log line is JSON")
