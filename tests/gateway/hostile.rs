@@ -76,13 +76,18 @@ fn content_length_beside_chunked_never_smuggles() {
         ("Content-Length: 400", "Transfer-Encoding: Chunked"),
     ] {
         let mut client = gateway.connect();
-        client.send(format!("{START}{one}\r\n{two}\r\n\r\n2\r\nhi\r\n0\r\n\r\n{NEXT}"));
+        client.send(format!(
+            "{START}{one}\r\n{two}\r\n\r\n2\r\nhi\r\n0\r\n\r\n{NEXT}"
+        ));
         if let Some(answer) = client.try_read_for("POST") {
             match answer.status {
                 200 => {
                     let got = upstream.last();
                     assert_eq!(got.body, b"hi");
-                    assert!(got.all("content-length").is_empty() || got.all("transfer-encoding").is_empty());
+                    assert!(
+                        got.all("content-length").is_empty()
+                            || got.all("transfer-encoding").is_empty()
+                    );
                 }
                 status => assert_eq!(status, 400),
             }
@@ -130,15 +135,24 @@ fn malformed_chunks_are_refused() {
         "2 2\r\nhi\r\n0\r\n\r\n",
     ] {
         let mut client = gateway.connect();
-        client.send(format!("{START}Transfer-Encoding: chunked\r\n\r\n{chunks}{NEXT}"));
+        client.send(format!(
+            "{START}Transfer-Encoding: chunked\r\n\r\n{chunks}{NEXT}"
+        ));
         if let Some(answer) = client.try_read_for("POST") {
             assert!(answer.status >= 400, "{chunks:?}: {answer:?}");
         }
         assert!(client.is_closed(), "{chunks:?}");
         assert_eq!(upstream.hits_on("/public/smuggled"), 0, "{chunks:?}");
     }
-    let complete = upstream.requests().iter().filter(|request| request.complete).count();
-    assert_eq!(complete, 0, "no broken body was finished towards the backend");
+    let complete = upstream
+        .requests()
+        .iter()
+        .filter(|request| request.complete)
+        .count();
+    assert_eq!(
+        complete, 0,
+        "no broken body was finished towards the backend"
+    );
 }
 
 // S3: chunk extensions do not pass.
@@ -146,7 +160,10 @@ fn malformed_chunks_are_refused() {
 fn chunk_extensions_are_dropped() {
     let (upstream, gateway) = usual();
     let bytes = format!("{START}Transfer-Encoding: chunked\r\n\r\n2;a=b\r\nhi\r\n0\r\n\r\n");
-    if gateway.send_bytes(&bytes).is_some_and(|answer| answer.status == 200) {
+    if gateway
+        .send_bytes(&bytes)
+        .is_some_and(|answer| answer.status == 200)
+    {
         assert_eq!(upstream.last().body, b"hi");
         assert!(!upstream.last().text().contains("a=b"));
     }
@@ -265,7 +282,10 @@ fn strange_target_forms_are_refused() {
     assert_refused_or_404(&upstream, &gateway, bytes);
     // Absolute form: refused, or served by the route alone.
     let bytes = "GET https://localhost/public/abs HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    if gateway.send_bytes(bytes).is_some_and(|answer| answer.status == 200) {
+    if gateway
+        .send_bytes(bytes)
+        .is_some_and(|answer| answer.status == 200)
+    {
         assert_eq!(upstream.last().target(), "/public/abs");
     }
 }
@@ -274,7 +294,11 @@ fn strange_target_forms_are_refused() {
 fn assert_refused_or_404(upstream: &Upstream, gateway: &Gateway, bytes: &str) {
     let before = upstream.hits();
     if let Some(answer) = gateway.send_bytes(bytes) {
-        assert!(matches!(answer.status, 400 | 404 | 405 | 501), "{bytes:?}: {}", answer.status);
+        assert!(
+            matches!(answer.status, 400 | 404 | 405 | 501),
+            "{bytes:?}: {}",
+            answer.status
+        );
     }
     assert_eq!(upstream.hits(), before, "{bytes:?}");
 }
@@ -353,7 +377,10 @@ fn the_path_that_was_decided_on_is_forwarded() {
         ("/public/a%20b", "/public/a%20b"),
         ("/public/%252e%252e/admin", "/public/%252e%252e/admin"),
         ("/public/x?a=%2e%2e/&b=%7e#", ""),
-        ("/public/x?a=%2e%2e/..//;\\&b=%7e", "/public/x?a=%2e%2e/..//;\\&b=%7e"),
+        (
+            "/public/x?a=%2e%2e/..//;\\&b=%7e",
+            "/public/x?a=%2e%2e/..//;\\&b=%7e",
+        ),
         ("/public/x?", "/public/x?"),
     ] {
         let answer = gateway.send_bytes(format!("GET {sent} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
@@ -373,7 +400,13 @@ fn the_path_that_was_decided_on_is_forwarded() {
 fn a_raw_path_route_passes_what_came() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream)
-        .route_to("legacy", "/files/{*rest}", &[], Access::Public, "raw_path = true\n")
+        .route_to(
+            "legacy",
+            "/files/{*rest}",
+            &[],
+            Access::Public,
+            "raw_path = true\n",
+        )
         .start();
     gateway.send(&Request::get("/files/a%2fb//c;d")).expect(200);
     assert_eq!(upstream.last().target(), "/files/a%2fb//c;d");
@@ -415,7 +448,15 @@ fn hop_by_hop_headers_end_at_the_gateway() {
          Keep-Alive: timeout=5\r\nProxy-Connection: x\r\nProxy-Authorization: Basic x\r\nTE: trailers\r\nTrailer: x\r\nUpgrade: foo\r\nX-Three: 3\r\nContent-Length: 2\r\n\r\nhi";
     gateway.send_bytes(bytes).unwrap().expect(200);
     let got = upstream.last();
-    for name in ["x-one", "x-two", "keep-alive", "proxy-connection", "proxy-authorization", "upgrade", "trailer"] {
+    for name in [
+        "x-one",
+        "x-two",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "upgrade",
+        "trailer",
+    ] {
         assert!(got.all(name).is_empty(), "{name}: {}", got.text());
     }
     assert_eq!(got.all("x-three"), ["3"]);
@@ -528,7 +569,8 @@ fn rapid_resets_end_the_connection() {
         }
     }
     if lives {
-        let ended = (0..10_000).any(|_| client.read().is_none_or(|frame| frame.0 == frames::GOAWAY));
+        let ended =
+            (0..10_000).any(|_| client.read().is_none_or(|frame| frame.0 == frames::GOAWAY));
         assert!(ended, "20,000 resets were borne without GOAWAY");
     }
     gateway.send(&Request::get("/public/x")).expect(200);
@@ -549,7 +591,10 @@ fn frame_floods_end_the_connection() {
         }
     }
     if lives {
-        assert!(matches!(client.outcome(1), Outcome::GoAway(_) | Outcome::Closed | Outcome::Reset(_)));
+        assert!(matches!(
+            client.outcome(1),
+            Outcome::GoAway(_) | Outcome::Closed | Outcome::Reset(_)
+        ));
     }
     for kind in [frames::PING, frames::SETTINGS] {
         let mut client = Frames::connect(gateway.https());
@@ -588,7 +633,11 @@ fn large_http2_heads_are_refused() {
     client.send(HEADERS, END_STREAM, 1, first);
     let mut pieces = rest.chunks(16_000).peekable();
     while let Some(piece) = pieces.next() {
-        let flags = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+        let flags = if pieces.peek().is_none() {
+            END_HEADERS
+        } else {
+            0
+        };
         client.send(frames::CONTINUATION, flags, 1, piece);
     }
     assert_ne!(client.outcome(1), Outcome::Status(200));
@@ -641,7 +690,10 @@ fn a_slow_head_is_ended() {
 fn garbage_from_the_backend_is_502() {
     let (upstream, gateway) = usual();
     let key = gateway.key("acme");
-    let large = format!("HTTP/1.1 200 OK\r\nX-Large: {}\r\n\r\n", "x".repeat(200_000));
+    let large = format!(
+        "HTTP/1.1 200 OK\r\nX-Large: {}\r\n\r\n",
+        "x".repeat(200_000)
+    );
     let answers = [
         "garbage\r\n\r\n",
         "HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
@@ -662,7 +714,11 @@ fn garbage_from_the_backend_is_502() {
         let answer = gateway.get("/any", &key);
         let shown: String = bytes.chars().take(60).collect();
         assert_eq!(answer.status, 502, "{shown:?}");
-        assert_eq!(answer.one("content-type"), "application/problem+json", "S41");
+        assert_eq!(
+            answer.one("content-type"),
+            "application/problem+json",
+            "S41"
+        );
         assert!(answer.has("proxy-status"), "{shown:?}");
         upstream.answer("/any", ok("fine"));
         gateway.get("/any", &key).expect(200);
@@ -673,11 +729,22 @@ fn garbage_from_the_backend_is_502() {
 #[test]
 fn excess_bytes_do_not_answer_the_next_request() {
     let upstream = Upstream::start();
-    let gateway = Setup::usual(&upstream).set("server", "workers", "1").start();
+    let gateway = Setup::usual(&upstream)
+        .set("server", "workers", "1")
+        .start();
     let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
-    upstream.answer("/public/a", format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{evil}"));
-    upstream.answer("/public/b", format!("HTTP/1.1 204 No Content\r\n\r\n{evil}"));
-    upstream.answer("/public/c", format!("HTTP/1.1 304 Not Modified\r\n\r\n{evil}"));
+    upstream.answer(
+        "/public/a",
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{evil}"),
+    );
+    upstream.answer(
+        "/public/b",
+        format!("HTTP/1.1 204 No Content\r\n\r\n{evil}"),
+    );
+    upstream.answer(
+        "/public/c",
+        format!("HTTP/1.1 304 Not Modified\r\n\r\n{evil}"),
+    );
     let mut client = gateway.connect();
     for poisoned in ["/public/a", "/public/b", "/public/c"] {
         client.exchange(&Request::get(poisoned));
@@ -686,7 +753,10 @@ fn excess_bytes_do_not_answer_the_next_request() {
             assert_eq!(answer.text(), "ok", "after {poisoned}");
         }
     }
-    upstream.answer("/public/head", format!("HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n{evil}"));
+    upstream.answer(
+        "/public/head",
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 43\r\n\r\n{evil}"),
+    );
     client.exchange(&Request::new("HEAD", "/public/head"));
     for _ in 0..5 {
         assert_eq!(client.exchange(&Request::get("/public/next")).text(), "ok");
@@ -698,16 +768,23 @@ fn excess_bytes_do_not_answer_the_next_request() {
 fn interim_answers_are_bounded() {
     let (upstream, gateway) = usual();
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
-    upstream.answer("/public/few", format!("{hints}{hints}{}", String::from_utf8_lossy(&ok("done"))));
+    upstream.answer(
+        "/public/few",
+        format!("{hints}{hints}{}", String::from_utf8_lossy(&ok("done"))),
+    );
     assert_eq!(gateway.send(&Request::get("/public/few")).text(), "done");
     upstream.answer_and_close("/public/flood", hints.repeat(10_000));
     gateway.send(&Request::get("/public/flood")).expect(502);
     upstream.script(
         "/public/early",
-        vec![Step::Send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec())],
+        vec![Step::Send(
+            b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
+        )],
     );
     let mut client = gateway.connect();
-    client.send("POST /public/early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nsome");
+    client.send(
+        "POST /public/early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nsome",
+    );
     client.read().expect(413);
 }
 
@@ -760,7 +837,11 @@ fn trace_and_connect_are_refused() {
     let key = gateway.key("acme").text;
     for method in ["TRACE", "CONNECT"] {
         let answer = gateway.send(&Request::new(method, "/any").bearer(&key));
-        assert!(matches!(answer.status, 400 | 405 | 501), "{method}: {}", answer.status);
+        assert!(
+            matches!(answer.status, 400 | 405 | 501),
+            "{method}: {}",
+            answer.status
+        );
     }
     assert_eq!(upstream.hits(), 0);
 }
@@ -779,13 +860,20 @@ fn every_refusal_has_a_shape_and_a_request_id() {
         (Request::new("DELETE", "/leases").bearer(&key), 405),
         (Request::get(&format!("/any/{}", "x".repeat(9_000))), 414),
         (Request::get("/any/gone").bearer(&key), 502),
-        (Request::new("POST", "/any").header("Transfer-Encoding", "gzip"), 501),
+        (
+            Request::new("POST", "/any").header("Transfer-Encoding", "gzip"),
+            501,
+        ),
     ];
     for (request, status) in cases {
         let answer = gateway.send(&request);
         assert_eq!(answer.status, status);
         assert!(!answer.one("x-request-id").is_empty(), "{status}");
-        assert_eq!(answer.one("content-type"), "application/problem+json", "{status}");
+        assert_eq!(
+            answer.one("content-type"),
+            "application/problem+json",
+            "{status}"
+        );
         assert_eq!(answer.json()["status"], status, "{status}");
         if matches!(status, 401 | 403) {
             assert_eq!(answer.one("cache-control"), "no-store", "{status}");
@@ -797,7 +885,12 @@ fn every_refusal_has_a_shape_and_a_request_id() {
 #[test]
 fn noise_does_not_stop_the_gateway() {
     let (_upstream, gateway) = usual();
-    for noise in [&b"\x16\x03\x01\x02\x00"[..], &[0; 100], &[0xff; 1000], b"SSH-2.0-x\r\n"] {
+    for noise in [
+        &b"\x16\x03\x01\x02\x00"[..],
+        &[0; 100],
+        &[0xff; 1000],
+        b"SSH-2.0-x\r\n",
+    ] {
         let mut raw = Http1::plain(gateway.https());
         raw.send(noise);
         drop(raw);

@@ -244,7 +244,7 @@ fn a_revoked_key_stays_revoked() {
     assert_eq!(upstream.hits(), 0);
 }
 
-// FF7, FF8, CW11: switched off and on again; deleted for good and gone from the list.
+// FF7, FF8, CW11, S32: switched off and on again; deleted for good and gone from the list.
 #[test]
 fn a_key_is_switched_off_and_on_and_deleted() {
     let (_upstream, gateway) = usual();

@@ -64,7 +64,10 @@ fn an_upload_is_not_gathered_first() {
     let upstream = Upstream::start();
     upstream.script(
         "/public/up",
-        vec![send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly"), Step::ReadBody],
+        vec![
+            send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly"),
+            Step::ReadBody,
+        ],
     );
     let gateway = Setup::usual(&upstream).start();
     let mut client = gateway.connect();
@@ -90,13 +93,16 @@ fn large_bodies_pass_in_flat_memory() {
         "/public/down",
         vec![
             Step::ReadBody,
-            send(format!("HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n\r\n")),
+            send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n\r\n"
+            )),
             Step::Repeat(vec![b'x'; PIECE], COUNT),
         ],
     );
     let mut wire = client::tls(gateway.https(), "localhost", client::tls_config(&[])).unwrap();
     let before = resident_bytes();
-    wire.write_all(&Request::get("/public/down").bytes()).unwrap();
+    wire.write_all(&Request::get("/public/down").bytes())
+        .unwrap();
     upstream.wait_for_hits(1);
     let mut piece = vec![0; PIECE];
     let mut got = 0;
@@ -110,7 +116,11 @@ fn large_bodies_pass_in_flat_memory() {
         }
     }
     // Other tests share the process; a gathered body would show as its full 256 MiB.
-    assert!(peak.saturating_sub(before) < 128 << 20, "{} bytes more", peak - before);
+    assert!(
+        peak.saturating_sub(before) < 128 << 20,
+        "{} bytes more",
+        peak - before
+    );
 }
 
 // DESIGN section 7: a client that does not read stops the backend from sending.
@@ -124,7 +134,10 @@ fn a_slow_reader_holds_the_backend_back() {
         "/public/down",
         vec![
             Step::ReadBody,
-            send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 64 * PIECE)),
+            send(format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+                64 * PIECE
+            )),
             Step::Repeat(vec![b'x'; PIECE], 64),
             Step::Wait(told.clone()),
         ],
@@ -135,7 +148,11 @@ fn a_slow_reader_holds_the_backend_back() {
     let mut answer = client.read_head().unwrap();
     answer.expect(200);
     let after = resident_bytes();
-    assert!(after.saturating_sub(before) < 48 << 20, "{} bytes held", after - before);
+    assert!(
+        after.saturating_sub(before) < 48 << 20,
+        "{} bytes held",
+        after - before
+    );
     told.open();
     client.read_body("GET", &mut answer);
     assert!(answer.complete);
@@ -167,7 +184,10 @@ fn a_cut_answer_looks_cut() {
         let mut h2 = Frames::connect(gateway.https());
         let stream = h2.open(&frames::get("/public/cut"), true);
         let ending = h2.ending(stream);
-        assert!(matches!(ending, Some(Outcome::Reset(_))), "{cut:?}: {ending:?}");
+        assert!(
+            matches!(ending, Some(Outcome::Reset(_))),
+            "{cut:?}: {ending:?}"
+        );
     }
 }
 
@@ -193,9 +213,15 @@ fn a_body_that_ends_by_closing_is_whole() {
 fn answers_without_a_body_keep_the_connection() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream).start();
-    upstream.answer("/public/head", "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n");
+    upstream.answer(
+        "/public/head",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n",
+    );
     upstream.answer("/public/204", "HTTP/1.1 204 No Content\r\n\r\n");
-    upstream.answer("/public/304", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n");
+    upstream.answer(
+        "/public/304",
+        "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n",
+    );
     let mut client = gateway.connect();
     let answer = client.exchange(&Request::new("HEAD", "/public/head"));
     assert_eq!(answer.number("content-length"), 1234);
@@ -250,7 +276,10 @@ fn response_trailers_arrive() {
         let h2 = gateway.connect_h2().await;
         let answer = h2.exchange(&Request::get("/public/t")).await.unwrap();
         assert_eq!(answer.text(), "hi");
-        assert_eq!(answer.trailers, [("grpc-status".to_owned(), "0".to_owned())]);
+        assert_eq!(
+            answer.trailers,
+            [("grpc-status".to_owned(), "0".to_owned())]
+        );
     });
     let request = Request::get("/public/t").header("TE", "trailers");
     let answer = gateway.send(&request);
@@ -282,7 +311,9 @@ fn a_client_that_leaves_cancels_the_backend() {
 #[test]
 fn connections_to_the_backend_are_used_again() {
     let upstream = Upstream::start();
-    let gateway = Setup::usual(&upstream).set("server", "workers", "1").start();
+    let gateway = Setup::usual(&upstream)
+        .set("server", "workers", "1")
+        .start();
     let mut client = gateway.connect();
     for _ in 0..20 {
         client.exchange(&Request::get("/public/x")).expect(200);
@@ -331,7 +362,12 @@ fn several_servers_share_the_work() {
         client.exchange(&Request::get("/public/x")).expect(200);
     }
     assert_eq!(one.hits() + two.hits(), 60);
-    assert!(one.hits() > 5 && two.hits() > 5, "{} and {}", one.hits(), two.hits());
+    assert!(
+        one.hits() > 5 && two.hits() > 5,
+        "{} and {}",
+        one.hits(),
+        two.hits()
+    );
 }
 
 // 502, 503 and 504 told apart, each with its Proxy-Status (RFC 9209).
@@ -342,7 +378,11 @@ fn backend_failures_are_told_apart() {
         .set("upstreams.legacy", "first_byte_timeout", r#""300ms""#)
         .upstream("dead", upstream::nobody())
         .route_to("dead", "/dead", &[], Access::Public, "")
-        .set("upstreams.nodns", "servers", r#"["http://no-such-name.invalid:80"]"#)
+        .set(
+            "upstreams.nodns",
+            "servers",
+            r#"["http://no-such-name.invalid:80"]"#,
+        )
         .route_to("nodns", "/nodns", &[], Access::Public, "")
         .start();
     upstream.script("/public/silent", vec![Step::ReadBody, Step::Hold]);
@@ -370,7 +410,13 @@ fn silence_and_total_deadlines_cut_an_answer() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream)
         .set("upstreams.legacy", "idle_timeout", r#""300ms""#)
-        .route_to("legacy", "/total", &[], Access::Public, "total_timeout = \"300ms\"\n")
+        .route_to(
+            "legacy",
+            "/total",
+            &[],
+            Access::Public,
+            "total_timeout = \"300ms\"\n",
+        )
         .start();
     for path in ["/public/stall", "/total"] {
         upstream.script(
@@ -393,7 +439,13 @@ fn bodies_are_bounded() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream)
         .set("http", "body_bytes_max", r#""1KiB""#)
-        .route_to("legacy", "/big", &[], Access::Public, "body_bytes_max = \"4KiB\"\n")
+        .route_to(
+            "legacy",
+            "/big",
+            &[],
+            Access::Public,
+            "body_bytes_max = \"4KiB\"\n",
+        )
         .start();
     let post = |path: &str, size: usize| {
         gateway
@@ -405,7 +457,9 @@ fn bodies_are_bounded() {
     assert_eq!(post("/big", 4096), 200);
     assert_eq!(post("/big", 4097), 413);
     assert_eq!(upstream.hits(), 2);
-    let mut chunked = "POST /public/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+    let mut chunked =
+        "POST /public/x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            .to_owned();
     for _ in 0..5 {
         chunked.push_str(&format!("100\r\n{}\r\n", "x".repeat(256)));
     }
