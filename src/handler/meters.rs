@@ -17,12 +17,14 @@ const HANDLES_MAX: usize = 4096;
 /// The label of requests that no route serves.
 const NO_ROUTE: &str = "(none)";
 
+/// A route and its numbers, found by the route's address, which the `Arc` kept here holds from being reused.
+type Handle = (Arc<Route>, Arc<RouteMetrics>);
+
 #[derive(Debug)]
 pub(crate) struct Meters {
     metrics: Arc<Metrics>,
     unmatched: Arc<RouteMetrics>,
-    /// By address of the route, which the stored `Arc` keeps from being reused.
-    routes: RefCell<HashMap<usize, (Arc<Route>, Arc<RouteMetrics>)>>,
+    routes: RefCell<HashMap<usize, Handle>>,
     refusals: RefCell<HashMap<&'static str, Arc<AtomicU64>>>,
 }
 

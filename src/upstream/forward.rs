@@ -116,13 +116,7 @@ impl<'a> Exchange<'a> {
         if length.is_some_and(|length| length > bytes_max) {
             return Err(self.client_failed(BodyFault::TooLarge, None));
         }
-        if headers::prepare(&mut head, self.admission, peer, request_id).is_err() {
-            return Err(Failure {
-                kind: FailureKind::Backend(UpstreamFailure::ProtocolError),
-                server: None,
-                detail: "the admitted path cannot stand in a request line".to_owned(),
-            });
-        }
+        headers::prepare(&mut head, self.admission, peer, request_id);
         headers::frame(&mut head, length);
         let silence = Silence::new(config.connections.stall_timeout, self.end);
         let body = RequestBody::new(body, Rc::clone(&self.upload), bytes_max, silence);

@@ -8,7 +8,6 @@ use http::Version;
 use http::header;
 use http::request;
 use http::response;
-use http::uri::PathAndQuery;
 
 use crate::config::Config;
 use crate::config::Headers;
@@ -18,16 +17,14 @@ use crate::refusal::UpstreamFailure;
 
 /// Makes the head of an admitted request fit for a backend: first everything out that a client may not say, then ours in, last of all
 /// (DESIGN section 3, step 7; S8 to S11, S19). `Host` is set for each server by the caller, framing by `frame`.
-///
-/// # Errors
-/// `Unsendable` when the admitted path cannot stand in a request line; no other path is ever sent instead.
 pub(super) fn prepare(
     head: &mut request::Parts,
     admission: &Admission,
     peer: &Peer,
     request_id: &HeaderValue,
-) -> Result<(), Unsendable> {
-    head.uri = origin_form(&head.uri, admission.path())?;
+) {
+    // The path that was decided on and no other, the query untouched, never an authority (S17, S18).
+    head.uri = Uri::from(admission.target().clone());
     let config = &admission.snapshot().config;
     remove_forbidden(&mut head.headers, &config.headers);
     remove_credentials(&mut head.headers, config);
@@ -38,12 +35,7 @@ pub(super) fn prepare(
     // The backend is spoken to in HTTP/1.1 whatever the client spoke, and hyper's extensions (upgrade handle, header case) are the client's connection's.
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    Ok(())
 }
-
-/// The admitted path cannot stand in a request line: a bug of the gate, contained.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Unsendable;
 
 /// Says how long the body is, once: its exact length, or `chunked`, never both (S1). `length` is `None` when it is not known beforehand.
 pub(super) fn frame(head: &mut request::Parts, length: Option<u64>) {
@@ -325,18 +317,6 @@ fn via(version: Version) -> HeaderValue {
     })
 }
 
-/// The target as a backend sees it: the path that was decided on and no other, the query untouched, never an authority (S17, S18).
-fn origin_form(uri: &Uri, path: &str) -> Result<Uri, Unsendable> {
-    if uri.authority().is_none() && uri.path() == path {
-        return Ok(uri.clone());
-    }
-    let target = match uri.query() {
-        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
-        None => PathAndQuery::try_from(path),
-    };
-    target.map(Uri::from).map_err(|_| Unsendable)
-}
-
 /// Whether at most one framing is stated, and one that can be passed on in our own framing: no `Content-Length` twice or beside a coding
 /// (RFC 9112 section 6.3), no coding but `chunked`.
 fn framed_once(headers: &HeaderMap) -> bool {
@@ -402,7 +382,7 @@ mod tests {
         let mut head = head;
         let admission = admission(&Arc::new(config), authenticated, "/leases");
         let id = HeaderValue::from_static("ours");
-        prepare(&mut head, &admission, &peer(), &id).unwrap();
+        prepare(&mut head, &admission, &peer(), &id);
         let mut lines: Vec<String> = head
             .headers
             .iter()
@@ -642,28 +622,14 @@ mod tests {
     }
 
     #[test]
-    fn the_target_is_the_admitted_path_in_origin_form() {
-        let cases = [
-            ("/leases", "/leases"),
-            ("/leases?a=1&b=%2f", "/leases?a=1&b=%2f"),
-            ("https://evil.example/leases?x", "/leases?x"),
-            ("/other?x", "/leases?x"),
-        ];
-        for (uri, expected) in cases {
+    fn the_target_is_the_admitted_one_whatever_the_head_says() {
+        for uri in ["/leases", "https://evil.example/leases?x", "/other?x"] {
             let mut head = head(uri, &[]);
-            let admission = admission(&Arc::new(config(&[])), true, "/leases");
+            let admission = admission(&Arc::new(config(&[])), true, "/leases?a=1&b=%2f");
             let id = HeaderValue::from_static("ours");
-            prepare(&mut head, &admission, &peer(), &id).unwrap();
-            assert_eq!(head.uri.to_string(), expected);
+            prepare(&mut head, &admission, &peer(), &id);
+            assert_eq!(head.uri.to_string(), "/leases?a=1&b=%2f");
         }
-    }
-
-    #[test]
-    fn a_path_that_cannot_be_sent_is_not_replaced_by_another() {
-        let mut head = head("/leases", &[]);
-        let admission = admission(&Arc::new(config(&[])), true, "/le ases");
-        let id = HeaderValue::from_static("ours");
-        assert!(prepare(&mut head, &admission, &peer(), &id).is_err());
     }
 
     #[test]
@@ -816,7 +782,7 @@ mod tests {
             }
             let admission = admission(&Arc::new(config(&[])), true, "/leases");
             let id = HeaderValue::from_static("ours");
-            prepare(&mut head, &admission, &peer(), &id).unwrap();
+            prepare(&mut head, &admission, &peer(), &id);
             let fold = |name: &str| -> Vec<u8> { name.bytes().map(folded).collect() };
             let tenants: Vec<&HeaderValue> = head
                 .headers
