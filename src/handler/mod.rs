@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use http::Request;
 use http::Response;
+use http::header::EXPECT;
 use http::request::Parts;
 use hyper::body::Incoming;
 
@@ -20,6 +21,7 @@ use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::upstream::FailureKind;
 use crate::upstream::Pools;
+use crate::upstream::drain;
 use crate::usage::Usage;
 
 use account::Account;
@@ -102,6 +104,7 @@ pub async fn handle(worker: Rc<Worker>, peer: Peer, request: Request<Incoming>) 
             forward(&worker, account, head, body).await
         }
         Err(refused) => {
+            drain(body, head.headers.contains_key(EXPECT));
             let answer = answer::refusal(
                 &account,
                 &snapshot,
@@ -123,7 +126,8 @@ pub fn refuse_plaintext(
 ) -> Response<Body> {
     let now = worker.clock.now();
     let snapshot = worker.snapshot.load_full();
-    let (head, _unread) = request.into_parts();
+    let (head, unread) = request.into_parts();
+    drain(unread, head.headers.contains_key(EXPECT));
     let exposed = gate::peek(&head.headers, &snapshot.config.auth, &snapshot);
     if let Some(key) = exposed {
         tracing::warn!(key_id = %key, client = %peer.address.ip(), "key_seen_in_plaintext: regenerate this key");

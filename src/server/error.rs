@@ -105,7 +105,10 @@ impl From<BindError> for StartError {
 
 impl From<CountersError> for StartError {
     fn from(error: CountersError) -> StartError {
-        StartError::failed(error.to_string())
+        StartError {
+            exit_code: error.exit_code(),
+            text: error.to_string(),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::shutdown::Signals;
 use crate::snapshot::build;
 use crate::store::Contents;
 use crate::store::Store;
+use crate::store::counters::Counters;
 
 use super::Gateway;
 use super::StartError;
@@ -93,7 +94,12 @@ fn stored_contents(config: &Config, notes: &mut Vec<String>) -> Result<Contents,
         return Ok(Contents::default());
     }
     match Store::open(&config.store.path) {
-        Ok(store) => Ok(store.load()?),
+        Ok(store) => {
+            if Counters::exist(&config.store.path) {
+                Counters::open(&config.store.path, Clock::system().now())?;
+            }
+            Ok(store.load()?)
+        }
         Err(error) if error.is_in_use() => {
             notes.push(format!(
                 "note: {error}; its keys and tenants were not checked"

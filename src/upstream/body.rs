@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::upstream::deadline::Silence;
+use crate::upstream::drain::drain;
 use crate::upstream::headers::clean_trailers;
 use crate::upstream::pool::Lease;
 
@@ -98,6 +99,8 @@ pub(super) struct RequestBody {
     upload: Rc<Upload>,
     bytes_max: u64,
     silence: Silence,
+    /// Whether the client waits for a 100 before it sends.
+    expects_continue: bool,
 }
 
 impl RequestBody {
@@ -107,6 +110,7 @@ impl RequestBody {
         upload: Rc<Upload>,
         bytes_max: u64,
         silence: Silence,
+        expects_continue: bool,
     ) -> RequestBody {
         let ended = incoming.is_end_stream();
         upload.complete.set(ended);
@@ -115,6 +119,7 @@ impl RequestBody {
             upload,
             bytes_max,
             silence,
+            expects_continue,
         }
     }
 
@@ -125,6 +130,7 @@ impl RequestBody {
             upload,
             bytes_max: 0,
             silence,
+            expects_continue: false,
         }
     }
 
@@ -135,7 +141,10 @@ impl RequestBody {
     }
 
     fn give_up(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        self.incoming = None;
+        let rest = self.incoming.take();
+        if let Some(rest) = rest.filter(|_| fault == BodyFault::TooLarge) {
+            drain(rest, false);
+        }
         self.upload.fault.set(Some(fault));
         Poll::Ready(Some(Err(fault)))
     }
@@ -155,6 +164,15 @@ impl RequestBody {
             self.upload.progressed.set(Some(Instant::now()));
         }
         Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+}
+
+impl Drop for RequestBody {
+    /// Left before its end: the backend failed, or answered early, or there was too much of it.
+    fn drop(&mut self) {
+        if let Some(rest) = self.incoming.take() {
+            drain(rest, self.expects_continue);
+        }
     }
 }
 

@@ -36,6 +36,7 @@ use crate::upstream::connect::connect;
 use crate::upstream::deadline::Silence;
 use crate::upstream::deadline::after;
 use crate::upstream::deadline::earliest;
+use crate::upstream::drain::drain;
 use crate::upstream::headers;
 use crate::upstream::pool::Claim;
 use crate::upstream::pool::Directory;
@@ -113,13 +114,16 @@ impl<'a> Exchange<'a> {
         let route_max = self.admission.route().body_bytes_max;
         let bytes_max = route_max.unwrap_or(config.http.body_bytes_max);
         let length = body.size_hint().exact();
+        let expects_continue = head.headers.contains_key(header::EXPECT);
         if length.is_some_and(|length| length > bytes_max) {
+            drain(body, expects_continue);
             return Err(self.client_failed(BodyFault::TooLarge, None));
         }
         headers::prepare(&mut head, self.admission, peer, request_id);
         headers::frame(&mut head, length);
         let silence = Silence::new(config.connections.stall_timeout, self.end);
-        let body = RequestBody::new(body, Rc::clone(&self.upload), bytes_max, silence);
+        let upload = Rc::clone(&self.upload);
+        let body = RequestBody::new(body, upload, bytes_max, silence, expects_continue);
         Ok(Request::from_parts(head, body))
     }
 

@@ -14,6 +14,7 @@ use crate::refusal::UpstreamFailure;
 mod body;
 mod connect;
 mod deadline;
+mod drain;
 mod forward;
 mod headers;
 mod pool;
@@ -23,6 +24,7 @@ mod tests;
 pub use body::BodyFault;
 pub use body::Outcome;
 pub use body::ResponseBody;
+pub use drain::drain;
 
 /// The connections of one worker to all upstreams; lives on one thread, inside a `LocalSet`.
 #[derive(Debug, Default)]
