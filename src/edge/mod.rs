@@ -37,9 +37,9 @@ use crate::shutdown::State;
 use crate::shutdown::Watch;
 
 use accept::Arrival;
+use client::Client;
+use client::Phase;
 use connection::Bounds;
-use connection::Client;
-use connection::Phase;
 use counters::ConnectionCounters;
 use counters::Place;
 use listener::WorkerSockets;
@@ -49,6 +49,7 @@ use watched::Progress;
 use watched::Watched;
 
 mod accept;
+mod client;
 mod connection;
 pub mod counters;
 mod frames;
@@ -244,8 +245,10 @@ impl Seat {
     }
 
     /// After our side is closed: waits for the client to close, so that our last bytes reach it. The sweep bounds the time.
+    /// An answer that broke off is not closed but dropped here and now: it must look cut (S34).
     async fn linger(self) {
-        if self.client.progress.ended() {
+        let progress = &self.client.progress;
+        if progress.ended() || !progress.closed() {
             return;
         }
         if let Some(socket) = self.client.progress.take_leftover() {

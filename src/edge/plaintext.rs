@@ -1,4 +1,4 @@
-//! Plain HTTP spoken to a TLS port: told clearly in clear, then closed (S25).
+//! Last words on a socket: the 400 in clear for plain HTTP on a TLS port (S25), and the wait that lets last words arrive.
 
 use std::io;
 

@@ -11,10 +11,10 @@ use tokio::sync::Notify;
 
 use crate::config::Connections;
 
-use super::connection::Client;
-use super::connection::Order;
-use super::connection::Phase;
-use super::connection::Why;
+use super::client::Client;
+use super::client::Order;
+use super::client::Phase;
+use super::client::Why;
 use super::counters::ConnectionCounters;
 
 /// How often a worker sweeps. A deadline is never early and at most two of these late.

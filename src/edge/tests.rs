@@ -267,6 +267,7 @@ async fn answer(hold: Hold, peer: Peer, request: Request<Incoming>) -> Response<
         }
         "/endless" => Response::new(UnsyncBoxBody::new(Endless)),
         "/panic" => panic!("asked to"),
+        "/broken" => Response::new(UnsyncBoxBody::new(Broken { begun: false })),
         "/refuse" => text(StatusCode::PAYLOAD_TOO_LARGE, "no"),
         "/count" => {
             let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -295,6 +296,25 @@ impl Body for Endless {
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         std::task::Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[0; 16 * 1024])))))
+    }
+}
+
+/// A body that breaks off after its first bytes.
+struct Broken {
+    begun: bool,
+}
+
+impl Body for Broken {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let first = !std::mem::replace(&mut self.begun, true);
+        let frame = first.then(|| Frame::data(Bytes::from_static(b"part")));
+        std::task::Poll::Ready(Some(frame.ok_or_else(|| "broke off".into())))
     }
 }
 
@@ -567,6 +587,11 @@ async fn http2_continuation_that_drips_is_cut() {
         .await
         .unwrap();
     slow.write_all(HTTP2_OPENING).await.unwrap();
+    // The gateway has acknowledged the opening, so the block begins with a read of its own.
+    let mut said = Vec::new();
+    while !said.ends_with(b"\0\0\0\x04\x01\0\0\0\0") {
+        said.push(patient(slow.read_u8()).await.unwrap());
+    }
     slow.write_all(b"\0\0\x01\x01\0\0\0\0\x01\x82")
         .await
         .unwrap();
@@ -745,12 +770,36 @@ async fn a_client_in_the_middle_of_an_upload_still_gets_the_refusal() {
     let (mut read, mut write) = tokio::io::split(stream);
     let upload = tokio::spawn(async move {
         let head = b"POST /refuse HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n";
-        let _ = write.write_all(head).await;
-        let _ = write.write_all(&vec![0; 4_000_000]).await;
+        write.write_all(head).await?;
+        write.write_all(&vec![0; 4_000_000]).await
     });
     let answer = String::from_utf8(read_to_end(&mut read).await.unwrap()).unwrap();
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    upload.await.unwrap();
+    // A reset here is what takes the answer from clients that have not read it yet.
+    patient(upload).await.unwrap().expect("no reset");
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_looks_cut_at_once() {
+    let gateway = Gateway::start(settings());
+    let mut stream = gateway.connect().await;
+    stream
+        .write_all(b"GET /broken HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let cut = tokio::time::timeout(Duration::from_secs(1), read_to_end(&mut stream)).await;
+    assert!(cut.expect("at once").is_err());
+    let mut send = gateway.http2().await;
+    let (response, _) = send.send_request(request2("/broken"), true).unwrap();
+    let body = async {
+        let mut body = response.await?.into_body();
+        while let Some(data) = body.data().await {
+            data?;
+        }
+        Ok::<_, h2::Error>(())
+    };
+    assert!(patient(body).await.unwrap_err().is_reset());
+    assert_eq!(get2(&mut send, "/").await.unwrap(), StatusCode::OK);
 }
 
 #[tokio::test]
@@ -858,15 +907,17 @@ async fn a_drain_lets_requests_end_and_closes_quiet_connections() {
 #[tokio::test]
 async fn a_connection_that_has_just_come_may_still_ask_in_a_drain() {
     let mut gateway = Gateway::start(settings());
+    let mut used = gateway.connect().await;
+    assert!(get(&mut used).await.ends_with("hello"));
     let mut fresh = gateway.connect().await;
-    let mut held = gateway.connect().await;
-    held.write_all(b"GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
-        .await
-        .unwrap();
-    gateway.held().await;
     gateway.shutdown.terminate(PATIENCE);
+    assert_eq!(
+        read_to_end(&mut used).await.unwrap(),
+        b"",
+        "the drain is on"
+    );
     assert!(get(&mut fresh).await.ends_with("hello"));
-    drop((fresh, held));
+    drop((fresh, used));
     gateway.ended().await;
 }
 

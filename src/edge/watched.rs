@@ -33,6 +33,8 @@ pub(super) struct Progress {
     flooded: AtomicBool,
     /// The peer closed, or the socket failed.
     ended: AtomicBool,
+    /// Our side was closed in order.
+    closed: AtomicBool,
     /// What came instead of a TLS record.
     not_tls: Mutex<Option<NotTls>>,
     /// The socket, once TLS and HTTP have let go of it.
@@ -57,6 +59,7 @@ impl Progress {
             block_since: AtomicU32::new(0),
             flooded: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             not_tls: Mutex::new(None),
             leftover: Mutex::new(None),
         }
@@ -112,6 +115,11 @@ impl Progress {
     /// Whether the peer closed or the socket failed.
     pub(super) fn ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether our side was closed in order.
+    pub(super) fn closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     /// What came instead of TLS, if something did.
@@ -258,6 +266,7 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.progress.closed.store(true, Ordering::Relaxed);
         self.socket().poll_shutdown(cx)
     }
 }
