@@ -26,7 +26,8 @@ pub(super) struct Arguments {
         global = true,
         value_enum,
         default_value = "table",
-        value_name = "FORM"
+        value_name = "FORM",
+        help_heading = COMMON
     )]
     pub(super) output: Output,
     /// What to do
@@ -44,11 +45,12 @@ pub(super) struct At {
         global = true,
         env = "PORTCULLIS_CONFIG",
         default_value = "gateway.toml",
-        value_name = "FILE"
+        value_name = "FILE",
+        help_heading = COMMON
     )]
     pub(super) config: PathBuf,
     /// Talk to the gateway on this socket, without reading the configuration
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", help_heading = COMMON)]
     pub(super) admin_socket: Option<PathBuf>,
 }
 
@@ -213,6 +215,9 @@ impl CreateKey {
         })
     }
 }
+
+/// Heading of what every command takes.
+const COMMON: &str = "Common options";
 
 const EXIT_CODES: &str = "\
 Exit codes:

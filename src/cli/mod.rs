@@ -147,3 +147,6 @@ fn written(result: io::Result<()>) -> Result<(), VerbError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

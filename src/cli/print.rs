@@ -94,7 +94,7 @@ fn issued(
 ) -> io::Result<()> {
     let expires = key.expires_at.as_deref().unwrap_or("never");
     eprintln!(
-        "key {} ({}) of tenant {}, expires: {expires}",
+        "{} ({}) of tenant {}, expires: {expires}",
         key.id, key.name, key.tenant
     );
     for note in notes {
@@ -103,7 +103,7 @@ fn issued(
     eprintln!("this is the only time that the key is shown:");
     raw(format!("{}\n", text.reveal()).as_bytes())?;
     if let Some(line) = config.and_then(curl_line) {
-        eprintln!("next: {line}");
+        eprintln!("next, with the key in $KEY: {line}");
     }
     Ok(())
 }

@@ -268,7 +268,10 @@ impl TenantTable {
 
 /// Collects what is not declared, so that one message names all of it.
 #[derive(Default)]
-struct Missing(BTreeMap<(&'static str, String), (Vec<String>, usize)>);
+struct Missing(BTreeMap<(&'static str, String), Needed>);
+
+/// Who needs it: some of them by name, and how many in all.
+type Needed = (Vec<String>, usize);
 
 /// How many of those who need a missing thing are named.
 const NAMED_MAX: usize = 8;
@@ -314,7 +317,7 @@ impl fmt::Display for Dangling {
         };
         write!(
             out,
-            "no {what} {name:?} is declared, but the store's {who}{more} need it: {way_out}"
+            "no {what} {name:?} is declared, but in the store it is needed by {who}{more}: {way_out}"
         )
     }
 }

@@ -141,6 +141,12 @@ impl Keeper {
         state.unwritten.len()
     }
 
+    /// Makes every later write of the store fail, as a full disk would.
+    #[cfg(test)]
+    pub(crate) fn refuse_writes(&self, refuse: bool) {
+        self.lock().store.refuse_writes(refuse);
+    }
+
     /// A change waits behind those that could not be written, so that the store sees them in their order.
     fn carry_out_in_order(
         &self,

@@ -121,3 +121,6 @@ impl Snapshot {
         &self.plans[index as usize]
     }
 }
+
+#[cfg(test)]
+mod tests;
