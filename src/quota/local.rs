@@ -1,6 +1,5 @@
 //! One node's counters, in a lock-sharded map.
 
-use std::hash::BuildHasher;
 use std::hash::Hash;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -57,10 +56,12 @@ impl<K: Eq + Hash + Clone + Ord> Table<K> {
     }
 
     /// Says that a held entry is to be exported.
-    pub(super) fn mark(&self, held: &mut Held<'_, K>) {
+    pub(super) fn mark(&self, held: &mut Held<'_, K>, now: Now) {
         if !held.changed {
             held.changed = true;
-            self.note(held.key().clone());
+            // Any list will do; the clock's last digits spread the threads over them without another hash.
+            let lane = now.mono.0 as usize % LANES;
+            lock(&self.changed[lane]).push(held.key().clone());
         }
     }
 
@@ -75,9 +76,9 @@ impl<K: Eq + Hash + Clone + Ord> Table<K> {
         );
     }
 
-    /// Says that an id is to be exported: as a row if it has an entry by then, as removed if not.
-    pub(super) fn note(&self, id: K) {
-        self.lane(&id).push(id);
+    /// Says that ids are to be exported: as rows if they have entries by then, as removed if not.
+    pub(super) fn note(&self, ids: impl Iterator<Item = K>) {
+        lock(&self.changed[0]).extend(ids);
     }
 
     /// Hands over the ids noted since the last call, in order, each once, with their windows or `None` for those that are gone.
@@ -111,18 +112,11 @@ impl<K: Eq + Hash + Clone + Ord> Table<K> {
             }
             !idle
         });
-        for id in swept {
-            self.note(id);
-        }
+        self.note(swept.into_iter());
     }
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    fn lane(&self, id: &K) -> MutexGuard<'_, Vec<K>> {
-        let hash = self.entries.hasher().hash_one(id);
-        lock(&self.changed[hash as usize % LANES])
     }
 }
 

@@ -104,10 +104,10 @@ impl Quota {
         ];
         let numbers = window::charge(&mut subjects, charge.cost.max(1), now)?;
         if let Some((held, _)) = &mut tenant {
-            self.tenants.mark(held);
+            self.tenants.mark(held, now);
         }
         if let Some((held, _)) = &mut key {
-            self.keys.mark(held);
+            self.keys.mark(held, now);
         }
         Ok(numbers)
     }
@@ -195,8 +195,8 @@ impl Quota {
 
     fn note(&self, subject: Subject) {
         match subject {
-            Subject::Key(id) => self.keys.note(id),
-            Subject::Tenant(id) => self.tenants.note(id),
+            Subject::Key(id) => self.keys.note(std::iter::once(id)),
+            Subject::Tenant(id) => self.tenants.note(std::iter::once(id)),
         }
     }
 }
