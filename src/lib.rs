@@ -15,6 +15,7 @@ pub mod config;
 pub mod model;
 pub mod snapshot;
 pub mod store;
+pub mod usage;
 
 // The operator.
 pub mod admin;

@@ -5,12 +5,25 @@ use crate::model::key::KeyId;
 use crate::model::limit::Limits;
 use crate::model::limit::Rate;
 use crate::model::tenant::TenantId;
+use crate::store::counters::Row;
+use crate::store::counters::Subject;
+
+pub mod headers;
+mod local;
+mod window;
 
 /// Every live counter of this node. Exists only for real keys and tenants: strangers create none (S28).
-#[derive(Debug, Default)]
-pub struct Quota {}
+///
+/// An unlimited window keeps no state, and a subject without limits has no entry. A window under limits that change keeps what was used
+/// (`remaining = new limit - used`, ASKS 15); see `Charge` for what follows when its length changes.
+#[derive(Debug)]
+pub struct Quota {
+    tenants: local::Table<TenantId>,
+    keys: local::Table<KeyId>,
+}
 
-/// What one request is to be charged to.
+/// What one request is to be charged to. The limits are those of the request's snapshot: a window whose length they change keeps its start
+/// and its count, and ends at start + new length; what had passed under the old length stays passed.
 #[derive(Clone, Copy, Debug)]
 pub struct Charge<'a> {
     /// The key's own windows, unless limits are by tenant only.
@@ -21,7 +34,7 @@ pub struct Charge<'a> {
     pub cost: u32,
 }
 
-/// What the rate-limit headers say. With two subjects it describes the one with the least remaining.
+/// What the rate-limit headers say. With two subjects it describes, for each window, the one with the least remaining.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
     /// The quota; `None` when unlimited.
@@ -37,9 +50,10 @@ pub struct WindowNumbers {
     pub rate: Rate,
     /// What is left; never negative.
     pub remaining: u32,
-    /// Unix seconds, rounded up, at which the window is full again; constant within one quota window.
+    /// Unix seconds, rounded up, at which the window is full again; constant within one quota window (FA25). A quota window that no
+    /// charge has opened is described as if it opened now.
     pub reset_unix_seconds: u64,
-    /// Seconds from now until then, rounded up.
+    /// Seconds from now until then, rounded up, by the monotonic clock.
     pub reset_in_seconds: u32,
 }
 
@@ -48,16 +62,422 @@ pub struct WindowNumbers {
 pub struct Exhausted {
     /// For the headers.
     pub numbers: Numbers,
-    /// The longest wait among the refusing windows for this cost, in seconds, rounded up; at least 1.
+    /// The longest wait among the refusing windows for this cost, in seconds, rounded up; at least 1. True unless something else is
+    /// charged meanwhile: sleeping it succeeds, a second less fails (SEEDS 8.3). A cost above a limit never succeeds; it gets the window's length.
     pub retry_after_seconds: u32,
 }
 
+/// What the store is to write to catch up with the counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Subjects that were charged, in order.
+    pub rows: Vec<Row>,
+    /// Subjects whose windows are over, in order.
+    pub removed: Vec<Subject>,
+}
+
 impl Quota {
-    /// Takes `cost` from every window, or from none.
+    /// No counters yet.
+    #[must_use]
+    pub fn new() -> Quota {
+        Quota {
+            tenants: local::Table::new(),
+            keys: local::Table::new(),
+        }
+    }
+
+    /// Takes `cost` from every window, or from none: one step under the entries' locks, so that exactly as many pass as the limit says
+    /// under any concurrency (S31).
     ///
     /// # Errors
     /// `Exhausted` when any window lacks room.
-    pub fn charge(&self, _charge: &Charge<'_>, _now: Now) -> Result<Numbers, Exhausted> {
-        todo!()
+    pub fn charge(&self, charge: &Charge<'_>, now: Now) -> Result<Numbers, Exhausted> {
+        // Always the tenant before the key, each in a map of its own: two threads never wait for each other.
+        let mut tenant = limited(charge.tenant).map(|(id, limits)| (self.tenants.hold(id), limits));
+        let mut key = limited(charge.key).map(|(id, limits)| (self.keys.hold(&id), limits));
+        let mut subjects = [
+            tenant
+                .as_mut()
+                .map(|(held, limits)| (&mut held.windows, *limits)),
+            key.as_mut()
+                .map(|(held, limits)| (&mut held.windows, *limits)),
+        ];
+        let numbers = window::charge(&mut subjects, charge.cost.max(1), now)?;
+        if let Some((held, _)) = &mut tenant {
+            self.tenants.mark(held);
+        }
+        if let Some((held, _)) = &mut key {
+            self.keys.mark(held);
+        }
+        Ok(numbers)
+    }
+
+    /// What `charge` would report before taking anything. For status and explain: it copies the windows.
+    #[must_use]
+    pub fn peek(&self, charge: &Charge<'_>, now: Now) -> Numbers {
+        let tenant = limited(charge.tenant)
+            .map(|(id, limits)| (self.tenants.copy(id).unwrap_or_default(), limits));
+        let key = limited(charge.key)
+            .map(|(id, limits)| (self.keys.copy(&id).unwrap_or_default(), limits));
+        [tenant, key]
+            .into_iter()
+            .flatten()
+            .map(|(mut windows, limits)| {
+                windows.roll(limits, now);
+                windows.numbers(limits, now.wall)
+            })
+            .reduce(window::tightest)
+            .unwrap_or_default()
+    }
+
+    /// Removes subjects whose windows have been over for ten seconds. Walks all entries, about a thousandth under one lock at a time; once
+    /// every few seconds is enough.
+    pub fn sweep(&self, now: Now) {
+        self.tenants.sweep(now);
+        self.keys.sweep(now);
+    }
+
+    /// What changed since the last call. If it could not be written, give it to `unexport`.
+    #[must_use]
+    pub fn export(&self) -> Changes {
+        let tenants = self.tenants.export();
+        let keys = self.keys.export();
+        let keys = keys
+            .into_iter()
+            .map(|(id, windows)| (Subject::Key(id), windows));
+        let tenants = tenants
+            .into_iter()
+            .map(|(id, windows)| (Subject::Tenant(id), windows));
+        let mut changes = Changes::default();
+        for (subject, windows) in keys.chain(tenants) {
+            let Some(windows) = windows else {
+                changes.removed.push(subject);
+                continue;
+            };
+            let (quota, burst) = windows.saved();
+            changes.rows.push(Row {
+                subject,
+                quota,
+                burst,
+            });
+        }
+        changes
+    }
+
+    /// Has the next export bring these subjects again, as they will be then.
+    pub fn unexport(&self, changes: Changes) {
+        let subjects = changes.rows.into_iter().map(|row| row.subject);
+        for subject in subjects.chain(changes.removed) {
+            self.note(subject);
+        }
+    }
+
+    /// Puts saved counters in place of what is here; meant for the start. What has passed by `now` is left out and removed by the next export.
+    pub fn restore(&self, rows: Vec<Row>, now: Now) {
+        for row in rows {
+            let windows = window::Windows::restored(row.quota.as_ref(), row.burst.as_ref(), now);
+            if windows.idle(window::instant(now)) {
+                self.note(row.subject);
+                continue;
+            }
+            match row.subject {
+                Subject::Key(id) => self.keys.restore(id, windows),
+                Subject::Tenant(id) => self.tenants.restore(id, windows),
+            }
+        }
+    }
+
+    /// How many subjects have live counters.
+    #[must_use]
+    pub fn subjects(&self) -> usize {
+        self.tenants.len() + self.keys.len()
+    }
+
+    fn note(&self, subject: Subject) {
+        match subject {
+            Subject::Key(id) => self.keys.note(id),
+            Subject::Tenant(id) => self.tenants.note(id),
+        }
+    }
+}
+
+impl Default for Quota {
+    fn default() -> Quota {
+        Quota::new()
+    }
+}
+
+/// A subject, unless all its limits are `"unlimited"`.
+fn limited<K>(subject: Option<(K, &Limits)>) -> Option<(K, &Limits)> {
+    subject.filter(|(_, limits)| limits.quota.is_some() || limits.burst.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::clock::Mono;
+    use crate::clock::Wall;
+    use crate::store::counters::Batch;
+    use crate::store::counters::Counters;
+
+    const KEY: KeyId = KeyId(*b"aaaaaaaaaaaa");
+
+    fn at(seconds: u64) -> Now {
+        Now {
+            mono: Mono(seconds * 1_000_000),
+            wall: Wall(1_700_000_000_000_000 + seconds * 1_000_000),
+        }
+    }
+
+    fn limits(quota: u32, burst: u32) -> Limits {
+        Limits {
+            quota: Some(Rate {
+                count: quota,
+                seconds: 3_600,
+            }),
+            burst: Some(Rate {
+                count: burst,
+                seconds: 60,
+            }),
+        }
+    }
+
+    fn by_key(key: KeyId, limits: &Limits) -> Charge<'_> {
+        Charge {
+            key: Some((key, limits)),
+            tenant: None,
+            cost: 1,
+        }
+    }
+
+    fn left(numbers: &Numbers) -> (u32, u32) {
+        (
+            numbers.quota.unwrap().remaining,
+            numbers.burst.unwrap().remaining,
+        )
+    }
+
+    /// FA21: a second key of the same tenant is unaffected.
+    #[test]
+    fn keys_are_counted_apart() {
+        let (quota, limits) = (Quota::new(), limits(5, 5));
+        let other = KeyId(*b"bbbbbbbbbbbb");
+        for _ in 0..5 {
+            quota.charge(&by_key(KEY, &limits), at(0)).unwrap();
+        }
+        assert!(quota.charge(&by_key(KEY, &limits), at(0)).is_err());
+        assert_eq!(
+            left(&quota.charge(&by_key(other, &limits), at(0)).unwrap()),
+            (4, 4)
+        );
+    }
+
+    /// S31, SEEDS 8.1: 64 threads, exactly as many pass as the limit says, by key, by tenant and by both, while sweeps and exports run.
+    #[test]
+    fn exactly_the_limit_passes_under_concurrency() {
+        let tenant = TenantId::new("acme").unwrap();
+        let (loose, tight) = (limits(10_000, 10_000), limits(700, 1_000));
+        let cases = [
+            (Some(&tight), None),
+            (None, Some(&tight)),
+            (Some(&tight), Some(&loose)),
+            (Some(&loose), Some(&tight)),
+        ];
+        for (key, of_tenant) in cases {
+            let quota = Quota::new();
+            let passed = AtomicUsize::new(0);
+            let charge = Charge {
+                key: key.map(|limits| (KEY, limits)),
+                tenant: of_tenant.map(|limits| (&tenant, limits)),
+                cost: 1,
+            };
+            std::thread::scope(|scope| {
+                for _ in 0..64 {
+                    scope.spawn(|| {
+                        for round in 0..50 {
+                            if quota.charge(&charge, at(round)).is_ok() {
+                                passed.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                        quota.sweep(at(50));
+                        let _ = quota.export();
+                    });
+                }
+            });
+            assert_eq!(passed.into_inner(), 700);
+            assert_eq!(quota.peek(&charge, at(50)).quota.unwrap().remaining, 0);
+        }
+    }
+
+    /// Many keys of many tenants at once: nobody waits for ever.
+    #[test]
+    fn two_subjects_never_wait_for_each_other() {
+        let quota = Quota::new();
+        let limits = limits(1_000_000, 1_000_000);
+        let tenants = ["a", "b", "c"].map(|id| TenantId::new(id).unwrap());
+        let keys = [b'a', b'b', b'c'].map(|byte| KeyId([byte; 12]));
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (quota, limits, tenants) = (&quota, &limits, &tenants);
+                scope.spawn(move || {
+                    for round in 0..2_000 {
+                        let charge = Charge {
+                            key: Some((keys[(round + thread) % 3], limits)),
+                            tenant: Some((&tenants[round % 3], limits)),
+                            cost: 1,
+                        };
+                        quota.charge(&charge, at(0)).unwrap();
+                    }
+                });
+            }
+        });
+        let used: u32 = tenants
+            .iter()
+            .map(|tenant| {
+                let charge = Charge {
+                    key: None,
+                    tenant: Some((tenant, &limits)),
+                    cost: 1,
+                };
+                1_000_000 - quota.peek(&charge, at(0)).quota.unwrap().remaining
+            })
+            .sum();
+        assert_eq!(used, 16_000);
+    }
+
+    /// S28, PB21.
+    #[test]
+    fn unlimited_subjects_keep_no_state() {
+        let quota = Quota::new();
+        let unlimited = Limits::default();
+        let tenant = TenantId::new("acme").unwrap();
+        let charge = Charge {
+            key: Some((KEY, &unlimited)),
+            tenant: Some((&tenant, &unlimited)),
+            cost: 1,
+        };
+        for _ in 0..10_000 {
+            assert_eq!(quota.charge(&charge, at(0)), Ok(Numbers::default()));
+        }
+        assert_eq!(quota.peek(&charge, at(0)), Numbers::default());
+        assert_eq!(quota.subjects(), 0);
+        assert_eq!(quota.export(), Changes::default());
+    }
+
+    #[test]
+    fn peek_takes_nothing_and_makes_nothing() {
+        let (quota, limits) = (Quota::new(), limits(5, 3));
+        let charge = by_key(KEY, &limits);
+        assert_eq!(left(&quota.peek(&charge, at(0))), (5, 3));
+        assert_eq!(quota.subjects(), 0);
+        quota.charge(&charge, at(0)).unwrap();
+        let _ = quota.export();
+        for _ in 0..3 {
+            assert_eq!(left(&quota.peek(&charge, at(59))), (4, 2));
+        }
+        assert_eq!(left(&quota.peek(&charge, at(60))), (4, 3));
+        assert_eq!(quota.export(), Changes::default());
+    }
+
+    /// ASKS 26: only what is over goes.
+    #[test]
+    fn sweep_removes_only_what_is_over() {
+        let (quota, limits) = (Quota::new(), limits(5, 3));
+        quota.charge(&by_key(KEY, &limits), at(0)).unwrap();
+        assert_eq!(quota.export().rows.len(), 1);
+        for (seconds, subjects) in [(61, 1), (3_599, 1), (3_609, 1), (3_610, 0)] {
+            quota.sweep(at(seconds));
+            assert_eq!(quota.subjects(), subjects, "{seconds} s");
+        }
+        let changes = quota.export();
+        assert_eq!(changes.rows, []);
+        assert_eq!(changes.removed, [Subject::Key(KEY)]);
+    }
+
+    #[test]
+    fn export_brings_what_changed_once_and_in_order() {
+        let (quota, limits) = (Quota::new(), limits(5, 3));
+        let tenant = TenantId::new("acme").unwrap();
+        for byte in [b'c', b'a', b'b', b'a'] {
+            let charge = Charge {
+                tenant: Some((&tenant, &limits)),
+                ..by_key(KeyId([byte; 12]), &limits)
+            };
+            let _ = quota.charge(&charge, at(0));
+        }
+        let changes = quota.export();
+        let subjects: Vec<String> = changes
+            .rows
+            .iter()
+            .map(|row| row.subject.to_string())
+            .collect();
+        assert_eq!(
+            subjects,
+            [
+                "k:aaaaaaaaaaaa",
+                "k:bbbbbbbbbbbb",
+                "k:cccccccccccc",
+                "t:acme"
+            ]
+        );
+        assert_eq!(changes.rows[3].quota.unwrap().used, 3);
+        assert_eq!(quota.export(), Changes::default());
+        quota.charge(&by_key(KEY, &limits), at(1)).unwrap();
+        assert_eq!(quota.export().rows.len(), 1);
+        // What could not be written comes again, as it is by then.
+        quota.charge(&by_key(KEY, &limits), at(2)).unwrap();
+        quota.unexport(changes);
+        let again = quota.export();
+        assert_eq!(again.rows.len(), 4);
+        assert_eq!(again.rows[0].quota.unwrap().used, 3);
+    }
+
+    /// SEEDS 8.4: after `kill -9` what was admitted since the last save is forgotten, and nothing else.
+    #[test]
+    fn restore_forgets_only_what_came_after_the_save() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut file, saved) = Counters::open(directory.path(), at(0)).unwrap();
+        assert_eq!(saved, []);
+        let (before, limits) = (Quota::new(), limits(100, 100));
+        let charge = by_key(KEY, &limits);
+        for second in 0..73 {
+            before.charge(&charge, at(second)).unwrap();
+        }
+        let changes = before.export();
+        let batch = Batch {
+            rows: &changes.rows,
+            removed: &changes.removed,
+            usage: &[],
+        };
+        file.save(&batch, at(73)).unwrap();
+        for _ in 0..4 {
+            before.charge(&charge, at(73)).unwrap();
+        }
+        let (_, saved) = Counters::open(directory.path(), at(74)).unwrap();
+        let after = Quota::new();
+        after.restore(saved, at(74));
+        // The burst still knows the second of each.
+        assert_eq!(left(&after.peek(&charge, at(74))), (27, 42));
+        assert_eq!(after.export(), Changes::default());
+        let admitted = (0..50)
+            .filter(|_| after.charge(&charge, at(75)).is_ok())
+            .count();
+        assert_eq!(admitted, 27);
+    }
+
+    #[test]
+    fn restore_leaves_out_what_is_over() {
+        let (before, limits) = (Quota::new(), limits(100, 100));
+        before.charge(&by_key(KEY, &limits), at(0)).unwrap();
+        let after = Quota::new();
+        after.restore(before.export().rows, at(3_600));
+        assert_eq!(after.subjects(), 0);
+        let changes = after.export();
+        assert_eq!(changes.removed, [Subject::Key(KEY)]);
+        after.unexport(changes);
+        assert_eq!(after.export().removed, [Subject::Key(KEY)]);
     }
 }

@@ -1,0 +1,268 @@
+//! The rate-limit header fields of an answer.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+
+use crate::quota::Numbers;
+use crate::quota::WindowNumbers;
+
+/// Removes what the upstream says about limits of its own, then says ours (FA23): `x` for `X-RateLimit-Limit`, `-Remaining` and `-Reset` (Unix
+/// seconds), `ietf` for `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
+///
+/// `X-RateLimit-*` describe the quota, or the burst of a plan without quota (FF12); a plan with neither gets no field (PB21).
+/// The policy names are `"burst"`, and for the quota its length: `"s"`, `"min"`, `"hour"`, `"day"`, or `"quota"` when it is none of these.
+pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, x: bool, ietf: bool) {
+    strip(headers);
+    let Some(reported) = numbers.quota.or(numbers.burst) else {
+        return;
+    };
+    let mut text = Text::new();
+    let limit = text.part(|out| number(out, reported.rate.count.into()));
+    let remaining = text.part(|out| number(out, reported.remaining.into()));
+    let reset = text.part(|out| number(out, reported.reset_unix_seconds));
+    let policy = text.part(|out| each(out, numbers, policy_item));
+    let state = text.part(|out| each(out, numbers, state_item));
+    let bytes = Bytes::from(text.buffer);
+    let mut set = |name: &'static HeaderName, range: Range<usize>| {
+        if let Ok(value) = HeaderValue::from_maybe_shared(bytes.slice(range)) {
+            headers.insert(name, value);
+        }
+    };
+    if x {
+        set(&X_LIMIT, limit);
+        set(&X_REMAINING, remaining);
+        set(&X_RESET, reset);
+    }
+    if ietf {
+        set(&POLICY, policy);
+        set(&STATE, state);
+    }
+}
+
+/// Removes every field whose name begins with `X-RateLimit` or `RateLimit`.
+pub fn strip(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| speaks_of_limits(name)).cloned() {
+        headers.remove(name);
+    }
+}
+
+fn speaks_of_limits(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.strip_prefix("x-")
+        .unwrap_or(name)
+        .starts_with("ratelimit")
+}
+
+/// All values in one buffer, so that they cost one allocation.
+struct Text {
+    buffer: Vec<u8>,
+}
+
+impl Text {
+    fn new() -> Text {
+        Text {
+            buffer: Vec::with_capacity(TEXT_BYTES),
+        }
+    }
+
+    fn part(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
+        let start = self.buffer.len();
+        write(&mut self.buffer);
+        start..self.buffer.len()
+    }
+}
+
+fn each(out: &mut Vec<u8>, numbers: &Numbers, write: fn(&mut Vec<u8>, &str, &WindowNumbers)) {
+    if let Some(quota) = &numbers.quota {
+        write(out, quota_name(quota.rate.seconds), quota);
+    }
+    if numbers.quota.is_some() && numbers.burst.is_some() {
+        out.extend_from_slice(b", ");
+    }
+    if let Some(burst) = &numbers.burst {
+        write(out, "burst", burst);
+    }
+}
+
+fn policy_item(out: &mut Vec<u8>, name: &str, window: &WindowNumbers) {
+    item(
+        out,
+        name,
+        (b";q=", window.rate.count),
+        (b";w=", window.rate.seconds),
+    );
+}
+
+fn state_item(out: &mut Vec<u8>, name: &str, window: &WindowNumbers) {
+    item(
+        out,
+        name,
+        (b";r=", window.remaining),
+        (b";t=", window.reset_in_seconds),
+    );
+}
+
+fn item(out: &mut Vec<u8>, name: &str, one: (&[u8], u32), other: (&[u8], u32)) {
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'"');
+    for (label, value) in [one, other] {
+        out.extend_from_slice(label);
+        number(out, value.into());
+    }
+}
+
+fn number(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn quota_name(seconds: u32) -> &'static str {
+    match seconds {
+        1 => "s",
+        60 => "min",
+        3_600 => "hour",
+        86_400 => "day",
+        _ => "quota",
+    }
+}
+
+/// Enough for the values of an everyday plan; more only costs a second allocation.
+const TEXT_BYTES: usize = 128;
+
+static X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+static X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+static X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+static POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+static STATE: HeaderName = HeaderName::from_static("ratelimit");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::limit::Rate;
+
+    fn window(count: u32, seconds: u32, remaining: u32, reset_in_seconds: u32) -> WindowNumbers {
+        WindowNumbers {
+            rate: Rate { count, seconds },
+            remaining,
+            reset_unix_seconds: 1_800_000_000,
+            reset_in_seconds,
+        }
+    }
+
+    fn lines(headers: &HeaderMap) -> Vec<String> {
+        let mut lines: Vec<String> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    /// FA23, FF12, PB21.
+    #[test]
+    fn fields_describe_the_quota_or_else_the_burst() {
+        let quota = Some(window(100, 3_600, 99, 3_600));
+        let burst = Some(window(20, 60, 19, 60));
+        let cases = [
+            (
+                quota,
+                burst,
+                r#""hour";q=100;w=3600, "burst";q=20;w=60"#,
+                r#""hour";r=99;t=3600, "burst";r=19;t=60"#,
+                [100, 99],
+            ),
+            (
+                quota,
+                None,
+                r#""hour";q=100;w=3600"#,
+                r#""hour";r=99;t=3600"#,
+                [100, 99],
+            ),
+            (
+                None,
+                burst,
+                r#""burst";q=20;w=60"#,
+                r#""burst";r=19;t=60"#,
+                [20, 19],
+            ),
+        ];
+        for (quota, burst, policy, state, [limit, remaining]) in cases {
+            let numbers = Numbers { quota, burst };
+            for (x, ietf) in [(true, true), (true, false), (false, true), (false, false)] {
+                let mut headers = HeaderMap::new();
+                apply(&mut headers, &numbers, x, ietf);
+                let mut expected = Vec::new();
+                if ietf {
+                    expected.push(format!("ratelimit-policy: {policy}"));
+                    expected.push(format!("ratelimit: {state}"));
+                }
+                if x {
+                    expected.push(format!("x-ratelimit-limit: {limit}"));
+                    expected.push(format!("x-ratelimit-remaining: {remaining}"));
+                    expected.push("x-ratelimit-reset: 1800000000".to_owned());
+                }
+                expected.sort_unstable();
+                assert_eq!(lines(&headers), expected);
+            }
+        }
+        let mut headers = HeaderMap::new();
+        apply(&mut headers, &Numbers::default(), true, true);
+        assert_eq!(headers.len(), 0);
+    }
+
+    #[test]
+    fn quota_policies_are_named_by_their_length() {
+        for (seconds, name) in [
+            (1, "s"),
+            (60, "min"),
+            (3_600, "hour"),
+            (86_400, "day"),
+            (7_200, "quota"),
+        ] {
+            let numbers = Numbers {
+                quota: Some(window(1_000_000_000, seconds, 1, 1)),
+                burst: None,
+            };
+            let mut headers = HeaderMap::new();
+            apply(&mut headers, &numbers, false, true);
+            let policy = headers["ratelimit-policy"].to_str().unwrap();
+            assert!(policy.starts_with(&format!("\"{name}\";")), "{policy}");
+        }
+    }
+
+    /// FA23: the upstream's own fields are replaced, not doubled; every other field stays.
+    #[test]
+    fn upstream_limits_are_replaced() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-ratelimit-limit", "5"),
+            ("x-ratelimit-limit", "6"),
+            ("x-ratelimit-limit-minute", "7"),
+            ("ratelimit", "\"own\";r=1"),
+            ("ratelimit-limit", "9"),
+            ("x-rate", "kept"),
+            ("retry-after", "kept"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let numbers = Numbers {
+            quota: Some(window(100, 3_600, 99, 3_600)),
+            burst: None,
+        };
+        apply(&mut headers, &numbers, true, false);
+        assert_eq!(
+            lines(&headers),
+            [
+                "retry-after: kept",
+                "x-rate: kept",
+                "x-ratelimit-limit: 100",
+                "x-ratelimit-remaining: 99",
+                "x-ratelimit-reset: 1800000000",
+            ]
+        );
+    }
+}

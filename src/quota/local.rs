@@ -1,0 +1,140 @@
+//! One node's counters, in a lock-sharded map.
+
+use std::hash::BuildHasher;
+use std::hash::Hash;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use dashmap::DashMap;
+use dashmap::mapref::one::RefMut;
+
+use crate::clock::Now;
+use crate::quota::window;
+use crate::quota::window::Windows;
+
+/// The windows of all subjects of one kind. While an entry is held nobody else charges it: that makes all its windows one step.
+#[derive(Debug)]
+pub(super) struct Table<K: Eq + Hash> {
+    entries: DashMap<K, Entry>,
+    /// Ids that were charged or swept since the last export, so that an export does not walk a million entries. Many small locks,
+    /// each taken at most once per subject and export.
+    changed: Box<[Mutex<Vec<K>>]>,
+}
+
+/// One subject.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    /// Its windows.
+    pub(super) windows: Windows,
+    /// Whether its id stands in `changed` already.
+    changed: bool,
+}
+
+/// An entry that nobody else can touch.
+pub(super) type Held<'a, K> = RefMut<'a, K, Entry>;
+
+impl<K: Eq + Hash + Clone + Ord> Table<K> {
+    pub(super) fn new() -> Table<K> {
+        Table {
+            entries: DashMap::with_shard_amount(SHARDS),
+            changed: (0..LANES).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// Holds a subject's entry, made if there is none.
+    pub(super) fn hold(&self, id: &K) -> Held<'_, K> {
+        // Looked up first: `entry` needs an id of its own, and a tenant's is a shared count that all workers would write to.
+        match self.entries.get_mut(id) {
+            Some(held) => held,
+            None => self.entries.entry(id.clone()).or_default(),
+        }
+    }
+
+    /// A copy of a subject's windows.
+    pub(super) fn copy(&self, id: &K) -> Option<Windows> {
+        self.entries.get(id).map(|entry| entry.windows.clone())
+    }
+
+    /// Says that a held entry is to be exported.
+    pub(super) fn mark(&self, held: &mut Held<'_, K>) {
+        if !held.changed {
+            held.changed = true;
+            self.note(held.key().clone());
+        }
+    }
+
+    /// Puts saved windows in place.
+    pub(super) fn restore(&self, id: K, windows: Windows) {
+        self.entries.insert(
+            id,
+            Entry {
+                windows,
+                changed: false,
+            },
+        );
+    }
+
+    /// Says that an id is to be exported: as a row if it has an entry by then, as removed if not.
+    pub(super) fn note(&self, id: K) {
+        self.lane(&id).push(id);
+    }
+
+    /// Hands over the ids noted since the last call, in order, each once, with their windows or `None` for those that are gone.
+    pub(super) fn export(&self) -> Vec<(K, Option<Windows>)> {
+        let mut ids = Vec::new();
+        for lane in &self.changed {
+            ids.append(&mut lock(lane));
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        ids.into_iter()
+            .map(|id| {
+                let windows = self.entries.get_mut(&id).map(|mut entry| {
+                    entry.changed = false;
+                    entry.windows.clone()
+                });
+                (id, windows)
+            })
+            .collect()
+    }
+
+    /// Removes entries whose windows are all over. Locks one shard at a time: a thousandth of the entries.
+    pub(super) fn sweep(&self, now: Now) {
+        // A thread may still be on its way here with a clock it read before now.
+        let at = window::instant(now).saturating_sub(GRACE_MICROS);
+        let mut swept = Vec::new();
+        self.entries.retain(|id, entry| {
+            let idle = entry.windows.idle(at);
+            if idle {
+                swept.push(id.clone());
+            }
+            !idle
+        });
+        for id in swept {
+            self.note(id);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn lane(&self, id: &K) -> MutexGuard<'_, Vec<K>> {
+        let hash = self.entries.hasher().hash_one(id);
+        lock(&self.changed[hash as usize % LANES])
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A list of ids is whole after every push, so a panic elsewhere has not broken it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As many as the key table has: a sweep or a growing map stops only a thousandth of the keys, and only for microseconds.
+const SHARDS: usize = 1024;
+
+const LANES: usize = 64;
+
+/// How long after its end an entry stays.
+const GRACE_MICROS: i64 = 10_000_000;

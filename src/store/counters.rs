@@ -1,0 +1,725 @@
+//! `counters.db`: limits used and usage, so that a restart or a `kill -9` forgets none, or at most what was admitted since the last save.
+
+use std::fmt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+use rusqlite::ErrorCode;
+use rusqlite::OptionalExtension;
+use rusqlite::Transaction;
+use rusqlite::params;
+
+use crate::clock::Now;
+use crate::clock::Wall;
+use crate::model::key::KeyId;
+use crate::model::tenant::TenantId;
+
+/// Whose counters they are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// A key, `k:` and its id without `key_`.
+    Key(KeyId),
+    /// A tenant, `t:` and its id.
+    Tenant(TenantId),
+}
+
+/// The counters of one subject. Times are microseconds on this boot's monotonic clock; what happened before the boot is negative.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Whose.
+    pub subject: Subject,
+    /// The quota window, if one is open.
+    pub quota: Option<SavedQuota>,
+    /// The burst window, if it is not empty.
+    pub burst: Option<SavedBurst>,
+}
+
+/// An open quota window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedQuota {
+    /// When it opened.
+    pub opened_micros: i64,
+    /// The same on the wall clock; dates `Reset`.
+    pub opened_wall: Wall,
+    /// Its length; at least 1.
+    pub seconds: u32,
+    /// What was taken from it.
+    pub used: u32,
+}
+
+/// A burst window that is not empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedBurst {
+    /// Its length; at least 1.
+    pub seconds: u32,
+    /// Times in order, each with what was taken then.
+    pub log: Vec<(i64, u32)>,
+}
+
+/// What one key did. In a `Batch` the count since the last save; as read from the file the count of its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsageRow {
+    /// Which key.
+    pub key: KeyId,
+    /// Unix seconds of its last request.
+    pub last_used_unix_seconds: u64,
+    /// Requests.
+    pub total: u64,
+}
+
+/// What one save writes, in one transaction.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Batch<'a> {
+    /// Counters that changed.
+    pub rows: &'a [Row],
+    /// Subjects that have none any more.
+    pub removed: &'a [Subject],
+    /// Usage to add.
+    pub usage: &'a [UsageRow],
+}
+
+/// The open file. A value exists only after all that was saved has been read, so nothing is overwritten before a successful load (ASKS 27).
+/// Every call blocks; none belongs on a data worker.
+#[derive(Debug)]
+pub struct Counters {
+    connection: Connection,
+    path: PathBuf,
+    boot_id: String,
+}
+
+/// Why the file cannot be used. The file is left as it is.
+#[derive(Debug)]
+pub enum CountersError {
+    /// It was written by a later version.
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+    },
+    /// It is damaged, or not ours.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The system or SQLite refused.
+    Failed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+}
+
+impl Counters {
+    /// Opens `counters.db` in the store directory, made if there is none, and reads all of it. After a reboot the saved times are moved onto the
+    /// new monotonic clock by way of the wall clock; within one boot they are exact, whatever the wall clock did (S30).
+    ///
+    /// # Errors
+    /// `CountersError`; a file of a later version or a damaged one is not touched.
+    pub fn open(directory: &Path, now: Now) -> Result<(Counters, Vec<Row>), CountersError> {
+        // Without a boot id every start counts as a reboot.
+        let boot_id = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+        Counters::open_in_boot(directory, now, boot_id.trim())
+    }
+
+    fn open_in_boot(
+        directory: &Path,
+        now: Now,
+        boot_id: &str,
+    ) -> Result<(Counters, Vec<Row>), CountersError> {
+        let path = directory.join(FILE);
+        let loaded = Connection::open(&path)
+            .map_err(Problem::Sqlite)
+            .and_then(|connection| load(connection, now, boot_id));
+        match loaded {
+            Ok((connection, rows)) => {
+                let counters = Counters {
+                    connection,
+                    path,
+                    boot_id: boot_id.to_owned(),
+                };
+                Ok((counters, rows))
+            }
+            Err(problem) => Err(problem.at(path)),
+        }
+    }
+
+    /// Writes a batch, all of it or none. A `kill -9` afterwards forgets nothing of it; a loss of power may (the file is not synced on each save).
+    ///
+    /// # Errors
+    /// `CountersError`; nothing was written, and the batch should be offered again.
+    pub fn save(&mut self, batch: &Batch<'_>, now: Now) -> Result<(), CountersError> {
+        write(&mut self.connection, batch, now, &self.boot_id)
+            .map_err(|error| Problem::Sqlite(error).at(self.path.clone()))
+    }
+
+    /// What every key did, up to the last save.
+    ///
+    /// # Errors
+    /// `CountersError` when the file cannot be read.
+    pub fn usage(&self) -> Result<Vec<UsageRow>, CountersError> {
+        read_usage(&self.connection).map_err(|problem| problem.at(self.path.clone()))
+    }
+}
+
+/// What went wrong, before it is known in which file.
+enum Problem {
+    Newer(i64),
+    Damaged(String),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Problem {
+    fn from(error: rusqlite::Error) -> Problem {
+        Problem::Sqlite(error)
+    }
+}
+
+impl Problem {
+    fn at(self, path: PathBuf) -> CountersError {
+        match self {
+            Problem::Newer(found) => CountersError::Newer { path, found },
+            Problem::Damaged(what) => CountersError::Damaged { path, what },
+            Problem::Sqlite(source) if is_damage(&source) => CountersError::Damaged {
+                path,
+                what: source.to_string(),
+            },
+            Problem::Sqlite(source) => CountersError::Failed { path, source },
+        }
+    }
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::Utf8Error(..)
+        | rusqlite::Error::QueryReturnedNoRows => true,
+        _ => matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        ),
+    }
+}
+
+fn load(
+    mut connection: Connection,
+    now: Now,
+    boot_id: &str,
+) -> Result<(Connection, Vec<Row>), Problem> {
+    connection.busy_timeout(BUSY)?;
+    let transaction = connection.transaction()?;
+    if is_empty(&transaction)? {
+        transaction.execute_batch(SCHEMA)?;
+        write_meta(&transaction, now, boot_id)?;
+    }
+    check_format(&transaction)?;
+    move_to_this_boot(&transaction, now, boot_id)?;
+    let rows = read_rows(&transaction)?;
+    transaction.commit()?;
+    // Only now: a file that is not ours must not be changed, and the journal mode is written to the file.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    Ok((connection, rows))
+}
+
+fn is_empty(transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
+    transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| {
+        row.get(0)
+    })
+}
+
+fn check_format(transaction: &Transaction<'_>) -> Result<(), Problem> {
+    let ours: bool = transaction.query_row(
+        "SELECT count(*) = 1 FROM sqlite_schema WHERE type = 'table' AND name = 'meta'",
+        [],
+        |row| row.get(0),
+    )?;
+    if !ours {
+        return Err(Problem::Damaged("it is not a counter file".to_owned()));
+    }
+    let format: Option<i64> = transaction
+        .query_row("SELECT format FROM meta", [], |row| row.get(0))
+        .optional()?;
+    match format {
+        Some(FORMAT) => Ok(()),
+        Some(found) if found > FORMAT => Err(Problem::Newer(found)),
+        Some(found) => Err(Problem::Damaged(format!("format {found} never existed"))),
+        None => Err(Problem::Damaged("its meta table is empty".to_owned())),
+    }
+}
+
+/// Moves every saved time from the clock of the boot that wrote it to this boot's.
+fn move_to_this_boot(
+    transaction: &Transaction<'_>,
+    now: Now,
+    boot_id: &str,
+) -> rusqlite::Result<()> {
+    let (saved_boot, saved_offset): (String, i64) =
+        transaction.query_row("SELECT boot_id, clock_offset FROM meta", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    if saved_boot == boot_id && !boot_id.is_empty() {
+        return Ok(());
+    }
+    let shift = saved_offset.saturating_sub(clock_offset(now));
+    transaction.execute(
+        "UPDATE limit_state SET quota_opened = quota_opened + ?1, burst_base = burst_base + ?1",
+        [shift],
+    )?;
+    write_meta(transaction, now, boot_id)
+}
+
+fn write_meta(transaction: &Transaction<'_>, now: Now, boot_id: &str) -> rusqlite::Result<()> {
+    transaction.execute(
+        "INSERT OR REPLACE INTO meta(id, format, boot_id, clock_offset) VALUES (1, ?1, ?2, ?3)",
+        params![FORMAT, boot_id, clock_offset(now)],
+    )?;
+    Ok(())
+}
+
+/// Microseconds from the monotonic clock to the wall clock.
+fn clock_offset(now: Now) -> i64 {
+    signed(now.wall.0).saturating_sub_unsigned(now.mono.0)
+}
+
+fn read_rows(transaction: &Transaction<'_>) -> Result<Vec<Row>, Problem> {
+    let mut statement = transaction.prepare(
+        "SELECT subject, quota_opened, quota_opened_wall, quota_seconds, quota_used, burst_base, burst_seconds, burst_log FROM limit_state",
+    )?;
+    let mut found = statement.query([])?;
+    let mut rows = Vec::new();
+    while let Some(row) = found.next()? {
+        rows.push(read_row(row)?);
+    }
+    Ok(rows)
+}
+
+fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, Problem> {
+    let text: String = row.get(0)?;
+    let damaged = || Problem::Damaged(format!("the row of {text:?} makes no sense"));
+    let subject = parse_subject(&text).ok_or_else(damaged)?;
+    let opened: Option<i64> = row.get(1)?;
+    let quota = match opened {
+        Some(opened_micros) => Some(SavedQuota {
+            opened_micros,
+            opened_wall: Wall(unsigned(row.get(2)?).ok_or_else(damaged)?),
+            seconds: row.get(3)?,
+            used: row.get(4)?,
+        }),
+        None => None,
+    };
+    let base: Option<i64> = row.get(5)?;
+    let burst = match base {
+        Some(base) => Some(SavedBurst {
+            seconds: row.get(6)?,
+            log: unpack(base, row.get_ref(7)?.as_blob().map_err(|_| damaged())?)
+                .ok_or_else(damaged)?,
+        }),
+        None => None,
+    };
+    Ok(Row {
+        subject,
+        quota,
+        burst,
+    })
+}
+
+fn read_usage(connection: &Connection) -> Result<Vec<UsageRow>, Problem> {
+    let mut statement = connection.prepare("SELECT key_id, last_used_unix, total FROM usage")?;
+    let mut found = statement.query([])?;
+    let mut rows = Vec::new();
+    while let Some(row) = found.next()? {
+        let text: String = row.get(0)?;
+        let damaged = || Problem::Damaged(format!("the usage of {text:?} makes no sense"));
+        rows.push(UsageRow {
+            key: parse_key(&text).ok_or_else(damaged)?,
+            last_used_unix_seconds: unsigned(row.get(1)?).ok_or_else(damaged)?,
+            total: unsigned(row.get(2)?).ok_or_else(damaged)?,
+        });
+    }
+    Ok(rows)
+}
+
+fn write(
+    connection: &mut Connection,
+    batch: &Batch<'_>,
+    now: Now,
+    boot_id: &str,
+) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    write_meta(&transaction, now, boot_id)?;
+    {
+        let mut remove =
+            transaction.prepare_cached("DELETE FROM limit_state WHERE subject = ?1")?;
+        for subject in batch.removed {
+            remove.execute([subject.to_string()])?;
+        }
+        let mut put = transaction.prepare_cached(
+            "INSERT OR REPLACE INTO limit_state VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?;
+        // Whoever exports sorts: pages are then written once each, which is several times faster than random order.
+        for row in batch.rows {
+            let base = row.burst.as_ref().and_then(|burst| burst.log.first());
+            put.execute(params![
+                row.subject.to_string(),
+                row.quota.map(|quota| quota.opened_micros),
+                row.quota.map(|quota| signed(quota.opened_wall.0)),
+                row.quota.map(|quota| quota.seconds),
+                row.quota.map(|quota| quota.used),
+                base.map(|(at, _)| at),
+                row.burst.as_ref().map(|burst| burst.seconds),
+                row.burst.as_ref().map(|burst| pack(&burst.log)),
+            ])?;
+        }
+        let mut add = transaction.prepare_cached(
+            "INSERT INTO usage VALUES (?1, ?2, ?3) ON CONFLICT(key_id) DO UPDATE
+             SET last_used_unix = max(last_used_unix, excluded.last_used_unix), total = total + excluded.total",
+        )?;
+        for row in batch.usage {
+            add.execute(params![
+                key_text(row.key),
+                signed(row.last_used_unix_seconds),
+                signed(row.total),
+            ])?;
+        }
+    }
+    transaction.commit()
+}
+
+/// Twelve bytes for each time: microseconds after the first, and the count, both little-endian.
+fn pack(log: &[(i64, u32)]) -> Vec<u8> {
+    let base = log.first().map_or(0, |(at, _)| *at);
+    let mut packed = Vec::with_capacity(log.len() * PACKED_BYTES);
+    for (at, count) in log {
+        packed.extend_from_slice(&at.saturating_sub(base).to_le_bytes());
+        packed.extend_from_slice(&count.to_le_bytes());
+    }
+    packed
+}
+
+fn unpack(base: i64, packed: &[u8]) -> Option<Vec<(i64, u32)>> {
+    if !packed.len().is_multiple_of(PACKED_BYTES) {
+        return None;
+    }
+    let mut total: u32 = 0;
+    packed
+        .chunks_exact(PACKED_BYTES)
+        .map(|chunk| {
+            let after = i64::from_le_bytes(chunk[..8].try_into().ok()?);
+            let count = u32::from_le_bytes(chunk[8..].try_into().ok()?);
+            total = total.checked_add(count)?;
+            Some((base.saturating_add(after), count))
+        })
+        .collect()
+}
+
+/// SQLite's integers are signed.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> Option<u64> {
+    u64::try_from(number).ok()
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Key(id) => write!(out, "k:{}", key_text(*id)),
+            Subject::Tenant(id) => write!(out, "t:{}", id.as_str()),
+        }
+    }
+}
+
+fn parse_subject(text: &str) -> Option<Subject> {
+    if let Some(id) = text.strip_prefix("k:") {
+        return parse_key(id).map(Subject::Key);
+    }
+    let id = text.strip_prefix("t:")?;
+    TenantId::new(id).ok().map(Subject::Tenant)
+}
+
+fn key_text(id: KeyId) -> String {
+    id.0.iter().copied().map(char::from).collect()
+}
+
+fn parse_key(text: &str) -> Option<KeyId> {
+    let bytes = <[u8; 12]>::try_from(text.as_bytes()).ok()?;
+    bytes
+        .iter()
+        .all(u8::is_ascii_alphanumeric)
+        .then_some(KeyId(bytes))
+}
+
+impl fmt::Display for CountersError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CountersError::Newer { path, found } => write!(
+                out,
+                "{}: format {found} is from a later version, this one knows format {FORMAT}: run the later version, or move the file away to count from zero",
+                path.display()
+            ),
+            CountersError::Damaged { path, what } => write!(
+                out,
+                "{}: cannot be read: {what}: put back a copy, or move the file away to count from zero",
+                path.display()
+            ),
+            CountersError::Failed { path, .. } => {
+                write!(out, "{}: cannot be used", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for CountersError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            CountersError::Failed { source, .. } => Some(source),
+            CountersError::Newer { .. } | CountersError::Damaged { .. } => None,
+        }
+    }
+}
+
+const FILE: &str = "counters.db";
+
+const FORMAT: i64 = 1;
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+const BUSY: std::time::Duration = std::time::Duration::from_secs(2);
+
+const PACKED_BYTES: usize = 12;
+
+/// Times are microseconds on the monotonic clock of the boot that `meta` names; `clock_offset` leads from there to the wall clock.
+const SCHEMA: &str = "
+CREATE TABLE meta(
+  id INTEGER PRIMARY KEY CHECK(id = 1),
+  format INTEGER NOT NULL,
+  boot_id TEXT NOT NULL,
+  clock_offset INTEGER NOT NULL
+) STRICT;
+CREATE TABLE limit_state(
+  subject TEXT PRIMARY KEY NOT NULL,
+  quota_opened INTEGER,
+  quota_opened_wall INTEGER,
+  quota_seconds INTEGER,
+  quota_used INTEGER,
+  burst_base INTEGER,
+  burst_seconds INTEGER,
+  burst_log BLOB
+) STRICT, WITHOUT ROWID;
+CREATE TABLE usage(
+  key_id TEXT PRIMARY KEY NOT NULL,
+  last_used_unix INTEGER NOT NULL,
+  total INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Mono;
+
+    const WALL: u64 = 1_700_000_000_000_000;
+
+    fn now(mono: u64, wall: u64) -> Now {
+        Now {
+            mono: Mono(mono),
+            wall: Wall(wall),
+        }
+    }
+
+    fn key(byte: u8) -> KeyId {
+        KeyId([byte; 12])
+    }
+
+    fn rows() -> Vec<Row> {
+        vec![
+            Row {
+                subject: Subject::Key(key(b'a')),
+                quota: Some(SavedQuota {
+                    opened_micros: 5_000_000,
+                    opened_wall: Wall(WALL + 5_000_000),
+                    seconds: 3_600,
+                    used: 73,
+                }),
+                burst: Some(SavedBurst {
+                    seconds: 60,
+                    log: vec![(5_000_000, 1), (5_000_007, 70), (9_000_000, 2)],
+                }),
+            },
+            Row {
+                subject: Subject::Tenant(TenantId::new("acme.co_1").unwrap()),
+                quota: None,
+                burst: Some(SavedBurst {
+                    seconds: 1,
+                    log: vec![(-3, 1)],
+                }),
+            },
+        ]
+    }
+
+    fn save(counters: &mut Counters, rows: &[Row], now: Now) {
+        let batch = Batch {
+            rows,
+            ..Batch::default()
+        };
+        counters.save(&batch, now).unwrap();
+    }
+
+    #[test]
+    fn saved_rows_come_back_exactly_in_the_same_boot() {
+        let directory = tempfile::tempdir().unwrap();
+        let start = now(10_000_000, WALL + 10_000_000);
+        let (mut counters, found) = Counters::open_in_boot(directory.path(), start, "one").unwrap();
+        assert_eq!(found, []);
+        save(&mut counters, &rows(), start);
+        drop(counters);
+        // The wall clock fell back by a day in between: within one boot it does not count.
+        let later = now(11_000_000, WALL - 86_400_000_000);
+        let (mut counters, found) = Counters::open_in_boot(directory.path(), later, "one").unwrap();
+        assert_eq!(found, rows());
+        let removed = [Subject::Key(key(b'a'))];
+        let batch = Batch {
+            removed: &removed,
+            ..Batch::default()
+        };
+        counters.save(&batch, later).unwrap();
+        drop(counters);
+        let (_, found) = Counters::open_in_boot(directory.path(), later, "one").unwrap();
+        assert_eq!(found, rows()[1..]);
+    }
+
+    /// The machine was off for 100 s; its monotonic clock began again at zero.
+    #[test]
+    fn times_move_to_the_new_clock_after_a_reboot() {
+        let directory = tempfile::tempdir().unwrap();
+        let start = now(10_000_000, WALL + 10_000_000);
+        let (mut counters, _) = Counters::open_in_boot(directory.path(), start, "one").unwrap();
+        save(&mut counters, &rows(), start);
+        drop(counters);
+        let shift = 10_000_000 + 100_000_000 - 2_000_000;
+        let mut expected = rows();
+        expected[0].quota.as_mut().unwrap().opened_micros -= shift;
+        for row in &mut expected {
+            for (at, _) in &mut row.burst.as_mut().unwrap().log {
+                *at -= shift;
+            }
+        }
+        let rebooted = now(2_000_000, WALL + 110_000_000);
+        // The second start finds them moved already, although nothing was saved in between.
+        for boot in ["two", "two"] {
+            let (_, found) = Counters::open_in_boot(directory.path(), rebooted, boot).unwrap();
+            assert_eq!(found, expected);
+        }
+        // Without a boot id nothing is known of the clock, so the wall clock decides.
+        let unknown = now(3_000_000, WALL + 111_000_000);
+        let (_, found) = Counters::open_in_boot(directory.path(), unknown, "").unwrap();
+        assert_eq!(found, expected);
+    }
+
+    /// ASKS 8: usage adds up over saves.
+    #[test]
+    fn usage_adds_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let row = |byte, last_used_unix_seconds, total| UsageRow {
+            key: key(byte),
+            last_used_unix_seconds,
+            total,
+        };
+        for usage in [
+            vec![row(b'a', 50, 2), row(b'b', 7, 1)],
+            vec![row(b'a', 40, 3)],
+        ] {
+            let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+            let batch = Batch {
+                usage: &usage,
+                ..Batch::default()
+            };
+            counters.save(&batch, now(1, WALL)).unwrap();
+        }
+        let (counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+        assert_eq!(
+            counters.usage().unwrap(),
+            [row(b'a', 50, 5), row(b'b', 7, 1)]
+        );
+    }
+
+    /// ASKS 27: what cannot be read is named and left as it is.
+    #[test]
+    fn unreadable_files_are_named_and_kept() {
+        let make = |sql: &str| {
+            let directory = tempfile::tempdir().unwrap();
+            let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+            save(&mut counters, &rows(), now(1, WALL));
+            counters.connection.execute_batch(sql).unwrap();
+            drop(counters);
+            directory
+        };
+        let scribble = |bytes: &[u8], at: usize| {
+            let directory = make("");
+            let path = directory.path().join(FILE);
+            let mut content = std::fs::read(&path).unwrap();
+            content[at..at + bytes.len()].copy_from_slice(bytes);
+            std::fs::write(&path, content).unwrap();
+            directory
+        };
+        let foreign = {
+            let directory = tempfile::tempdir().unwrap();
+            let other = Connection::open(directory.path().join(FILE)).unwrap();
+            other.execute_batch("CREATE TABLE other(x)").unwrap();
+            directory
+        };
+        let cases = [
+            (
+                make("UPDATE meta SET format = 2"),
+                "format 2 is from a later version",
+            ),
+            (make("UPDATE meta SET format = 0"), "format 0 never existed"),
+            (make("DELETE FROM meta"), "its meta table is empty"),
+            (
+                make("UPDATE limit_state SET burst_log = x'0102'"),
+                "makes no sense",
+            ),
+            (
+                make("UPDATE limit_state SET burst_log = NULL"),
+                "makes no sense",
+            ),
+            (
+                make("UPDATE limit_state SET subject = 'x:y' WHERE subject LIKE 'k:%'"),
+                "the row of \"x:y\" makes no sense",
+            ),
+            (
+                make("UPDATE limit_state SET quota_used = -1 WHERE quota_used > 0"),
+                "cannot be read",
+            ),
+            (scribble(b"SQLite format 9", 0), "cannot be read"),
+            (scribble(&[0xff; 4_096], 4_096), "cannot be read"),
+            (foreign, "it is not a counter file"),
+        ];
+        for (directory, says) in cases {
+            let path = directory.path().join(FILE);
+            let before = std::fs::read(&path).unwrap();
+            let error = Counters::open(directory.path(), now(1, WALL)).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(says), "{text}");
+            assert!(text.contains(&path.display().to_string()), "{text}");
+            assert!(std::fs::read(&path).unwrap() == before, "{text}");
+        }
+    }
+
+    #[test]
+    fn directory_that_is_not_there_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("nowhere");
+        let error = Counters::open(&missing, now(1, WALL)).unwrap_err();
+        assert!(error.to_string().contains("nowhere"), "{error}");
+        assert!(std::error::Error::source(&error).is_some());
+    }
+}
