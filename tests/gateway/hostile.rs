@@ -809,9 +809,9 @@ fn a_backend_cannot_split_the_answer() {
 fn log_lines_cannot_be_forged() {
     let (_upstream, gateway) = usual();
     let request = Request::get("/public/%0a%1b[31m%22x")
-        .header("User-Agent", "\u{1b}[31mred\"}")
+        .header("User-Agent", "red\"}\\n{\"")
         .header("Referer", "a\tb");
-    let status = gateway.send(&request).status;
+    gateway.send(&request).expect(400);
     gateway.send(&Request::get("/public/marker")).expect(200);
     gateway.log_line("/public/marker");
     let log = gateway.log();
@@ -819,7 +819,7 @@ fn log_lines_cannot_be_forged() {
     for line in log.lines() {
         serde_json::from_str::<serde_json::Value>(line).expect("each line is JSON");
     }
-    assert_eq!(log.lines().count(), 2, "status of the first: {status}");
+    assert_eq!(log.lines().count(), 2);
 }
 
 // S26: neither query nor header values are logged.

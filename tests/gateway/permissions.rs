@@ -173,7 +173,7 @@ fn impossible_keys_are_refused_with_a_reason() {
                 kind: "sesame".into(),
                 ..new_key("acme")
             },
-            "sesame",
+            "`secret` or `public`",
         ),
         (
             NewKey {
