@@ -618,10 +618,15 @@ fn damaged_counters_are_not_overwritten() {
         "this is no database, and it is long enough to be looked at as one",
     )
     .unwrap();
-    let output = site.command(&["check"]);
-    assert_eq!(output.status.code(), Some(78), "{}", errors(&output));
-    let output = site.command(&["run"]);
-    assert_eq!(output.status.code(), Some(78), "{}", errors(&output));
+    for command in ["run", "check"] {
+        let output = site.command(&[command]);
+        assert_eq!(
+            output.status.code(),
+            Some(78),
+            "{command}: {}",
+            errors(&output)
+        );
+    }
     assert!(fs::read(&path).unwrap().starts_with(b"this is no database"));
 }
 
@@ -833,16 +838,9 @@ fn the_systemd_units_verify_and_are_hardened() {
     let service = fs::read_to_string(root.join("portcullis.service")).unwrap();
     let exists = directory.path().join("portcullis");
     fs::copy(BINARY, &exists).unwrap();
-    let copied: String = service
-        .lines()
-        .map(|line| match line.strip_prefix("ExecStart=") {
-            Some(command) => {
-                let (_, rest) = command.split_once(' ').unwrap_or((command, ""));
-                format!("ExecStart={} {rest}\n", exists.display())
-            }
-            None => format!("{line}\n"),
-        })
-        .collect();
+    let installed = "/usr/bin/portcullis";
+    assert!(service.contains(&format!("ExecStart={installed} run")));
+    let copied = service.replace(installed, exists.to_str().unwrap());
     let unit = directory.path().join("portcullis.service");
     fs::write(&unit, copied).unwrap();
     let socket = directory.path().join("portcullis.socket");

@@ -353,8 +353,7 @@ fn the_first_failing_check_answers() {
     let upstream = Upstream::start();
     let gateway = Setup::limited(&upstream, "1/hour", "unlimited").start();
     let key = gateway.key_with_scopes("acme", &["nothing:here"]);
-    let mut client = gateway.connect();
-    let mut status = |request: Request| client.exchange(&request).status;
+    let status = |request: Request| gateway.send(&request).status;
     let bad_path = |key: &str| Request::get("/any/%2e%2e/x").bearer(key);
     // 400 before 401.
     assert_eq!(status(bad_path("unknown")), 400);

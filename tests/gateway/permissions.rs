@@ -173,7 +173,7 @@ fn impossible_keys_are_refused_with_a_reason() {
                 kind: "sesame".into(),
                 ..new_key("acme")
             },
-            "sesame",
+            "`secret` or `public`",
         ),
         (
             NewKey {
@@ -201,7 +201,7 @@ fn impossible_keys_are_refused_with_a_reason() {
                 expires_at_unix_seconds: Some(1),
                 ..new_key("acme")
             },
-            "past",
+            "future",
         ),
     ];
     for (key, word) in cases {

@@ -119,13 +119,16 @@ impl Frames {
         }
     }
 
-    /// Reads one frame: kind, flags, stream, payload; `None` at the end of the connection.
+    /// Reads one frame: kind, flags, stream, payload; `None` at the end of the connection. Answers PING, as every client must.
     pub fn read(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let mut head = [0; 9];
         self.wire.read_exact(&mut head).ok()?;
         let length = number(&[0, head[0], head[1], head[2]]) as usize;
         let mut payload = vec![0; length];
         self.wire.read_exact(&mut payload).ok()?;
+        if head[3] == PING && head[4] & END_STREAM == 0 {
+            self.send(PING, END_STREAM, 0, &payload);
+        }
         Some((head[3], head[4], number(&head[5..]), payload))
     }
 
