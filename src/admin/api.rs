@@ -16,7 +16,7 @@ use axum::routing::post;
 use serde::Serialize;
 
 use crate::admin::Admin;
-use crate::admin::serve::Caller;
+use crate::admin::Caller;
 use crate::store::Outcome;
 use crate::store::Verb;
 use crate::store::VerbError;

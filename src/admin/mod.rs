@@ -32,6 +32,13 @@ pub struct Admin {
     pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
+/// Who is at the other end of the unix socket, as the kernel says; `None` on TCP.
+#[derive(Clone, Copy, Debug)]
+struct Caller {
+    /// User id.
+    uid: Option<u32>,
+}
+
 impl fmt::Debug for Admin {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("Admin")

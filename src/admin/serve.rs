@@ -21,6 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 
 use crate::admin::Admin;
+use crate::admin::Caller;
 use crate::admin::api;
 use crate::admin::health;
 
@@ -35,13 +36,6 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Pause after an accept that failed, for example because no descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Who is at the other end of the unix socket, as the kernel says; `None` on TCP.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Caller {
-    /// User id.
-    pub(super) uid: Option<u32>,
-}
 
 /// Serves verbs, reload, status, health and metrics until the task is dropped. Whoever the socket's mode lets connect may do all of it.
 pub async fn serve_socket(listener: UnixListener, admin: Arc<Admin>) {
