@@ -15,7 +15,7 @@ use crate::store::Verb;
 
 /// A reverse-proxy gateway: TLS in, API keys checked, limits held, one trusted tenant header to the backend.
 #[derive(Debug, Parser)]
-#[command(name = "portcullis", version, after_help = EXIT_CODES)]
+#[command(name = "portcullis", version, after_help = format!("{SIGNALS}\n\n{EXIT_CODES}"))]
 pub(super) struct Arguments {
     /// Where the gateway is
     #[command(flatten)]
@@ -231,7 +231,7 @@ Exit codes:
 Colours follow NO_COLOR and CLICOLOR.";
 
 const SIGNALS: &str = "\
-Signals:
+Signals to `portcullis run`:
   HUP   read the configuration again; a bad one is refused and the old one stays
   TERM  drain: take no new connections, end those in flight; a second TERM ends at once
   INT   as TERM
