@@ -60,7 +60,9 @@ fn number(text: &str) -> Option<u32> {
 
 impl fmt::Display for Rate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = UNITS.iter().find(|(_, length)| self.seconds.is_multiple_of(*length));
+        let unit = UNITS
+            .iter()
+            .find(|(_, length)| self.seconds.is_multiple_of(*length));
         let (name, length) = unit.copied().unwrap_or(("s", 1));
         match self.seconds / length {
             1 => write!(out, "{}/{name}", self.count),
