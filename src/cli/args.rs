@@ -15,7 +15,7 @@ use crate::store::Verb;
 
 /// A reverse-proxy gateway: TLS in, API keys checked, limits held, one trusted tenant header to the backend.
 #[derive(Debug, Parser)]
-#[command(name = "portcullis", version, after_help = format!("{SIGNALS}\n\n{EXIT_CODES}"))]
+#[command(name = "portcullis", version, after_help = CODES_AND_SIGNALS)]
 pub(super) struct Arguments {
     /// Where the gateway is
     #[command(flatten)]
@@ -219,7 +219,7 @@ impl CreateKey {
 /// Heading of what every command takes.
 const COMMON: &str = "Common options";
 
-const EXIT_CODES: &str = "\
+const CODES_AND_SIGNALS: &str = "\
 Exit codes:
    0  done
    1  refused, or failed
@@ -228,10 +228,13 @@ Exit codes:
   77  no permission
   78  wrong configuration or store
 
+Signals of `run`:
+  HUP  reload          TERM, INT  drain; a second one: now          USR1  reopen logs
+
 Colours follow NO_COLOR and CLICOLOR.";
 
 const SIGNALS: &str = "\
-Signals to `portcullis run`:
+Signals:
   HUP   read the configuration again; a bad one is refused and the old one stays
   TERM  drain: take no new connections, end those in flight; a second TERM ends at once
   INT   as TERM

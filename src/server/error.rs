@@ -107,7 +107,7 @@ impl From<CountersError> for StartError {
     fn from(error: CountersError) -> StartError {
         StartError {
             exit_code: error.exit_code(),
-            text: error.to_string(),
+            text: chain(&error),
         }
     }
 }
@@ -128,4 +128,16 @@ pub(crate) fn tls_text(problems: &[TlsProblem]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

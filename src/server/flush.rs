@@ -16,6 +16,8 @@ use crate::store::counters::Batch;
 use crate::store::counters::Counters;
 use crate::usage::Usage;
 
+use super::error::chain;
+
 /// The one writer of `counters.db`.
 #[derive(Debug)]
 pub(crate) struct Flusher {
@@ -50,7 +52,10 @@ impl Flusher {
             self.quota.unexport(changes);
             self.usage.put_back(&usage);
             self.failures.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(%error, "counters not written: limits hold in memory, a crash now would forget them");
+            tracing::error!(
+                error = chain(&error),
+                "counters not written: limits hold in memory, a crash now would forget them"
+            );
         }
     }
 
@@ -63,7 +68,7 @@ impl Flusher {
     pub(crate) fn last_used(&self, now: Now) -> HashMap<KeyId, Wall> {
         self.flush(now);
         let rows = lock(&self.counters).usage().unwrap_or_else(|error| {
-            tracing::error!(%error, "usage not read");
+            tracing::error!(error = chain(&error), "usage not read");
             Vec::new()
         });
         let times = rows.into_iter().map(|row| {

@@ -504,17 +504,25 @@ impl fmt::Display for CountersError {
                 "{}: cannot be read: {what}: put back a copy, or move the file away to count from zero",
                 path.display()
             ),
-            CountersError::Failed { path, source } => {
-                write!(out, "{}: cannot be used: {source}", path.display())
+            CountersError::Failed { path, .. } => {
+                write!(out, "{}: cannot be used", path.display())
             }
-            CountersError::Unmade { path, source } => {
-                write!(out, "{}: cannot be made: {source}", path.display())
+            CountersError::Unmade { path, .. } => {
+                write!(out, "{}: cannot be made", path.display())
             }
         }
     }
 }
 
-impl std::error::Error for CountersError {}
+impl std::error::Error for CountersError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            CountersError::Failed { source, .. } => Some(source),
+            CountersError::Unmade { source, .. } => Some(source),
+            CountersError::Newer { .. } | CountersError::Damaged { .. } => None,
+        }
+    }
+}
 
 impl CountersError {
     /// What the process exits with: 78 when the file must be looked at, 77 when permission is missing, else 69.
