@@ -442,7 +442,9 @@ async fn taken(request: &str) -> (Parts, Incoming, Wire) {
         let (stream, _) = listener.accept().await.unwrap();
         let service = service_fn(move |request: Request<Incoming>| {
             let sender = sender.borrow_mut().take();
-            let _ = sender.map(|sender| sender.send(request.into_parts()));
+            if let Some(sender) = sender {
+                let _ = sender.send(request.into_parts());
+            }
             std::future::pending::<Result<Response<Full<Bytes>>, std::convert::Infallible>>()
         });
         let _ = hyper::server::conn::http1::Builder::new()
