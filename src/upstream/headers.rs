@@ -108,7 +108,7 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap, tenant: &HeaderName) {
             let name = name.as_str();
             is_hop_by_hop(name)
                 || same_name(name, tenant.as_str())
-                || matches!(name, "content-length" | "host" | "trailer")
+                || matches!(name, "content-length" | "host")
         })
         .cloned()
         .collect();
@@ -278,10 +278,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Exactly one tenant, ours; none where nobody was authenticated (DESIGN section 1, promise 3).
 fn set_identity(headers: &mut HeaderMap, admission: &Admission, request_id: &HeaderValue) {
     let tenant = &admission.snapshot().config.headers.tenant;
-    match admission.tenant() {
-        Some(entry) => headers.insert(tenant, entry.header_value.clone()),
-        None => headers.remove(tenant),
-    };
+    if let Some(entry) = admission.tenant() {
+        headers.insert(tenant, entry.header_value.clone());
+    }
     headers.insert(&X_REQUEST_ID, request_id.clone());
 }
 
@@ -630,6 +629,18 @@ mod tests {
             prepare(&mut head, &admission, &peer(), &id);
             assert_eq!(head.uri.to_string(), "/leases?a=1&b=%2f");
         }
+    }
+
+    #[test]
+    fn nothing_of_the_clients_connection_goes_on() {
+        let mut head = head("/leases", &[]);
+        head.version = Version::HTTP_10;
+        head.extensions.insert("upgrade handle");
+        let admission = admission(&Arc::new(config(&[])), true, "/leases");
+        let id = HeaderValue::from_static("ours");
+        prepare(&mut head, &admission, &peer(), &id);
+        assert_eq!(head.version, Version::HTTP_11);
+        assert!(head.extensions.is_empty());
     }
 
     #[test]

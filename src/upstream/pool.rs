@@ -134,6 +134,18 @@ impl Directory {
     }
 }
 
+#[cfg(test)]
+impl Directory {
+    /// Ends the tasks of all idle connections, without the pool being told.
+    pub(super) fn end_idle_tasks(&self) {
+        for server in self.servers.borrow().values() {
+            for entry in server.idle.borrow().iter() {
+                entry.task.abort();
+            }
+        }
+    }
+}
+
 /// Power of two choices; with two servers that is the least loaded. Ties fall to chance, with two servers to turns.
 fn pick(count: usize, outstanding: impl Fn(usize) -> usize, turn: u64) -> Option<usize> {
     let (first, second) = match count {
@@ -360,3 +372,60 @@ impl Drop for Lease {
 
 /// How long a connection whose answer has ended may take to become ready; it needs one turn of its task.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::Server;
+    use super::pick;
+    use crate::config::UpstreamServer;
+
+    #[test]
+    fn the_least_loaded_of_two_is_picked() {
+        for turn in 0..10 {
+            assert_eq!(pick(2, |index| [3, 2][index], turn), Some(1));
+            assert_eq!(pick(2, |index| [0, 1][index], turn), Some(0));
+        }
+    }
+
+    #[test]
+    fn two_idle_servers_take_turns() {
+        let picked: Vec<_> = (0..4).map(|turn| pick(2, |_| 0, turn)).collect();
+        assert_eq!(picked, [Some(0), Some(1), Some(0), Some(1)]);
+    }
+
+    #[test]
+    fn of_many_every_one_is_picked_but_never_the_most_loaded() {
+        let mut counts = [0; 5];
+        for turn in 0..10_000 {
+            let outstanding = |index: usize| if index == 3 { 9 } else { 1 };
+            counts[pick(5, outstanding, turn).unwrap()] += 1;
+        }
+        assert_eq!(counts[3], 0);
+        for index in [0, 1, 2, 4] {
+            assert!(counts[index] > 2_000, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn one_is_picked_and_none_is_not() {
+        assert_eq!(pick(1, |_| 7, 3), Some(0));
+        assert_eq!(pick(0, |_| 7, 3), None);
+    }
+
+    #[test]
+    fn addresses_are_named_as_a_host_header_writes_them() {
+        let cases = [
+            ("127.0.0.1", "127.0.0.1:80", true),
+            ("::1", "[::1]:80", true),
+            ("[::1]", "[::1]:80", true),
+            ("legacy.internal", "legacy.internal:80", false),
+        ];
+        for (host, name, is_address) in cases {
+            let host = host.to_owned();
+            let server = Server::new(&UpstreamServer { host, port: 80 });
+            assert_eq!(&*server.name, name);
+            assert_eq!(server.host_header.as_ref().unwrap(), name);
+            assert_eq!(server.address.is_some(), is_address, "{name}");
+        }
+    }
+}
