@@ -13,6 +13,7 @@ use crate::model::key::Environment;
 use crate::model::route::Route;
 use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
+use crate::refusal::Shape;
 
 /// The whole file.
 #[derive(Clone, Debug)]
@@ -193,17 +194,6 @@ pub struct Errors {
     pub shape: Shape,
     /// Whether 403 names the missing permission (FA19; PB13 wants it off).
     pub name_permission: bool,
-}
-
-/// The three body shapes of refusals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// RFC 9457 problem details.
-    Problem,
-    /// `{"error":{"code":…,"message":…}}` (PB12, PB13).
-    Nested,
-    /// `{"error":"…"}` (CW9).
-    Flat,
 }
 
 /// `[limits]`.

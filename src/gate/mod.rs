@@ -3,17 +3,41 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderMap;
+use http::header;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 
 use crate::clock::Now;
+use crate::clock::Wall;
+use crate::config::Auth;
+use crate::config::Config;
+use crate::config::LimitSubject;
 use crate::model::key::Digest;
+use crate::model::key::Environment;
 use crate::model::key::KeyId;
+use crate::model::key_text;
+use crate::model::route::Access;
+use crate::model::route::Found;
 use crate::model::route::Route;
+use crate::model::route::host::best;
+use crate::quota::Charge;
 use crate::quota::Numbers;
 use crate::quota::Quota;
 use crate::refusal::Refusal;
+use crate::refusal::Style;
+use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
+
+mod api_key;
+mod credential;
+mod host;
+mod permission;
+mod standing;
+mod target;
+#[cfg(test)]
+mod tests;
 
 /// What is known of a client connection before any request on it.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +57,8 @@ pub struct Principal {
     digest: Digest,
     /// Index into the snapshot's tenants.
     tenant: u32,
+    /// When the key ends, as it was when it was admitted.
+    expires: Wall,
 }
 
 /// Proof that every check passed. Only this module can make one, and the forwarder demands it.
@@ -43,7 +69,7 @@ pub struct Admission {
     principal: Option<Principal>,
     numbers: Option<Numbers>,
     host: String,
-    path: String,
+    target: PathAndQuery,
 }
 
 /// A request that did not pass, with all that the answer and the log need.
@@ -61,23 +87,245 @@ pub struct Refused {
     pub route: Option<Arc<Route>>,
     /// Why, in one snake_case word that never reaches the client: `key_expired`, `unknown_key`, `path_dot_segment` …
     pub reason: &'static str,
-    /// The canonical host, when it was valid (for the error shape of that host).
+    /// The canonical name of the host without its port, when it was valid (for `style`).
     pub host: Option<String>,
 }
 
+/// What the checks found out so far: the answer and the log need it, however the request ends.
+#[derive(Debug, Default)]
+struct Known {
+    route: Option<Arc<Route>>,
+    principal: Option<Principal>,
+    numbers: Option<Numbers>,
+}
+
+/// Why a check failed.
+#[derive(Debug)]
+struct Fault {
+    refusal: Refusal,
+    /// For the log; never for the client.
+    reason: &'static str,
+}
+
 /// Walks the checks in their order (DESIGN section 3, steps 1 to 6): sanitise, match, authenticate, standing, charge, authorise.
-/// Takes every credential out of `head` and rewrites its target to the canonical path.
+/// Takes every credential out of `head` and rewrites its target to the canonical path, origin-form.
+///
+/// Where no route matches, a key is demanded all the same and its environment is compared with the host's alone, so that a stranger
+/// cannot tell which paths exist; 404 and 405 cost 1. On a public path the wrong method is 405 without a key.
 ///
 /// # Errors
 /// The first check that fails.
 pub fn admit(
-    _snapshot: &Arc<Snapshot>,
-    _quota: &Quota,
-    _now: Now,
+    snapshot: &Arc<Snapshot>,
+    quota: &Quota,
+    now: Now,
     _peer: &Peer,
-    _head: &mut Parts,
+    head: &mut Parts,
 ) -> Result<Admission, Box<Refused>> {
-    todo!()
+    let mut known = Known::default();
+    let host = match host::of(head) {
+        Ok(host) => host,
+        Err(fault) => return Err(known.refused(fault, None)),
+    };
+    match check(snapshot, quota, now, &host, head, &mut known) {
+        Ok((route, target)) => Ok(Admission {
+            snapshot: Arc::clone(snapshot),
+            route,
+            principal: known.principal,
+            numbers: known.numbers,
+            host: host.into_text(),
+            target,
+        }),
+        Err(fault) => Err(known.refused(fault, Some(host.into_name()))),
+    }
+}
+
+fn check(
+    snapshot: &Snapshot,
+    quota: &Quota,
+    now: Now,
+    host: &host::Host,
+    head: &mut Parts,
+    known: &mut Known,
+) -> Result<(Arc<Route>, PathAndQuery), Fault> {
+    let config = &snapshot.config;
+    let target = target::of(head, &config.http)?;
+    let found = snapshot
+        .routes
+        .find(host.name(), target.path(), head.method.as_str());
+    known.route = route_at(&found).cloned();
+    let target = target.decide(known.route.as_ref().is_some_and(|route| route.raw_path))?;
+    head.uri = target::origin_form(target.clone());
+    if is_public(known.route.as_deref()) {
+        credential::discard(&mut head.headers, &config.auth);
+        return Ok((served(found)?, target));
+    }
+    let credential = credential::take(&mut head.headers, &config.auth)?;
+    let (digest, key) = api_key::verify(snapshot, &credential)?;
+    known.principal = Some(Principal::of(digest, key));
+    let places = environments(config, host.name(), known.route.as_deref());
+    standing::check(snapshot, key, places, now.wall)?;
+    charge(snapshot, quota, key, cost_of(&found), now, known)?;
+    let route = served(found)?;
+    permission::check(snapshot, key, &route.access)?;
+    Ok((route, target))
+}
+
+/// The route that serves the path, if only by other methods.
+fn route_at(found: &Found) -> Option<&Arc<Route>> {
+    match found {
+        Found::Route(route) | Found::OtherMethods(route, _) => Some(route),
+        Found::Nothing => None,
+    }
+}
+
+fn is_public(route: Option<&Route>) -> bool {
+    route.is_some_and(|route| route.access == Access::Public)
+}
+
+fn served(found: Found) -> Result<Arc<Route>, Fault> {
+    match found {
+        Found::Route(route) => Ok(route),
+        Found::OtherMethods(_, allow) => Err(Fault::new(
+            Refusal::MethodNotAllowed(allow),
+            "method_not_allowed",
+        )),
+        Found::Nothing => Err(Fault::new(Refusal::NoRoute, "no_route")),
+    }
+}
+
+/// Where the key must be at home: the host, if it has a table of its own, and the route, if there is one.
+fn environments(
+    config: &Config,
+    host: &str,
+    route: Option<&Route>,
+) -> impl Iterator<Item = Environment> {
+    let of_host = best(&config.hosts, |entry| &entry.name, host).map(|entry| entry.environment);
+    let of_route = route.map(|route| route.environment);
+    of_host.into_iter().chain(of_route)
+}
+
+fn cost_of(found: &Found) -> u32 {
+    match found {
+        Found::Route(route) => route.cost,
+        Found::OtherMethods(..) | Found::Nothing => 1,
+    }
+}
+
+fn charge(
+    snapshot: &Snapshot,
+    quota: &Quota,
+    key: &KeyEntry,
+    cost: u32,
+    now: Now,
+    known: &mut Known,
+) -> Result<(), Fault> {
+    let tenant = snapshot.tenant_of(key);
+    let key_limits = match &key.limits {
+        Some(limits) => limits,
+        None => &snapshot.plan_of(key).limits,
+    };
+    let by_key = Some((key.id, key_limits));
+    let by_tenant = Some((&tenant.id, &snapshot.plans[tenant.plan as usize].limits));
+    let (key, tenant) = match snapshot.config.limits.subject {
+        LimitSubject::Key => (by_key, None),
+        LimitSubject::Tenant => (None, by_tenant),
+        LimitSubject::Both => (by_key, by_tenant),
+    };
+    match quota.charge(&Charge { key, tenant, cost }, now) {
+        Ok(numbers) => {
+            known.numbers = Some(numbers);
+            Ok(())
+        }
+        Err(exhausted) => {
+            known.numbers = Some(exhausted.numbers);
+            let retry_after_seconds = exhausted.retry_after_seconds;
+            let refusal = Refusal::LimitExceeded {
+                retry_after_seconds,
+            };
+            Err(Fault::new(refusal, "limit_exceeded"))
+        }
+    }
+}
+
+/// The id of a known key that stands in these headers, whatever its standing, for requests that are refused unread: a key that was sent
+/// in clear is burnt (FA29). Looks at the first few lines only.
+#[must_use]
+pub fn peek(headers: &HeaderMap, auth: &Auth, snapshot: &Snapshot) -> Option<KeyId> {
+    credential::look(headers, auth)
+        .take(PEEK_LINES_MAX)
+        .find_map(|text| snapshot.key(&key_text::digest_of(text)))
+        .map(|key| key.id)
+}
+
+/// How the gateway's own answers are written for a host (canonical, without port), as `[[hosts]]` or else `[errors]` says.
+#[must_use]
+pub fn style<'a>(config: &'a Config, host: Option<&str>, grpc: bool) -> Style<'a> {
+    let errors = host
+        .and_then(|host| best(&config.hosts, |entry| &entry.name, host))
+        .map_or(config.errors, |entry| entry.errors);
+    Style {
+        shape: errors.shape,
+        name_permission: errors.name_permission,
+        realm: &config.auth.realm,
+        grpc,
+    }
+}
+
+/// The canonical name of the host that a request is for, without port; `None` when that is not clear. For `style` where no gate is passed.
+#[must_use]
+pub fn host_name(head: &Parts) -> Option<String> {
+    host::of(head).ok().map(host::Host::into_name)
+}
+
+/// Whether a gRPC client asks, so that it must be answered in trailers.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(header::CONTENT_TYPE) else {
+        return false;
+    };
+    let Some(after) = kind.as_bytes().strip_prefix(b"application/grpc") else {
+        return false;
+    };
+    matches!(after.first(), None | Some(b'+' | b';'))
+}
+
+/// Headers that `peek` looks at: a stranger cannot make us hash many.
+const PEEK_LINES_MAX: usize = 4;
+
+impl Known {
+    fn refused(self, fault: Fault, host: Option<String>) -> Box<Refused> {
+        Box::new(Refused {
+            refusal: fault.refusal,
+            numbers: self.numbers,
+            key: self.principal.as_ref().map(|principal| principal.key),
+            tenant: self.principal.as_ref().map(|principal| principal.tenant),
+            route: self.route,
+            reason: fault.reason,
+            host,
+        })
+    }
+}
+
+impl Fault {
+    fn new(refusal: Refusal, reason: &'static str) -> Fault {
+        Fault { refusal, reason }
+    }
+
+    fn bad_request(detail: &'static str, reason: &'static str) -> Fault {
+        Fault::new(Refusal::BadRequest(detail), reason)
+    }
+}
+
+impl Principal {
+    fn of(digest: Digest, key: &KeyEntry) -> Principal {
+        Principal {
+            key: key.id,
+            digest,
+            tenant: key.tenant,
+            expires: key.expires,
+        }
+    }
 }
 
 impl Admission {
@@ -122,12 +370,47 @@ impl Admission {
     /// The path that was decided on and is forwarded; without the query.
     #[must_use]
     pub fn path(&self) -> &str {
-        &self.path
+        self.target.path()
     }
 
     /// Whether the key (if any) still stands in a later snapshot at a later time (DESIGN section 3, step 9).
     #[must_use]
-    pub fn still_stands(&self, _snapshot: &Arc<Snapshot>, _now: Now) -> bool {
-        todo!()
+    pub fn still_stands(&self, snapshot: &Arc<Snapshot>, now: Now) -> bool {
+        let Some(principal) = &self.principal else {
+            return true;
+        };
+        if Arc::ptr_eq(snapshot, &self.snapshot) {
+            return now.wall < principal.expires;
+        }
+        // A regenerated key has another digest under the same id: the old text is unknown and ends here.
+        snapshot
+            .key(&principal.digest)
+            .is_some_and(|key| standing::still_stands(snapshot, key, now.wall))
+    }
+}
+
+#[cfg(test)]
+impl Admission {
+    /// An admission that passed no check, so that what comes after the gate can be tested alone. `tenant` is an index into the snapshot's tenants.
+    pub(crate) fn for_tests(
+        snapshot: Arc<Snapshot>,
+        route: Arc<Route>,
+        tenant: Option<u32>,
+        host: &str,
+        path: &str,
+    ) -> Admission {
+        Admission {
+            snapshot,
+            route,
+            principal: tenant.map(|tenant| Principal {
+                key: KeyId(*b"AAAAAAAAAAAA"),
+                digest: Digest([0; 32]),
+                tenant,
+                expires: crate::snapshot::NEVER_EXPIRES,
+            }),
+            numbers: None,
+            host: host.to_owned(),
+            target: path.parse().expect("a test's path is a valid path"),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Plain data with its rules: keys, tenants, plans, routes. No I/O, no clock, no async.
 
 pub mod key;
+pub mod key_text;
 pub mod limit;
 pub mod route;
 pub mod scope;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use crate::clock::Wall;
 use crate::config::Config;
 use crate::model::key::Digest;
 use crate::model::key::Environment;
@@ -39,7 +40,7 @@ pub struct Snapshot {
 }
 
 /// Tenants by index and by id.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct TenantTable {
     /// Where `KeyEntry::tenant` points.
     pub entries: Vec<TenantEntry>,
@@ -69,8 +70,8 @@ pub struct KeyEntry {
     pub tenant: u32,
     /// Index into `Snapshot::plans`; `u32::MAX` is the tenant's plan.
     pub plan: u32,
-    /// Unix seconds after which it is expired; `u64::MAX` is never.
-    pub expires_unix_seconds: u64,
+    /// The point from which it is expired, to the microsecond (FA6); `NEVER_EXPIRES` is never.
+    pub expires: Wall,
     /// What the operator said.
     pub status: KeyStatus,
     /// What it is for.
@@ -81,6 +82,17 @@ pub struct KeyEntry {
     pub limits: Option<Box<Limits>>,
     /// What it may do; listed sets are shared between keys that list the same.
     pub scopes: Scopes,
+}
+
+/// The expiry of a key that has none.
+pub const NEVER_EXPIRES: Wall = Wall(u64::MAX);
+
+impl KeyEntry {
+    /// Whether the key has expired at this point of the wall clock (FA6: judged at each request, by no sweeper).
+    #[must_use]
+    pub fn expired(&self, wall: Wall) -> bool {
+        wall >= self.expires
+    }
 }
 
 impl Snapshot {

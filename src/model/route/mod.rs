@@ -6,6 +6,11 @@ use std::time::Duration;
 use crate::model::key::Environment;
 use crate::model::scope::Scope;
 
+pub mod host;
+pub mod path;
+pub mod pattern;
+mod table;
+
 /// What a route demands of its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -47,7 +52,8 @@ pub struct Route {
 pub enum Found {
     /// This route serves it.
     Route(Arc<Route>),
-    /// The path is served, but not by this method; the methods that are, for `Allow`, sorted, `HEAD` included where `GET` is.
+    /// The path is served, but not by this method; the methods that are, for `Allow`, sorted, `HEAD` included where `GET` is. The
+    /// route is one of those at this path, one that is not public if there is any.
     OtherMethods(Arc<Route>, String),
     /// Nothing is here.
     Nothing,
@@ -55,21 +61,29 @@ pub enum Found {
 
 /// All routes of one configuration, ordered for lookup.
 #[derive(Debug, Default)]
-pub struct RouteTable {}
+pub struct RouteTable(table::Table);
 
 impl RouteTable {
     /// Builds the table.
     ///
     /// # Errors
-    /// The indexes of two routes that match the same host, path shape and method.
-    pub fn build(_routes: &[Arc<Route>]) -> Result<RouteTable, (usize, usize)> {
-        todo!()
+    /// The indexes of two routes that match the same host, path shape and method (parameter names do not tell paths apart, and
+    /// GET implies HEAD); the same index twice for a route whose path is no `Pattern`.
+    pub fn build(routes: &[Arc<Route>]) -> Result<RouteTable, (usize, usize)> {
+        table::Table::build(routes).map(RouteTable)
     }
 
-    /// Finds what serves this request. `host` is lower case and without port; `path` is canonical. Exact host beats
-    /// wildcard host beats none; static segment beats `{param}` beats `{*rest}`; file order never counts; GET implies HEAD.
+    /// Finds what serves this request, without allocating unless the method is refused. `host` is lower case and without port;
+    /// `path` is canonical.
+    ///
+    /// Exact host beats wildcard host (the longest first) beats none: a host with routes of its own still reaches the routes of the
+    /// tiers below it for paths that its own do not serve. Then, segment by segment, static beats `{param}` beats `{*rest}`; file
+    /// order never counts. The most specific path decides alone: when it lacks the method, no other path is asked. GET implies HEAD.
+    ///
+    /// A segment that is an encoded spelling of a static one (`/jobs%3Arun` beside a route `/jobs:run`) is neither that segment nor
+    /// a parameter: backends disagree about which it is, so nothing is found.
     #[must_use]
-    pub fn find(&self, _host: &str, _path: &str, _method: &str) -> Found {
-        todo!()
+    pub fn find(&self, host: &str, path: &str, method: &str) -> Found {
+        self.0.find(host, path, method)
     }
 }

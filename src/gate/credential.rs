@@ -1,0 +1,351 @@
+//! What the client presented: every credential taken out of the request, and the one that counts.
+
+use std::fmt;
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::header;
+
+use super::Fault;
+use crate::config::Auth;
+use crate::refusal::Refusal;
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Bytes; a longer text is no key of anybody's, and is not worth hashing.
+const LENGTH_MAX: usize = 512;
+
+/// The text of a key that the client presented, unverified.
+pub(super) struct Credential {
+    value: HeaderValue,
+    /// Where the key begins in the value.
+    start: usize,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Credential(***)")
+    }
+}
+
+impl Credential {
+    /// The key's bytes.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.value.as_bytes()[self.start..]
+    }
+
+    fn new(mut value: HeaderValue, start: usize) -> Credential {
+        value.set_sensitive(true);
+        Credential { value, start }
+    }
+}
+
+/// What an `Authorization` line is.
+#[derive(Debug, PartialEq, Eq)]
+enum Authorization {
+    /// `Bearer` and one key, which begins at this byte.
+    Bearer(usize),
+    /// Begins like `Bearer`, and is not that. It may hold a key, so it is passed on to nobody.
+    Malformed,
+    /// Another scheme.
+    Foreign,
+}
+
+/// Takes every credential out of the headers and returns the one that was presented. An `Authorization` of another scheme beside an
+/// X-API-Key stays in place where the configuration passes it on.
+///
+/// # Errors
+/// 401 when nothing was presented, or what was presented cannot be one key (FA1, CW1, S12).
+pub(super) fn take(headers: &mut HeaderMap, auth: &Auth) -> Result<Credential, Fault> {
+    let api_key = take_api_key(headers, auth);
+    let foreign_stays = auth.pass_foreign_authorization && matches!(api_key, Ok(Some(_)));
+    let bearer = take_bearer(headers, auth, foreign_stays);
+    match (api_key?, bearer?) {
+        (None, None) => Err(Fault::new(Refusal::CredentialMissing, "credential_missing")),
+        (Some(one), None) | (None, Some(one)) => Ok(one),
+        (Some(one), Some(other)) if one.text() == other.text() => Ok(one),
+        (Some(_), Some(_)) => Err(Fault::new(
+            Refusal::CredentialAmbiguous,
+            "credentials_differ",
+        )),
+    }
+}
+
+/// Takes every credential out of the headers of a request that needs none, and looks at none.
+pub(super) fn discard(headers: &mut HeaderMap, auth: &Auth) {
+    headers.remove(X_API_KEY);
+    let foreign = headers
+        .get_all(header::AUTHORIZATION)
+        .iter()
+        .all(|line| read_authorization(line) == Authorization::Foreign);
+    if !(auth.pass_foreign_authorization && foreign) {
+        headers.remove(header::AUTHORIZATION);
+    }
+}
+
+/// Every text in the headers that could be a key, without taking it out.
+pub(super) fn look<'a>(headers: &'a HeaderMap, auth: &Auth) -> impl Iterator<Item = &'a [u8]> {
+    let bearer = headers
+        .get_all(header::AUTHORIZATION)
+        .iter()
+        .filter(|_| auth.bearer)
+        .filter_map(|line| match read_authorization(line) {
+            Authorization::Bearer(start) => Some(&line.as_bytes()[start..]),
+            Authorization::Malformed | Authorization::Foreign => None,
+        });
+    let api_key = headers
+        .get_all(X_API_KEY)
+        .iter()
+        .filter(|_| auth.x_api_key)
+        .map(HeaderValue::as_bytes)
+        .filter(|text| is_key_text(text));
+    bearer.chain(api_key)
+}
+
+fn take_api_key(headers: &mut HeaderMap, auth: &Auth) -> Result<Option<Credential>, Fault> {
+    let count = headers.get_all(X_API_KEY).iter().count();
+    let Some(value) = headers.remove(X_API_KEY).filter(|_| auth.x_api_key) else {
+        return Ok(None);
+    };
+    if count > 1 {
+        return Err(invalid("credential_repeated"));
+    }
+    if !is_key_text(value.as_bytes()) {
+        return Err(invalid("credential_malformed"));
+    }
+    Ok(Some(Credential::new(value, 0)))
+}
+
+fn take_bearer(
+    headers: &mut HeaderMap,
+    auth: &Auth,
+    foreign_stays: bool,
+) -> Result<Option<Credential>, Fault> {
+    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    let (first, second) = (lines.next(), lines.next());
+    let Some(line) = first else {
+        return Ok(None);
+    };
+    let kind = read_authorization(line);
+    if second.is_none() && kind == Authorization::Foreign && foreign_stays {
+        return Ok(None);
+    }
+    let repeated = second.is_some();
+    let value = headers.remove(header::AUTHORIZATION);
+    match (kind, value) {
+        _ if repeated => Err(invalid("credential_repeated")),
+        (Authorization::Bearer(start), Some(value)) if auth.bearer => {
+            Ok(Some(Credential::new(value, start)))
+        }
+        (Authorization::Malformed, _) => Err(invalid("credential_malformed")),
+        (Authorization::Bearer(_) | Authorization::Foreign, _) => {
+            Err(invalid("authorization_scheme"))
+        }
+    }
+}
+
+/// RFC 6750 section 2.1: `Bearer`, in any case, one or more spaces, and nothing after the key.
+fn read_authorization(line: &HeaderValue) -> Authorization {
+    let bytes = line.as_bytes();
+    let Some((scheme, after)) = bytes.split_at_checked("Bearer".len()) else {
+        return Authorization::Foreign;
+    };
+    if !scheme.eq_ignore_ascii_case(b"Bearer") {
+        return Authorization::Foreign;
+    }
+    let spaces = after.iter().take_while(|byte| **byte == b' ').count();
+    if spaces == 0 || !is_key_text(&after[spaces..]) {
+        return Authorization::Malformed;
+    }
+    Authorization::Bearer(scheme.len() + spaces)
+}
+
+/// Visible ASCII without a space or a comma, which would make it a list.
+fn is_key_text(text: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
+    (1..=LENGTH_MAX).contains(&text.len()) && text.iter().all(plain)
+}
+
+fn invalid(reason: &'static str) -> Fault {
+    Fault::new(Refusal::CredentialInvalid, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn auth() -> Auth {
+        Auth {
+            bearer: true,
+            x_api_key: true,
+            realm: "api".to_owned(),
+            pass_foreign_authorization: false,
+        }
+    }
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn taken(headers: &mut HeaderMap, auth: &Auth) -> Result<String, &'static str> {
+        match take(headers, auth) {
+            Ok(credential) => Ok(String::from_utf8(credential.text().to_vec()).unwrap()),
+            Err(fault) => Err(fault.reason),
+        }
+    }
+
+    type Case<'a> = (&'a [(&'static str, &'a str)], Result<&'a str, &'a str>);
+
+    const A: &str = "authorization";
+    const X: &str = "x-api-key";
+
+    #[test]
+    fn fa1_cw1_s12_exactly_one_credential_counts() {
+        let long = "k".repeat(513);
+        let long_bearer = format!("Bearer {long}");
+        let cases: &[Case<'_>] = &[
+            (&[], Err("credential_missing")),
+            (&[(A, "Bearer key")], Ok("key")),
+            (&[(A, "bearer key")], Ok("key")),
+            (&[(A, "BEARER key")], Ok("key")),
+            (&[(A, "Bearer   key")], Ok("key")),
+            (&[(A, "Bearer kEy=")], Ok("kEy=")),
+            (&[(A, "Bearer")], Err("credential_malformed")),
+            (&[(A, "Bearer ")], Err("credential_malformed")),
+            (&[(A, "Bearer  ")], Err("credential_malformed")),
+            (&[(A, "Bearerkey")], Err("credential_malformed")),
+            (&[(A, "Bearer\tkey")], Err("credential_malformed")),
+            (&[(A, "Bearer key junk")], Err("credential_malformed")),
+            (&[(A, "Bearer key ")], Err("credential_malformed")),
+            (&[(A, "Bearer key,key")], Err("credential_malformed")),
+            (
+                &[(A, "Bearer key, Bearer key")],
+                Err("credential_malformed"),
+            ),
+            (&[(A, &long_bearer)], Err("credential_malformed")),
+            (&[(A, "Basic key")], Err("authorization_scheme")),
+            (&[(A, "key")], Err("authorization_scheme")),
+            (&[(A, "")], Err("authorization_scheme")),
+            (
+                &[(A, "Bearer key"), (A, "Bearer key")],
+                Err("credential_repeated"),
+            ),
+            (
+                &[(A, "Bearer key"), (A, "Basic x")],
+                Err("credential_repeated"),
+            ),
+            (&[(X, "key")], Ok("key")),
+            (&[(X, "")], Err("credential_malformed")),
+            (&[(X, "a b")], Err("credential_malformed")),
+            (&[(X, "a,b")], Err("credential_malformed")),
+            (&[(X, &long)], Err("credential_malformed")),
+            (&[(X, "key"), (X, "key")], Err("credential_repeated")),
+            (&[(X, "key"), (X, "other")], Err("credential_repeated")),
+            (&[(X, "key"), (A, "Bearer key")], Ok("key")),
+            (
+                &[(X, "key"), (A, "Bearer other")],
+                Err("credentials_differ"),
+            ),
+            (&[(X, "key"), (A, "Bearer KEY")], Err("credentials_differ")),
+            (&[(X, "key"), (A, "Basic x")], Err("authorization_scheme")),
+            (&[(X, "key"), (A, "Bearerkey")], Err("credential_malformed")),
+        ];
+        for (lines, expected) in cases {
+            let mut headers = headers(lines);
+            let found = taken(&mut headers, &auth());
+            assert_eq!(
+                found.as_deref().map_err(|reason| *reason),
+                *expected,
+                "{lines:?}"
+            );
+            assert!(headers.is_empty(), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn an_authorization_of_another_scheme_can_be_passed_on() {
+        let auth = Auth {
+            pass_foreign_authorization: true,
+            ..auth()
+        };
+        let mut kept = headers(&[(X, "key"), (A, "Basic x")]);
+        assert_eq!(taken(&mut kept, &auth).as_deref(), Ok("key"));
+        assert_eq!(kept, headers(&[(A, "Basic x")]));
+        let cases: [(&[_], _); 4] = [
+            (&[(A, "Basic x")], "authorization_scheme"),
+            (&[(X, "key"), (A, "Bearerkey")], "credential_malformed"),
+            (
+                &[(X, "key"), (A, "Basic x"), (A, "Basic x")],
+                "credential_repeated",
+            ),
+            (
+                &[(X, "key"), (X, "key"), (A, "Basic x")],
+                "credential_repeated",
+            ),
+        ];
+        for (lines, reason) in cases {
+            let mut headers = headers(lines);
+            assert_eq!(taken(&mut headers, &auth), Err(reason), "{lines:?}");
+            assert!(headers.is_empty(), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_switched_off_is_emptied_all_the_same() {
+        let no_api_key = Auth {
+            x_api_key: false,
+            ..auth()
+        };
+        let mut both = headers(&[(X, "other"), (A, "Bearer key")]);
+        assert_eq!(taken(&mut both, &no_api_key).as_deref(), Ok("key"));
+        assert!(both.is_empty());
+        let mut alone = headers(&[(X, "key")]);
+        assert_eq!(taken(&mut alone, &no_api_key), Err("credential_missing"));
+        assert!(alone.is_empty());
+        let no_bearer = Auth {
+            bearer: false,
+            ..auth()
+        };
+        let mut bearer = headers(&[(A, "Bearer key")]);
+        assert_eq!(taken(&mut bearer, &no_bearer), Err("authorization_scheme"));
+        assert!(bearer.is_empty());
+    }
+
+    #[test]
+    fn public_routes_lose_credentials_too() {
+        let mut all = headers(&[(X, "key"), (X, "key"), (A, "Bearer key"), (A, "Basic x")]);
+        discard(&mut all, &auth());
+        assert!(all.is_empty());
+        let passing = Auth {
+            pass_foreign_authorization: true,
+            ..auth()
+        };
+        let mut foreign = headers(&[(X, "key"), (A, "Basic x")]);
+        discard(&mut foreign, &passing);
+        assert_eq!(foreign, headers(&[(A, "Basic x")]));
+        let mut bearer = headers(&[(A, "Bearer key")]);
+        discard(&mut bearer, &passing);
+        assert!(bearer.is_empty());
+    }
+
+    #[test]
+    fn looking_takes_nothing() {
+        let headers = headers(&[(A, "Bearer a"), (A, "Basic b"), (X, "c"), (X, "")]);
+        let auth = auth();
+        let seen: Vec<&[u8]> = look(&headers, &auth).collect();
+        assert_eq!(seen, [b"a", b"c"]);
+        assert_eq!(headers.len(), 4);
+    }
+
+    #[test]
+    fn a_credential_is_never_printed() {
+        let mut headers = headers(&[(X, "key")]);
+        let credential = take(&mut headers, &auth()).unwrap();
+        assert_eq!(format!("{credential:?}"), "Credential(***)");
+    }
+}

@@ -1,0 +1,31 @@
+//! Whether a key and its plan together grant what a route demands (DESIGN section 3, step 6).
+
+use super::Fault;
+use crate::model::route::Access;
+use crate::model::scope::Scope;
+use crate::refusal::Refusal;
+use crate::snapshot::KeyEntry;
+use crate::snapshot::Snapshot;
+
+/// The scope must be covered by the key and granted by the plan; compared whole, never by prefix (FA14, CW6).
+///
+/// # Errors
+/// 403 with the scope that is missing.
+pub(super) fn check(snapshot: &Snapshot, key: &KeyEntry, access: &Access) -> Result<(), Fault> {
+    let scope = match access {
+        Access::Public | Access::AnyKey => return Ok(()),
+        Access::Scope(scope) => scope,
+    };
+    let mut granted = snapshot.plan_of(key).scopes.iter();
+    if !key.scopes.cover(scope) {
+        return Err(missing(scope, "scope_not_of_key"));
+    }
+    if !granted.any(|pattern| pattern.grants(scope)) {
+        return Err(missing(scope, "scope_not_of_plan"));
+    }
+    Ok(())
+}
+
+fn missing(scope: &Scope, reason: &'static str) -> Fault {
+    Fault::new(Refusal::ScopeMissing(scope.clone()), reason)
+}

@@ -1,0 +1,48 @@
+//! Whether a key that exists may be used now, here, and by its tenant (DESIGN section 3, step 4).
+
+use super::Fault;
+use crate::clock::Wall;
+use crate::model::key::Environment;
+use crate::model::key::KeyStatus;
+use crate::refusal::Refusal;
+use crate::snapshot::KeyEntry;
+use crate::snapshot::Snapshot;
+
+/// Checks status, expiry and environment, and then tenant and plan. `places` are the environments of the host and the route.
+///
+/// # Errors
+/// The uniform 401 for the key's own faults (FA27); 403 for a suspended tenant or a plan without API access (CW3).
+pub(super) fn check(
+    snapshot: &Snapshot,
+    key: &KeyEntry,
+    places: impl IntoIterator<Item = Environment>,
+    wall: Wall,
+) -> Result<(), Fault> {
+    if let Some(reason) = fault_of_key(key, wall) {
+        return Err(Fault::new(Refusal::CredentialInvalid, reason));
+    }
+    if places.into_iter().any(|place| place != key.environment) {
+        return Err(Fault::new(Refusal::CredentialInvalid, "wrong_environment"));
+    }
+    if snapshot.tenant_of(key).suspended {
+        return Err(Fault::new(Refusal::TenantSuspended, "tenant_suspended"));
+    }
+    if !snapshot.plan_of(key).api_access {
+        return Err(Fault::new(Refusal::PlanWithoutApi, "plan_without_api"));
+    }
+    Ok(())
+}
+
+/// Whether a request that was admitted under this key may still be answered: a revocation ends it (FA9), a change of plan does not.
+pub(super) fn still_stands(snapshot: &Snapshot, key: &KeyEntry, wall: Wall) -> bool {
+    fault_of_key(key, wall).is_none() && !snapshot.tenant_of(key).suspended
+}
+
+fn fault_of_key(key: &KeyEntry, wall: Wall) -> Option<&'static str> {
+    match key.status {
+        KeyStatus::Inactive => Some("key_inactive"),
+        KeyStatus::Revoked => Some("key_revoked"),
+        KeyStatus::Deleted => Some("key_deleted"),
+        KeyStatus::Active => key.expired(wall).then_some("key_expired"),
+    }
+}

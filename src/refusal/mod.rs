@@ -1,0 +1,535 @@
+//! Every response that the gateway writes itself: variant to status, code, headers and text.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use http::Response;
+use http::StatusCode;
+
+use crate::model::scope::Scope;
+
+mod response;
+
+/// Why the gateway answers instead of the backend. One variant for each promise that a client can tell apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// 400: the request is ambiguous or malformed; the text says what (never a value that the client sent).
+    BadRequest(&'static str),
+    /// 401 with the bare challenge: nothing was presented.
+    CredentialMissing,
+    /// 401 `invalid_token`: whatever was presented does not stand. One answer for unknown, malformed, expired, revoked, inactive, wrong environment.
+    CredentialInvalid,
+    /// 401 `invalid_token` too: more than one credential, and they differ.
+    CredentialAmbiguous,
+    /// 403 on the plain-HTTP listener.
+    PlaintextRefused,
+    /// 403: the tenant is suspended.
+    TenantSuspended,
+    /// 403: the plan has no API access (CW3).
+    PlanWithoutApi,
+    /// 403: the key lacks this scope (FA19).
+    ScopeMissing(Scope),
+    /// 404: no route.
+    NoRoute,
+    /// 405 with `Allow`: a route, but not by this method.
+    MethodNotAllowed(String),
+    /// 408: the client did not finish its request in time.
+    RequestTimeout,
+    /// 413: the body is larger than the route allows.
+    BodyTooLarge,
+    /// 414: the target is too long.
+    TargetTooLong,
+    /// 421: the host is not served on this connection.
+    Misdirected,
+    /// 429 with `Retry-After` in seconds.
+    LimitExceeded {
+        /// Seconds after which the same request succeeds; at least 1.
+        retry_after_seconds: u32,
+    },
+    /// 431: the head is too large.
+    HeadTooLarge,
+    /// 501: a transfer coding other than `chunked`.
+    UnknownTransferCoding,
+    /// 502, 503 or 504: the backend failed in this way (RFC 9209 error type in `Proxy-Status`).
+    Upstream(UpstreamFailure),
+    /// 503: the gateway is at its connection or request cap.
+    Overloaded,
+    /// 500: a bug of ours, contained.
+    Internal,
+}
+
+/// How a backend failed, in the words of RFC 9209 section 2.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamFailure {
+    /// 502 `dns_error`.
+    DnsError,
+    /// 504 `dns_timeout`.
+    DnsTimeout,
+    /// 503 `destination_unavailable`: every server is out.
+    Unavailable,
+    /// 502 `connection_refused`.
+    ConnectionRefused,
+    /// 502 `connection_terminated`: closed before a whole answer head.
+    ConnectionTerminated,
+    /// 504 `connection_timeout`.
+    ConnectionTimeout,
+    /// 503 `connection_limit_reached`.
+    ConnectionLimit,
+    /// 502 `http_protocol_error`: the answer is not HTTP.
+    ProtocolError,
+    /// 502 `http_response_header_section_size`.
+    HeadTooLarge,
+    /// 504 `http_response_timeout`: no answer head in time.
+    ResponseTimeout,
+    /// 502 `http_upgrade_failed`: a 101 that nobody asked for.
+    UpgradeFailed,
+}
+
+/// The three body shapes of refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// RFC 9457 problem details.
+    Problem,
+    /// `{"error":{"code":…,"message":…}}` (PB12, PB13).
+    Nested,
+    /// `{"error":"…"}` (CW9).
+    Flat,
+}
+
+/// How one answer is to be written: the configuration of its host, and whether a gRPC client asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style<'a> {
+    /// Body shape.
+    pub shape: Shape,
+    /// Whether 403 names the missing permission (FA19; PB13 wants it off).
+    pub name_permission: bool,
+    /// `realm` of `WWW-Authenticate`: printable ASCII without quotes and backslashes.
+    pub realm: &'a str,
+    /// Whether the request had a gRPC content type: then the answer is status 200 and trailers only, whatever the shape.
+    pub grpc: bool,
+}
+
+/// What a refusal says, whatever the shape of its body.
+struct Row {
+    status: StatusCode,
+    /// Stable word for programs.
+    code: &'static str,
+    /// One sentence for people; says no more than the client may know.
+    detail: &'static str,
+    /// gRPC status code.
+    grpc: u8,
+    /// For the log only: one word per variant.
+    reason: &'static str,
+    challenge: Option<Challenge>,
+    /// The connection cannot be used again: its framing is in doubt, its body was not read, or it is not encrypted (S5).
+    closes: bool,
+}
+
+/// What `WWW-Authenticate` says, RFC 6750 section 3.
+#[derive(Clone, Copy)]
+enum Challenge {
+    /// Nothing was presented.
+    Bare,
+    /// The same words for every credential that does not stand (FA27).
+    InvalidToken,
+    InsufficientScope,
+}
+
+impl Refusal {
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.row().status
+    }
+
+    /// The stable word that programs may compare; the `nested` shape writes it in capitals. One word for every 401 (FA27).
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.row().code
+    }
+
+    /// The sentence for people.
+    #[must_use]
+    pub fn detail(&self) -> &'static str {
+        self.row().detail
+    }
+
+    /// A snake_case word for the log; unlike `code` it tells all variants apart. Never sent to a client.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        self.row().reason
+    }
+
+    /// Whether the answer says `Connection: close`.
+    #[must_use]
+    pub fn closes_connection(&self) -> bool {
+        self.row().closes
+    }
+
+    /// The whole answer but for rate-limit headers and `Strict-Transport-Security`. `request_id` goes into `X-Request-Id` and
+    /// the `problem` body; an empty one is left out. `head_only` keeps `Content-Length` and drops the body, for HEAD.
+    #[must_use]
+    pub fn render(&self, style: &Style<'_>, request_id: &str, head_only: bool) -> Response<Bytes> {
+        response::build(self, style, request_id, head_only)
+    }
+
+    /// One refusal of each kind, in the order of their statuses.
+    #[must_use]
+    pub fn examples() -> Vec<Refusal> {
+        let mut all = vec![
+            Refusal::BadRequest("The request is malformed or ambiguous."),
+            Refusal::CredentialMissing,
+            Refusal::CredentialInvalid,
+            Refusal::CredentialAmbiguous,
+            Refusal::PlaintextRefused,
+            Refusal::TenantSuspended,
+            Refusal::PlanWithoutApi,
+        ];
+        all.extend(Scope::new("leases:write").map(Refusal::ScopeMissing));
+        all.extend([
+            Refusal::NoRoute,
+            Refusal::MethodNotAllowed("GET, HEAD".to_owned()),
+            Refusal::RequestTimeout,
+            Refusal::BodyTooLarge,
+            Refusal::TargetTooLong,
+            Refusal::Misdirected,
+            Refusal::LimitExceeded {
+                retry_after_seconds: 7,
+            },
+            Refusal::HeadTooLarge,
+            Refusal::Internal,
+            Refusal::UnknownTransferCoding,
+        ]);
+        all.extend(UpstreamFailure::ALL.map(Refusal::Upstream));
+        all.push(Refusal::Overloaded);
+        all
+    }
+
+    /// All refusals as a Markdown table, for README.
+    #[must_use]
+    pub fn table() -> String {
+        let mut text =
+            "| status | code | log reason | detail |\n| --- | --- | --- | --- |\n".to_owned();
+        for refusal in Refusal::examples() {
+            let row = refusal.row();
+            let (status, code) = (row.status.as_u16(), row.code);
+            let (reason, detail) = (row.reason, row.detail);
+            let _ = writeln!(text, "| {status} | `{code}` | `{reason}` | {detail} |");
+        }
+        text
+    }
+
+    fn row(&self) -> Row {
+        match self {
+            Refusal::BadRequest(detail) => row(StatusCode::BAD_REQUEST, "bad_request", detail)
+                .grpc(13)
+                .closing(),
+            Refusal::CredentialMissing => {
+                unauthorized("credential_missing").challenge(Challenge::Bare)
+            }
+            Refusal::CredentialInvalid => unauthorized("credential_invalid"),
+            Refusal::CredentialAmbiguous => unauthorized("credential_ambiguous"),
+            Refusal::PlaintextRefused => forbidden("https_required", PLAINTEXT)
+                .reason("plaintext_refused")
+                .closing(),
+            Refusal::TenantSuspended => forbidden("account_suspended", "The account is suspended.")
+                .reason("tenant_suspended"),
+            Refusal::PlanWithoutApi => {
+                forbidden("plan_without_api", "The plan does not include API access.")
+            }
+            Refusal::ScopeMissing(_) => forbidden("forbidden", "Insufficient permissions")
+                .reason("scope_missing")
+                .challenge(Challenge::InsufficientScope),
+            Refusal::NoRoute => row(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "Nothing is served here.",
+            )
+            .grpc(12)
+            .reason("no_route"),
+            Refusal::MethodNotAllowed(_) => row(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "This method is not served here.",
+            )
+            .grpc(12),
+            Refusal::RequestTimeout => row(
+                StatusCode::REQUEST_TIMEOUT,
+                "request_timeout",
+                "The request did not arrive in time.",
+            )
+            .grpc(4)
+            .closing(),
+            Refusal::BodyTooLarge => row(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "content_too_large",
+                "The request body is too large.",
+            )
+            .grpc(8)
+            .reason("body_too_large")
+            .closing(),
+            Refusal::TargetTooLong => row(
+                StatusCode::URI_TOO_LONG,
+                "uri_too_long",
+                "The request target is too long.",
+            )
+            .grpc(13)
+            .reason("target_too_long"),
+            Refusal::Misdirected => row(
+                StatusCode::MISDIRECTED_REQUEST,
+                "misdirected_request",
+                "This host is not served on this connection.",
+            )
+            .reason("misdirected"),
+            Refusal::LimitExceeded { .. } => row(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limit_exceeded",
+                "Too many requests.",
+            )
+            .grpc(8)
+            .reason("limit_exceeded"),
+            Refusal::HeadTooLarge => row(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "header_fields_too_large",
+                "The header fields are too large or too many.",
+            )
+            .grpc(13)
+            .reason("head_too_large")
+            .closing(),
+            Refusal::UnknownTransferCoding => row(
+                StatusCode::NOT_IMPLEMENTED,
+                "not_implemented",
+                "The only transfer coding understood is chunked.",
+            )
+            .grpc(12)
+            .reason("unknown_transfer_coding")
+            .closing(),
+            Refusal::Upstream(failure) => failure.row(),
+            Refusal::Overloaded => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "The gateway is at its capacity.",
+            ),
+            Refusal::Internal => row(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal_error",
+                "The gateway failed to handle this request.",
+            )
+            .grpc(13),
+        }
+    }
+}
+
+impl UpstreamFailure {
+    /// Every failure, in the order of the enum.
+    pub const ALL: [UpstreamFailure; 11] = [
+        UpstreamFailure::DnsError,
+        UpstreamFailure::DnsTimeout,
+        UpstreamFailure::Unavailable,
+        UpstreamFailure::ConnectionRefused,
+        UpstreamFailure::ConnectionTerminated,
+        UpstreamFailure::ConnectionTimeout,
+        UpstreamFailure::ConnectionLimit,
+        UpstreamFailure::ProtocolError,
+        UpstreamFailure::HeadTooLarge,
+        UpstreamFailure::ResponseTimeout,
+        UpstreamFailure::UpgradeFailed,
+    ];
+
+    /// The HTTP status: 502, 503 or 504.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            UpstreamFailure::DnsError
+            | UpstreamFailure::ConnectionRefused
+            | UpstreamFailure::ConnectionTerminated
+            | UpstreamFailure::ProtocolError
+            | UpstreamFailure::HeadTooLarge
+            | UpstreamFailure::UpgradeFailed => StatusCode::BAD_GATEWAY,
+            UpstreamFailure::Unavailable | UpstreamFailure::ConnectionLimit => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            UpstreamFailure::DnsTimeout
+            | UpstreamFailure::ConnectionTimeout
+            | UpstreamFailure::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The error type of RFC 9209 section 2.3, as `Proxy-Status` says it.
+    #[must_use]
+    pub fn error_type(self) -> &'static str {
+        match self {
+            UpstreamFailure::DnsError => "dns_error",
+            UpstreamFailure::DnsTimeout => "dns_timeout",
+            UpstreamFailure::Unavailable => "destination_unavailable",
+            UpstreamFailure::ConnectionRefused => "connection_refused",
+            UpstreamFailure::ConnectionTerminated => "connection_terminated",
+            UpstreamFailure::ConnectionTimeout => "connection_timeout",
+            UpstreamFailure::ConnectionLimit => "connection_limit_reached",
+            UpstreamFailure::ProtocolError => "http_protocol_error",
+            UpstreamFailure::HeadTooLarge => "http_response_header_section_size",
+            UpstreamFailure::ResponseTimeout => "http_response_timeout",
+            UpstreamFailure::UpgradeFailed => "http_upgrade_failed",
+        }
+    }
+
+    fn row(self) -> Row {
+        let status = self.status();
+        let row = if status == StatusCode::BAD_GATEWAY {
+            row(
+                status,
+                "bad_gateway",
+                "The service behind the gateway failed to answer.",
+            )
+        } else if status == StatusCode::SERVICE_UNAVAILABLE {
+            row(
+                status,
+                "service_unavailable",
+                "The service behind the gateway is not available.",
+            )
+        } else {
+            row(
+                status,
+                "gateway_timeout",
+                "The service behind the gateway did not answer in time.",
+            )
+            .grpc(4)
+        };
+        row.reason(self.error_type())
+    }
+}
+
+const PLAINTEXT: &str = "This API is served over HTTPS only. A key that was sent in clear is no longer secret and should be replaced.";
+
+/// gRPC status 14 (unavailable) unless said otherwise.
+fn row(status: StatusCode, code: &'static str, detail: &'static str) -> Row {
+    Row {
+        status,
+        code,
+        detail,
+        grpc: 14,
+        reason: code,
+        challenge: None,
+        closes: false,
+    }
+}
+
+fn unauthorized(reason: &'static str) -> Row {
+    row(StatusCode::UNAUTHORIZED, "unauthorized", "Invalid API key")
+        .grpc(16)
+        .reason(reason)
+        .challenge(Challenge::InvalidToken)
+}
+
+fn forbidden(code: &'static str, detail: &'static str) -> Row {
+    row(StatusCode::FORBIDDEN, code, detail).grpc(7)
+}
+
+impl Row {
+    fn grpc(self, grpc: u8) -> Row {
+        Row { grpc, ..self }
+    }
+
+    fn reason(self, reason: &'static str) -> Row {
+        Row { reason, ..self }
+    }
+
+    fn challenge(self, challenge: Challenge) -> Row {
+        Row {
+            challenge: Some(challenge),
+            ..self
+        }
+    }
+
+    fn closing(self) -> Row {
+        Row {
+            closes: true,
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Grows with the enum: a new variant does not compile here until it has a number, and fails below until `examples` has it.
+    fn number(refusal: &Refusal) -> usize {
+        match refusal {
+            Refusal::BadRequest(_) => 0,
+            Refusal::CredentialMissing => 1,
+            Refusal::CredentialInvalid => 2,
+            Refusal::CredentialAmbiguous => 3,
+            Refusal::PlaintextRefused => 4,
+            Refusal::TenantSuspended => 5,
+            Refusal::PlanWithoutApi => 6,
+            Refusal::ScopeMissing(_) => 7,
+            Refusal::NoRoute => 8,
+            Refusal::MethodNotAllowed(_) => 9,
+            Refusal::RequestTimeout => 10,
+            Refusal::BodyTooLarge => 11,
+            Refusal::TargetTooLong => 12,
+            Refusal::Misdirected => 13,
+            Refusal::LimitExceeded { .. } => 14,
+            Refusal::HeadTooLarge => 15,
+            Refusal::UnknownTransferCoding => 16,
+            Refusal::Upstream(_) => 17,
+            Refusal::Overloaded => 18,
+            Refusal::Internal => 19,
+        }
+    }
+
+    #[test]
+    fn examples_hold_every_variant() {
+        let mut numbers: Vec<usize> = Refusal::examples().iter().map(number).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn statuses_are_those_of_the_contract() {
+        let cases = [
+            (Refusal::CredentialAmbiguous, 401, "unauthorized"),
+            (Refusal::PlaintextRefused, 403, "https_required"),
+            (Refusal::NoRoute, 404, "not_found"),
+            (Refusal::Misdirected, 421, "misdirected_request"),
+            (Refusal::UnknownTransferCoding, 501, "not_implemented"),
+            (
+                Refusal::Upstream(UpstreamFailure::ConnectionRefused),
+                502,
+                "bad_gateway",
+            ),
+            (
+                Refusal::Upstream(UpstreamFailure::ConnectionLimit),
+                503,
+                "service_unavailable",
+            ),
+            (
+                Refusal::Upstream(UpstreamFailure::ResponseTimeout),
+                504,
+                "gateway_timeout",
+            ),
+        ];
+        for (refusal, status, code) in cases {
+            assert_eq!(refusal.status().as_u16(), status);
+            assert_eq!(refusal.code(), code);
+        }
+    }
+
+    #[test]
+    fn reasons_tell_all_refusals_apart() {
+        let mut reasons: Vec<&str> = Refusal::examples().iter().map(Refusal::reason).collect();
+        let count = reasons.len();
+        reasons.sort_unstable();
+        reasons.dedup();
+        assert_eq!(reasons.len(), count);
+    }
+
+    #[test]
+    fn the_table_has_one_line_per_refusal() {
+        let table = Refusal::table();
+        assert_eq!(table.lines().count(), Refusal::examples().len() + 2);
+        assert!(table.contains("| 429 | `rate_limit_exceeded` | `limit_exceeded` |"));
+    }
+}
