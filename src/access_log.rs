@@ -1,1 +1,452 @@
+//! One JSON line per request, written by a thread of its own; never a secret, never a query string.
 
+use std::cell::RefCell;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+/// A worker hands its lines over once they exceed this many bytes (or when it is told to, every 200 ms).
+const HAND_OVER_BYTES: usize = 32 * 1024;
+
+/// Batches that may wait for the disk; beyond it lines are dropped and counted, requests never wait.
+const BATCHES_WAITING_MAX: usize = 256;
+
+/// A text in a line is cut after this many bytes.
+const TEXT_BYTES_MAX: usize = 2048;
+
+/// What happened to one request. Empty texts are left out of the line.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// End of the request, microseconds since the Unix epoch.
+    pub unix_micros: u64,
+    /// The id that the client got in `X-Request-Id`.
+    pub request_id: &'a str,
+    /// The client's address.
+    pub client: IpAddr,
+    /// Request method.
+    pub method: &'a str,
+    /// Host asked for.
+    pub host: &'a str,
+    /// Path without query.
+    pub path: &'a str,
+    /// `1.0`, `1.1` or `2`.
+    pub protocol: &'a str,
+    /// Status sent.
+    pub status: u16,
+    /// `forwarded`, `refused` or `failed`.
+    pub decision: &'a str,
+    /// Why it was refused or how it failed, one word.
+    pub reason: &'a str,
+    /// The route's pattern.
+    pub route: &'a str,
+    /// The tenant's id.
+    pub tenant: &'a str,
+    /// The key's public id.
+    pub key_id: &'a str,
+    /// The upstream's name.
+    pub upstream: &'a str,
+    /// The server of the upstream, `host:port`.
+    pub server: &'a str,
+    /// What went wrong upstream, for people.
+    pub detail: &'a str,
+    /// Bytes of the request body that were passed on.
+    pub request_bytes: u64,
+    /// Bytes of the answer body that were sent.
+    pub response_bytes: u64,
+    /// From the end of the request head to the end of the answer.
+    pub total_micros: u64,
+    /// From there to the head of the backend's answer; 0 when none was asked.
+    pub upstream_micros: u64,
+    /// `complete`, `client_left`, `client_failed`, `upstream_cut` or `timed_out`.
+    pub end: &'a str,
+}
+
+/// Orders to the writing thread.
+enum Order {
+    Lines(Vec<u8>),
+    Reopen,
+    Stop,
+}
+
+/// Where lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Standard output.
+    Stdout,
+    /// This file, appended to, created 0640.
+    File(PathBuf),
+}
+
+/// The writing thread.
+#[derive(Debug)]
+pub struct Writer {
+    orders: mpsc::SyncSender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// One worker's end of the log; its lines gather here first.
+#[derive(Debug)]
+pub struct Sink {
+    lines: RefCell<Vec<u8>>,
+    orders: Option<mpsc::SyncSender<Order>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Opens the target and starts the thread.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or no thread can be had.
+    pub fn start(target: Target) -> io::Result<Writer> {
+        let mut out = open(&target)?;
+        let (orders, inbox) = mpsc::sync_channel(BATCHES_WAITING_MAX);
+        let thread = std::thread::Builder::new().name(String::from("access-log")).spawn(move || {
+            for order in inbox {
+                match order {
+                    Order::Lines(lines) => write_lines(&mut *out, &lines),
+                    Order::Reopen => match open(&target) {
+                        Ok(fresh) => out = fresh,
+                        Err(error) => tracing::error!(%error, "access log not reopened, the old file goes on"),
+                    },
+                    Order::Stop => break,
+                }
+            }
+        })?;
+        Ok(Writer {
+            orders,
+            thread: Some(thread),
+        })
+    }
+
+    /// A worker's end. `dropped` counts lines that could not be handed over.
+    #[must_use]
+    pub fn sink(&self, dropped: Arc<AtomicU64>) -> Sink {
+        Sink {
+            lines: RefCell::new(Vec::new()),
+            orders: Some(self.orders.clone()),
+            dropped,
+        }
+    }
+
+    /// Opens the file anew, after it was moved away (USR1).
+    pub fn reopen(&self) {
+        let _ = self.orders.send(Order::Reopen);
+    }
+
+    /// Writes what was handed over and ends the thread.
+    pub fn stop(mut self) {
+        let _ = self.orders.send(Order::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Sink {
+    /// A sink that writes nowhere (`access = "off"`).
+    #[must_use]
+    pub fn off() -> Sink {
+        Sink {
+            lines: RefCell::new(Vec::new()),
+            orders: None,
+            dropped: Arc::default(),
+        }
+    }
+
+    /// Adds one line.
+    pub fn record(&self, entry: &Entry<'_>) {
+        if self.orders.is_none() {
+            return;
+        }
+        let full = {
+            let mut lines = self.lines.borrow_mut();
+            write_entry(&mut lines, entry);
+            lines.len() >= HAND_OVER_BYTES
+        };
+        if full {
+            self.hand_over();
+        }
+    }
+
+    /// Gives the gathered lines to the writing thread without waiting for it.
+    pub fn hand_over(&self) {
+        let Some(orders) = &self.orders else { return };
+        if self.lines.borrow().is_empty() {
+            return;
+        }
+        let lines = self
+            .lines
+            .replace(Vec::with_capacity(HAND_OVER_BYTES + 4096));
+        if let Err(
+            mpsc::TrySendError::Full(Order::Lines(lost))
+            | mpsc::TrySendError::Disconnected(Order::Lines(lost)),
+        ) = orders.try_send(Order::Lines(lines))
+        {
+            let count = lost.iter().filter(|byte| **byte == b'\n').count();
+            self.dropped.fetch_add(count as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
+fn open(target: &Target) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match target {
+        Target::Stdout => Box::new(io::stdout()),
+        Target::File(path) => Box::new(
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .mode(0o640)
+                .open(path)?,
+        ),
+    })
+}
+
+fn write_lines(out: &mut dyn Write, lines: &[u8]) {
+    if let Err(error) = out.write_all(lines).and_then(|()| out.flush()) {
+        tracing::error!(%error, "access log lines lost");
+    }
+}
+
+fn write_entry(out: &mut Vec<u8>, entry: &Entry<'_>) {
+    out.extend_from_slice(b"{\"time\":\"");
+    write_time(out, entry.unix_micros);
+    out.push(b'"');
+    text(out, "request_id", entry.request_id);
+    out.extend_from_slice(b",\"client.address\":\"");
+    let _ = write!(out, "{}", entry.client);
+    out.push(b'"');
+    text(out, "http.request.method", entry.method);
+    text(out, "server.address", entry.host);
+    path(out, entry.path);
+    text(out, "network.protocol.version", entry.protocol);
+    number(out, "http.response.status_code", u64::from(entry.status));
+    text(out, "decision", entry.decision);
+    text(out, "reason", entry.reason);
+    text(out, "http.route", entry.route);
+    text(out, "tenant", entry.tenant);
+    text(out, "key_id", entry.key_id);
+    text(out, "upstream", entry.upstream);
+    text(out, "upstream.address", entry.server);
+    text(out, "detail", entry.detail);
+    number(out, "http.request.body.size", entry.request_bytes);
+    number(out, "http.response.body.size", entry.response_bytes);
+    number(out, "duration_us", entry.total_micros);
+    number(out, "upstream_us", entry.upstream_micros);
+    text(out, "end", entry.end);
+    out.extend_from_slice(b"}\n");
+}
+
+fn number(out: &mut Vec<u8>, name: &str, value: u64) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn text(out: &mut Vec<u8>, name: &str, value: &str) {
+    if value.is_empty() {
+        return;
+    }
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":\"");
+    escape(out, value);
+    out.push(b'"');
+}
+
+/// A path may hold a key that somebody pasted there: what looks like one is masked, percent-encoded or not (S26).
+fn path(out: &mut Vec<u8>, value: &str) {
+    if holds_key(value.bytes()) || (value.contains('%') && holds_key(PercentDecoded(value.bytes())))
+    {
+        text(out, "url.path", "[redacted]");
+    } else {
+        text(out, "url.path", value);
+    }
+}
+
+/// Whether 30 letters or digits in a row follow an underscore: the shape of every key this gateway makes.
+fn holds_key(bytes: impl Iterator<Item = u8>) -> bool {
+    let mut run: Option<u32> = None;
+    for byte in bytes {
+        run = match (byte, run) {
+            (b'_', _) => Some(0),
+            (byte, Some(length)) if byte.is_ascii_alphanumeric() => Some(length + 1),
+            _ => None,
+        };
+        if run == Some(30) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Bytes with every valid `%XX` decoded once.
+struct PercentDecoded<'a>(std::str::Bytes<'a>);
+
+impl Iterator for PercentDecoded<'_> {
+    type Item = u8;
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.0.next()?;
+        let mut ahead = self.0.clone();
+        if byte == b'%'
+            && let (Some(high), Some(low)) =
+                (ahead.next().and_then(hex), ahead.next().and_then(hex))
+        {
+            self.0 = ahead;
+            return Some(high << 4 | low);
+        }
+        Some(byte)
+    }
+}
+
+fn hex(byte: u8) -> Option<u8> {
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// JSON string escapes; control characters can forge neither a line nor a terminal sequence (S27).
+fn escape(out: &mut Vec<u8>, value: &str) {
+    let mut end = value.len().min(TEXT_BYTES_MAX);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    for byte in value[..end].bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            0..=0x1f | 0x7f => {
+                let _ = write!(out, "\\u{byte:04x}");
+            }
+            _ => out.push(byte),
+        }
+    }
+}
+
+/// RFC 3339 in UTC with microseconds.
+fn write_time(out: &mut Vec<u8>, unix_micros: u64) {
+    let seconds = unix_micros / 1_000_000;
+    let (year, month, day) = civil(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let micros = unix_micros % 1_000_000;
+    let _ = write!(
+        out,
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z"
+    );
+}
+
+/// Year, month and day of a count of days since 1970-01-01 in the Gregorian calendar.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry<'a>(path: &'a str, host: &'a str) -> Entry<'a> {
+        Entry {
+            unix_micros: 1_795_305_600_000_001,
+            request_id: "r1",
+            client: IpAddr::from([127, 0, 0, 1]),
+            method: "GET",
+            host,
+            path,
+            protocol: "1.1",
+            status: 200,
+            decision: "forwarded",
+            reason: "",
+            route: "",
+            tenant: "acme",
+            key_id: "key_0123456789ab",
+            upstream: "",
+            server: "",
+            detail: "",
+            request_bytes: 0,
+            response_bytes: 5,
+            total_micros: 12,
+            upstream_micros: 9,
+            end: "complete",
+        }
+    }
+
+    fn line(entry: &Entry<'_>) -> String {
+        let mut out = Vec::new();
+        write_entry(&mut out, entry);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_json_with_its_time() {
+        let line = line(&entry("/leases", "api.example"));
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["time"], "2026-11-22T00:00:00.000001Z");
+        assert_eq!(value["url.path"], "/leases");
+        assert!(value.get("reason").is_none());
+    }
+
+    #[test]
+    fn control_characters_cannot_forge_a_line_or_colour_a_terminal() {
+        let line = line(&entry("/a", "evil\"\n\u{1b}[31m"));
+        assert_eq!(line.matches('\n').count(), 1);
+        assert!(!line.contains('\u{1b}'));
+        assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok());
+    }
+
+    #[test]
+    fn a_key_in_the_path_is_masked_in_every_spelling() {
+        let key = "fp_live_0123456789abcdefghijklmnopqrst012345";
+        for path in [
+            format!("/x/{key}"),
+            format!("/x/{}", key.replace('_', "%5F")),
+            format!("/x/{}", key.replace('a', "%61")),
+        ] {
+            assert!(line(&entry(&path, "h")).contains("[redacted]"), "{path}");
+        }
+        assert!(!line(&entry("/files/some_long_name_of_a_file", "h")).contains("[redacted]"));
+    }
+
+    #[test]
+    fn a_file_is_reopened_where_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        let writer = Writer::start(Target::File(path.clone())).unwrap();
+        let sink = writer.sink(Arc::default());
+        sink.record(&entry("/one", "h"));
+        sink.hand_over();
+        writer.reopen();
+        sink.record(&entry("/two", "h"));
+        drop(sink);
+        writer.stop();
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().count(), 2);
+    }
+}

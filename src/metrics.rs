@@ -1,1 +1,333 @@
+//! Every metric, declared once, its unit in its name; what a request touches is an atomic it already holds.
 
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::RwLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::MetricEncoder;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+/// Bounds of the duration histogram in seconds, the OpenTelemetry set for `http.server.request.duration`.
+const BOUNDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+/// Statuses that are counted one by one: 100 to 599.
+const STATUSES: usize = 500;
+
+/// The numbers of one route; cardinality is the number of routes in gateway.toml, never what a client sends (S28).
+#[derive(Debug)]
+pub struct RouteMetrics {
+    statuses: [AtomicU64; STATUSES],
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    micros: AtomicU64,
+    /// Bytes of answer bodies sent to clients.
+    sent_bytes: AtomicU64,
+}
+
+impl RouteMetrics {
+    fn new() -> RouteMetrics {
+        RouteMetrics {
+            statuses: [const { AtomicU64::new(0) }; STATUSES],
+            buckets: [const { AtomicU64::new(0) }; BOUNDS.len() + 1],
+            micros: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts one finished request.
+    pub fn record(&self, status: u16, took: Duration, sent_bytes: u64) {
+        if let Some(counter) = self.statuses.get(usize::from(status).wrapping_sub(100)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        let seconds = took.as_secs_f64();
+        let bucket = BOUNDS.partition_point(|bound| *bound < seconds);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+        self.sent_bytes.fetch_add(sent_bytes, Ordering::Relaxed);
+    }
+}
+
+/// How a reading is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; `_total` is appended.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+/// A number that lives elsewhere and is read when somebody scrapes.
+struct Reading {
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    labels: Vec<(&'static str, String)>,
+    read: Box<dyn Fn() -> f64 + Send + Sync>,
+}
+
+/// All metrics of this process.
+#[derive(Default)]
+pub struct Metrics {
+    routes: RwLock<HashMap<String, Arc<RouteMetrics>>>,
+    refusals: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
+    readings: RwLock<Vec<Reading>>,
+    /// Requests between their head and the end of their answer.
+    pub requests_in_flight: AtomicU64,
+    /// Access-log lines dropped because the disk did not keep up.
+    pub log_lines_dropped: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// The numbers of a route, made on first use. A worker keeps the handle: no request looks it up here.
+    pub fn route(&self, pattern: &str) -> Arc<RouteMetrics> {
+        if let Some(found) = read(&self.routes).get(pattern) {
+            return Arc::clone(found);
+        }
+        let mut routes = write(&self.routes);
+        let entry = routes.entry(pattern.to_owned());
+        Arc::clone(entry.or_insert_with(|| Arc::new(RouteMetrics::new())))
+    }
+
+    /// The counter of refusals for one reason. A worker keeps the handle.
+    pub fn refusal(&self, reason: &'static str) -> Arc<AtomicU64> {
+        if let Some(found) = read(&self.refusals).get(reason) {
+            return Arc::clone(found);
+        }
+        Arc::clone(write(&self.refusals).entry(reason).or_default())
+    }
+
+    /// Adds a number that is read at each scrape. Readings of one name must be added one after the other.
+    pub fn add_reading(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        kind: Kind,
+        labels: Vec<(&'static str, String)>,
+        read: impl Fn() -> f64 + Send + Sync + 'static,
+    ) {
+        write(&self.readings).push(Reading {
+            name,
+            help,
+            kind,
+            labels,
+            read: Box::new(read),
+        });
+    }
+
+    /// OpenMetrics text of everything.
+    #[must_use]
+    pub fn render(self: &Arc<Metrics>) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Arc::clone(self)));
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &registry) {
+            Ok(()) => text,
+            Err(fmt::Error) => String::from("# EOF\n"),
+        }
+    }
+
+    fn encode_routes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let routes = read(&self.routes);
+        let mut sorted: Vec<_> = routes.iter().collect();
+        sorted.sort_unstable_by_key(|(pattern, _)| pattern.as_str());
+        let mut family = encoder.encode_descriptor(
+            "http_server_requests",
+            "Finished requests by route and status",
+            None,
+            MetricType::Counter,
+        )?;
+        for (pattern, route) in &sorted {
+            encode_statuses(&mut family, pattern, route)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "http_server_request_duration_seconds",
+            "From the end of a request head to the end of its answer",
+            None,
+            MetricType::Histogram,
+        )?;
+        for (pattern, route) in &sorted {
+            encode_durations(&mut family, pattern, route)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "http_server_response_body_bytes",
+            "Bytes of answer bodies by route",
+            None,
+            MetricType::Counter,
+        )?;
+        for (pattern, route) in &sorted {
+            let sent = route.sent_bytes.load(Ordering::Relaxed);
+            encode_count(&mut family, &[("http_route", pattern.as_str())], sent)?;
+        }
+        Ok(())
+    }
+
+    fn encode_refusals(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "portcullis_refusals",
+            "Requests answered by the gateway itself, by reason",
+            None,
+            MetricType::Counter,
+        )?;
+        let refusals = read(&self.refusals);
+        let mut sorted: Vec<_> = refusals.iter().collect();
+        sorted.sort_unstable_by_key(|(reason, _)| **reason);
+        for (reason, count) in sorted {
+            encode_count(
+                &mut family,
+                &[("reason", reason)],
+                count.load(Ordering::Relaxed),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn encode_readings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let readings = read(&self.readings);
+        for group in readings.chunk_by(|left, right| left.name == right.name) {
+            let first = &group[0];
+            let metric_type = match first.kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+            };
+            let mut family =
+                encoder.encode_descriptor(first.name, first.help, None, metric_type)?;
+            for reading in group {
+                let labels: Vec<(&str, &str)> = reading
+                    .labels
+                    .iter()
+                    .map(|(name, value)| (*name, value.as_str()))
+                    .collect();
+                if labels.is_empty() {
+                    encode_reading(&mut family, reading)?;
+                } else {
+                    let labels = labels.as_slice();
+                    encode_reading(&mut family.encode_family(&labels)?, reading)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+type NoLabels = [(&'static str, &'static str); 0];
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_routes(&mut encoder)?;
+        self.encode_refusals(&mut encoder)?;
+        self.encode_readings(&mut encoder)
+    }
+}
+
+fn encode_reading(metric: &mut MetricEncoder<'_>, reading: &Reading) -> fmt::Result {
+    let value = (reading.read)();
+    match reading.kind {
+        Kind::Counter => metric.encode_counter::<NoLabels, f64, f64>(&value, None),
+        Kind::Gauge => metric.encode_gauge(&value),
+    }
+}
+
+fn encode_statuses(
+    family: &mut MetricEncoder<'_>,
+    pattern: &str,
+    route: &RouteMetrics,
+) -> fmt::Result {
+    for (index, counter) in route.statuses.iter().enumerate() {
+        let count = counter.load(Ordering::Relaxed);
+        if count > 0 {
+            let status = (index + 100).to_string();
+            let labels = [
+                ("http_route", pattern),
+                ("http_response_status_code", status.as_str()),
+            ];
+            encode_count(family, &labels, count)?;
+        }
+    }
+    Ok(())
+}
+
+fn encode_durations(
+    family: &mut MetricEncoder<'_>,
+    pattern: &str,
+    route: &RouteMetrics,
+) -> fmt::Result {
+    let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(BOUNDS.len() + 1);
+    for (index, counter) in route.buckets.iter().enumerate() {
+        let bound = BOUNDS.get(index).copied().unwrap_or(f64::INFINITY);
+        buckets.push((bound, counter.load(Ordering::Relaxed)));
+    }
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    let seconds = Duration::from_micros(route.micros.load(Ordering::Relaxed)).as_secs_f64();
+    let labels = [("http_route", pattern)];
+    let mut metric = family.encode_family(&labels)?;
+    metric.encode_histogram::<NoLabels>(seconds, count, &buckets, None)
+}
+
+fn encode_count(
+    family: &mut MetricEncoder<'_>,
+    labels: &[(&str, &str)],
+    count: u64,
+) -> fmt::Result {
+    let mut metric = family.encode_family(&labels)?;
+    metric.encode_counter::<NoLabels, u64, f64>(&count, None)
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renders_routes_refusals_and_readings_as_openmetrics() {
+        let metrics = Arc::new(Metrics::default());
+        metrics
+            .route("/leases/{*rest}")
+            .record(200, Duration::from_millis(7), 11);
+        metrics
+            .refusal("unknown_key")
+            .fetch_add(3, Ordering::Relaxed);
+        metrics.add_reading(
+            "portcullis_keys",
+            "Keys in force",
+            Kind::Gauge,
+            vec![],
+            || 4.0,
+        );
+        let text = metrics.render();
+        for line in [
+            r#"http_server_requests_total{http_route="/leases/{*rest}",http_response_status_code="200"} 1"#,
+            r#"http_server_request_duration_seconds_bucket{le="0.005",http_route="/leases/{*rest}"} 0"#,
+            r#"http_server_request_duration_seconds_bucket{le="0.01",http_route="/leases/{*rest}"} 1"#,
+            r#"http_server_request_duration_seconds_bucket{le="+Inf",http_route="/leases/{*rest}"} 1"#,
+            r#"portcullis_refusals_total{reason="unknown_key"} 3"#,
+            "portcullis_keys 4.0",
+        ] {
+            assert!(text.contains(line), "{line} is missing from\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

@@ -1,1 +1,39 @@
+//! The admin plane: verbs, reload and status on a unix socket; health and metrics, and nothing else, on TCP.
 
+use std::fmt;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::snapshot::change::Keeper;
+
+mod api;
+mod health;
+mod serve;
+mod socket;
+
+pub use serve::serve_socket;
+pub use serve::serve_tcp;
+pub use socket::bind_socket;
+
+/// What the admin plane needs of the running gateway.
+#[derive(Clone)]
+pub struct Admin {
+    /// Carries verbs out.
+    pub keeper: Arc<Keeper>,
+    /// Dates what they do.
+    pub clock: Clock,
+    /// Reads gateway.toml again; blocks. `Ok` is what changed, `Err` why the old one goes on.
+    pub reload: Arc<dyn Fn() -> Result<String, String> + Send + Sync>,
+    /// What `portcullis status` shows.
+    pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// The whole of `/metrics`, OpenMetrics text.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Whether new requests are welcome.
+    pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Admin")
+    }
+}

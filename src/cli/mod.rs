@@ -1,1 +1,152 @@
+//! The command line: what was typed, to an act, to an exit code.
 
+use std::io;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use clap::Parser;
+use clap_complete::Shell;
+use http::Method;
+
+use crate::cli::act::Place;
+use crate::cli::args::Arguments;
+use crate::cli::args::At;
+use crate::cli::args::Command;
+use crate::cli::args::Final;
+use crate::cli::args::Keys;
+use crate::cli::args::Output;
+use crate::cli::args::Tenants;
+use crate::server;
+use crate::store::Verb;
+use crate::store::VerbError;
+use crate::store::error::EXIT_REFUSED;
+
+mod act;
+mod args;
+mod client;
+mod confirm;
+mod expires;
+mod print;
+
+/// Reads the command line of this process and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help that nobody reads any more is no failure.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_REFUSED));
+        }
+    };
+    match arguments.command {
+        Command::Run => server::run(&arguments.at.config),
+        Command::Check { dump } => server::check(&arguments.at.config, dump),
+        Command::Demo => server::demo(),
+        Command::Completions { shell } => ended(completions(shell)),
+        Command::Man => ended(manual()),
+        Command::Reload => ended(reload(&arguments.at, arguments.output)),
+        Command::Status => ended(status(&arguments.at, arguments.output)),
+        Command::Keys(keys) => {
+            ended(key_verb(keys).and_then(|verb| act(&arguments.at, arguments.output, &verb)))
+        }
+        Command::Tenants(tenants) => {
+            ended(act(&arguments.at, arguments.output, &tenant_verb(tenants)))
+        }
+    }
+}
+
+fn ended(result: Result<(), VerbError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("portcullis: {error}");
+            ExitCode::from(error.exit)
+        }
+    }
+}
+
+fn act(at: &At, form: Output, verb: &Verb) -> Result<(), VerbError> {
+    let place = Place::find(at)?;
+    let outcome = place.act(verb)?;
+    written(print::outcome(&outcome, form, place.config()))
+}
+
+fn reload(at: &At, form: Output) -> Result<(), VerbError> {
+    let answer = Place::find(at)?.ask(Method::POST, "/v1/reload")?;
+    let answer = read(&answer)?;
+    match (form, answer["report"].as_str()) {
+        (Output::Table, Some(report)) => {
+            written(print::raw(format!("{}\n", report.trim_end()).as_bytes()))
+        }
+        _ => written(print::object(&answer, form)),
+    }
+}
+
+fn status(at: &At, form: Output) -> Result<(), VerbError> {
+    let answer = Place::find(at)?.ask(Method::GET, "/v1/status")?;
+    written(print::object(&read(&answer)?, form))
+}
+
+fn completions(shell: Shell) -> Result<(), VerbError> {
+    let mut text = Vec::new();
+    let mut command = Arguments::command();
+    clap_complete::generate(shell, &mut command, "portcullis", &mut text);
+    written(print::raw(&text))
+}
+
+fn manual() -> Result<(), VerbError> {
+    let mut text = Vec::new();
+    let page = clap_mangen::Man::new(Arguments::command()).section("8");
+    written(page.render(&mut text).and_then(|()| print::raw(&text)))
+}
+
+/// The verb that was asked for, confirmed where it cannot be undone.
+fn key_verb(keys: Keys) -> Result<Verb, VerbError> {
+    let sure = |what: &str, asked: Final| {
+        confirm::confirm(&format!("{what} {}?", asked.id), asked.yes).map(|()| asked.id)
+    };
+    Ok(match keys {
+        Keys::Create(new) => new.verb(),
+        Keys::List { tenant } => Verb::KeyList { tenant },
+        Keys::Show(key) => Verb::KeyShow { id: key.id },
+        Keys::Deactivate(key) => Verb::KeyDeactivate { id: key.id },
+        Keys::Activate(key) => Verb::KeyActivate { id: key.id },
+        Keys::Regenerate(asked) => Verb::KeyRegenerate {
+            id: sure("end the present text of", asked)?,
+        },
+        Keys::Revoke(asked) => Verb::KeyRevoke {
+            id: sure("revoke for good", asked)?,
+        },
+        Keys::Delete(asked) => Verb::KeyDelete {
+            id: sure("delete for good", asked)?,
+        },
+    })
+}
+
+fn tenant_verb(tenants: Tenants) -> Verb {
+    match tenants {
+        Tenants::Create { id, plan, name } => Verb::TenantCreate { id, name, plan },
+        Tenants::List => Verb::TenantList,
+        Tenants::Suspend { id } => Verb::TenantSuspend { id },
+        Tenants::Resume { id } => Verb::TenantResume { id },
+    }
+}
+
+fn read(answer: &[u8]) -> Result<serde_json::Value, VerbError> {
+    serde_json::from_slice(answer)
+        .map_err(|error| VerbError::refused(format!("the gateway's answer is no JSON: {error}")))
+}
+
+/// A reader that went away is no failure; a disk that is full is one.
+fn written(result: io::Result<()>) -> Result<(), VerbError> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(VerbError::refused(
+            format!("it was done, but the result cannot be written: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

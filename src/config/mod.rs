@@ -1,13 +1,35 @@
-//! What gateway.toml means once it is checked: plain values, every reference resolved.
+//! What gateway.toml means once it is checked: plain values, every reference resolved; all problems at once otherwise.
+//!
+//! `file` reads tables, `typed` their values, `values` and `names` read words, `settings` and `entries` hold one function per table, `check` looks
+//! across tables, `problem` prints what is wrong, `dump` writes the meaning back.
 
+mod check;
+mod dump;
+mod entries;
+mod file;
+mod names;
+mod problem;
+mod settings;
+mod typed;
+mod values;
+
+use std::io::Read;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
 use http::HeaderValue;
+use toml::de::DeTable;
 
+use crate::config::check::Entries;
+use crate::config::entries::Declared;
+use crate::config::entries::Placed;
+use crate::config::file::Names;
+use crate::config::file::Reader;
+use crate::config::problem::Notes;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::route::Route;
@@ -15,8 +37,148 @@ use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
 use crate::refusal::Shape;
 
-/// The whole file.
+pub use crate::config::problem::Problems;
+
+/// A file that was read and found good.
 #[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it means.
+    pub config: Config,
+    /// What is worth a second look; often empty.
+    pub warnings: Problems,
+    /// Keys that the file leaves at their defaults or does not use, as `table.key`, sorted.
+    pub unset: Vec<String>,
+}
+
+/// Reads and checks a gateway.toml.
+///
+/// # Errors
+/// Everything that is wrong with it, at once; the file being unreadable, larger than 64 MiB or not UTF-8 included.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    let shown = path.display().to_string();
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        let what = format!("cannot be read: {error}");
+        let help = "name the file with --config, or give the user of the gateway read permission";
+        return Err(Problems::of_file(&shown, what, help));
+    }
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let what = "is larger than 64 MiB".to_owned();
+        let help = "keep keys in the store instead: portcullis keys create";
+        return Err(Problems::of_file(&shown, what, help));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => parse(&text, path),
+        Err(error) => {
+            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+            let what = format!("line {line} is not UTF-8");
+            Err(Problems::of_file(&shown, what, "save the file as UTF-8"))
+        }
+    }
+}
+
+/// Checks the text of a gateway.toml. `path` names it in messages, and its directory is where relative paths begin; the
+/// disk is not touched.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
+    let notes = Notes::default();
+    let base = path.parent().unwrap_or(Path::new(""));
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    let config = Reader::root(table.get_ref(), &notes, |root| resolve(root, base));
+    notes.syntax(text, &syntax);
+    let unset = notes.unset();
+    let warnings = notes.finish(&path.display().to_string(), text)?;
+    Ok(Loaded {
+        config,
+        warnings,
+        unset,
+    })
+}
+
+fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
+    let environments = settings::environments(root);
+    let store = settings::store(root, base);
+    let listen = settings::listen(root, base, &store.path);
+    let errors = settings::errors(root, "errors", DEFAULT_ERRORS);
+    let declared = declared(root, &environments);
+    let entries = Entries {
+        plans: entries::plans(root),
+        tenants: entries::tenants(root, &declared),
+        keys: entries::keys(root, &declared),
+        upstreams: entries::upstreams(root, &declared),
+        hosts: entries::hosts(root, &declared, errors),
+        routes: entries::routes(root, &declared),
+    };
+    let config = Config {
+        listen,
+        server: settings::server(root),
+        connections: settings::connections(root),
+        http: settings::http(root),
+        tls: settings::tls(root, base),
+        store,
+        auth: settings::auth(root),
+        keys: settings::key_format(root),
+        headers: settings::headers(root),
+        errors,
+        limits: settings::limits(root),
+        log: settings::log(root, base),
+        plans: values_of(&entries.plans),
+        tenants: values_of(&entries.tenants),
+        declared_keys: values_of(&entries.keys),
+        upstreams: values_of(&entries.upstreams),
+        hosts: values_of(&entries.hosts),
+        routes: values_of(&entries.routes),
+        environments: environments.clone(),
+    };
+    check::entries(&entries, &environments, root.notes());
+    config
+}
+
+fn declared<'a>(root: &Reader<'a>, environments: &'a [String]) -> Declared<'a> {
+    Declared {
+        environments: Names {
+            noun: "environment",
+            declare: "environments = [\"NAME\"]",
+            all: environments.iter().map(String::as_str).collect(),
+        },
+        environment_order: environments,
+        plans: Names {
+            noun: "plan",
+            declare: "[plans.NAME]",
+            all: root.names("plans", None),
+        },
+        tenants: Names {
+            noun: "tenant",
+            declare: "[[tenants]]",
+            all: root.names("tenants", Some("id")),
+        },
+        upstreams: Names {
+            noun: "upstream",
+            declare: "[upstreams.NAME]",
+            all: root.names("upstreams", None),
+        },
+    }
+}
+
+fn values_of<T: Clone>(placed: &[Placed<T>]) -> Vec<T> {
+    placed.iter().map(|entry| entry.value.clone()).collect()
+}
+
+const DEFAULT_ERRORS: Errors = Errors {
+    shape: Shape::Problem,
+    name_permission: true,
+};
+
+/// Largest gateway.toml that is read.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Addresses; a change needs a restart.
     pub listen: Listen,
@@ -42,13 +204,14 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Logs.
     pub log: Log,
-    /// Names of environments; index 0 is the default, `live`.
+    /// Names of environments, 1 to 16; index 0 is the default, `live` unless the file says otherwise.
     pub environments: Vec<String>,
     /// `[plans.NAME]`, sorted by name.
     pub plans: Vec<Plan>,
     /// `[[tenants]]`.
     pub tenants: Vec<Tenant>,
-    /// `[[keys]]`: digests, never keys.
+    /// `[[keys]]`: digests, never keys. The id follows from tenant and name; `created` is 0, `prefix` and `last_four` are
+    /// empty, since the file does not know them.
     pub declared_keys: Vec<ApiKey>,
     /// `[upstreams.NAME]`, sorted by name.
     pub upstreams: Vec<Arc<Upstream>>,
@@ -67,7 +230,7 @@ pub struct Listen {
     pub http: Vec<SocketAddr>,
     /// Health and metrics; `None` for no TCP admin listener.
     pub admin: Option<SocketAddr>,
-    /// Unix socket that the command line talks to.
+    /// Unix socket that the command line talks to. At most 107 bytes.
     pub admin_socket: PathBuf,
 }
 
@@ -76,37 +239,37 @@ pub struct Listen {
 pub struct Server {
     /// Data threads; 0 is one per core. 0 to 256.
     pub workers: usize,
-    /// How long a drain waits for requests in flight before it cuts them.
+    /// How long a drain waits for requests in flight before it cuts them. 0s to 1h.
     pub drain_timeout: Duration,
 }
 
 /// `[connections]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// Open client connections, all listeners together.
+    /// Open client connections, all listeners together. 1 to 1,000,000.
     pub total_max: usize,
-    /// Open client connections from one address.
+    /// Open client connections from one address. 1 to 1,000,000.
     pub per_address_max: usize,
-    /// From accept to the end of the TLS handshake.
+    /// From accept to the end of the TLS handshake. 100ms to 5min.
     pub handshake_timeout: Duration,
-    /// From the first byte of a request head to its last.
+    /// From the first byte of a request head to its last. 100ms to 5min.
     pub head_timeout: Duration,
-    /// Between two requests of a kept connection.
+    /// Between two requests of a kept connection. 100ms to 1h.
     pub idle_timeout: Duration,
-    /// Longest silence of a client that is sending a body or should be reading an answer.
+    /// Longest silence of a client that is sending a body or should be reading an answer. 100ms to 1h.
     pub stall_timeout: Duration,
-    /// HTTP/2 streams open at once on one connection.
+    /// HTTP/2 streams open at once on one connection. 1 to 10,000.
     pub http2_streams_max: u32,
 }
 
 /// `[http]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
-    /// Whole request head, bytes; beyond it 431.
+    /// Whole request head, bytes; beyond it 431. 8KiB to 1MiB.
     pub head_bytes_max: usize,
-    /// Header fields of a request; beyond it 431.
+    /// Header fields of a request; beyond it 431. 1 to 1,000.
     pub header_count_max: usize,
-    /// Request target, bytes; beyond it 414.
+    /// Request target, bytes; beyond it 414. 256B to 64KiB.
     pub target_bytes_max: usize,
     /// Request body, bytes; beyond it 413. `u64::MAX` is unlimited.
     pub body_bytes_max: u64,
@@ -148,7 +311,7 @@ pub struct SniCertificate {
 pub struct StoreConfig {
     /// Directory of the SQLite files.
     pub path: PathBuf,
-    /// How often counters are written: the most that `kill -9` can forget.
+    /// How often counters are written: the most that `kill -9` can forget. 100ms to 1min.
     pub flush_interval: Duration,
 }
 
@@ -159,13 +322,13 @@ pub struct Auth {
     pub bearer: bool,
     /// Whether `X-API-Key` is a credential.
     pub x_api_key: bool,
-    /// `realm` of `WWW-Authenticate`: printable ASCII without quotes and backslashes.
+    /// `realm` of `WWW-Authenticate`: 1 to 64 of printable ASCII without quotes and backslashes.
     pub realm: String,
     /// `true` passes an `Authorization` of another scheme on to the backend when a valid X-API-Key stands beside it; `false` refuses it.
     pub pass_foreign_authorization: bool,
 }
 
-/// `[keys]`.
+/// `[key_format]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFormat {
     /// First word of secret keys: 1 to 16 of `a-z 0-9`.
@@ -245,21 +408,21 @@ pub struct Upstream {
     pub name: String,
     /// Its servers; at least one.
     pub servers: Vec<UpstreamServer>,
-    /// TCP connect, name resolution included.
+    /// TCP connect, name resolution included. 10ms to 5min.
     pub connect_timeout: Duration,
-    /// From the request sent to the first byte of the answer.
+    /// From the request sent to the first byte of the answer. 10ms to 1h.
     pub first_byte_timeout: Duration,
-    /// Longest silence inside a body.
+    /// Longest silence inside a body. 10ms to 24h.
     pub idle_timeout: Duration,
-    /// Longest life of one exchange; `None` is unlimited.
+    /// Longest life of one exchange; `None` is unlimited. 10ms to 24h.
     pub total_timeout: Option<Duration>,
-    /// Idle connections kept per worker and server.
+    /// Idle connections kept per worker and server. 0 to 10,000.
     pub pool_idle_max: usize,
-    /// How long an idle connection is kept.
+    /// How long an idle connection is kept. 100ms to 1h.
     pub pool_idle_timeout: Duration,
-    /// Answer head, bytes; beyond it 502.
+    /// Answer head, bytes; beyond it 502. 8KiB to 1MiB.
     pub head_bytes_max: usize,
-    /// Tries on further servers after a connection could not be made.
+    /// Tries on further servers after a connection could not be made. 0 to 10.
     pub connect_retries: u32,
     /// The `Host` that the backend sees.
     pub host_header: HostHeader,
@@ -270,7 +433,7 @@ pub struct Upstream {
 /// One server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamServer {
-    /// Name or address.
+    /// Name or address; an IPv6 address without brackets.
     pub host: String,
     /// Port.
     pub port: u16,

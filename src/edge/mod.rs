@@ -1,1 +1,349 @@
+//! From an accepted connection to HTTP requests: listeners, TLS, HTTP/1.1 and HTTP/2, caps, deadlines, drain.
+//!
+//! `run_worker` is one data thread's share: it accepts on the worker's sockets and gives each connection a task of its own, which
+//! agrees on TLS and then spawns a smaller task for the protocol that was chosen, so that an idle connection holds little. No
+//! connection has a timer: `sweep` judges all of them four times a second from what `watched` noted of their sockets.
 
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::Request;
+use http::Response;
+use http_body::Body;
+use hyper::body::Incoming;
+use rustls::ServerConfig;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::task::spawn_local;
+use tokio::time::Interval;
+use tokio::time::MissedTickBehavior;
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::Config;
+use crate::config::Connections;
+use crate::gate::Peer;
+use crate::handler::Worker;
+use crate::handler::handle;
+use crate::handler::refuse_plaintext;
+use crate::shutdown::State;
+use crate::shutdown::Watch;
+
+use accept::Arrival;
+use client::Client;
+use client::Phase;
+use connection::Bounds;
+use counters::ConnectionCounters;
+use counters::Place;
+use listener::WorkerSockets;
+use sweep::Registry;
+use watched::NotTls;
+use watched::Progress;
+use watched::Watched;
+
+mod accept;
+mod client;
+mod connection;
+pub mod counters;
+mod frames;
+pub mod listener;
+mod plaintext;
+mod sweep;
+pub mod tls;
+mod watched;
+
+/// Whatever ends an answer's body before its end.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves one worker's sockets until the process stops; runs inside a `LocalSet` on a current-thread runtime. Returns when every
+/// connection has ended by itself, or was cut when the drain's time was over. The last worker to end logs how many were cut.
+///
+/// # Errors
+/// When a socket cannot be registered with the runtime.
+pub async fn run_worker(
+    worker: Rc<Worker>,
+    sockets: WorkerSockets,
+    tls: Arc<ArcSwap<ServerConfig>>,
+    counters: Arc<ConnectionCounters>,
+    shutdown: Watch,
+) -> io::Result<()> {
+    let snapshot = Arc::clone(&worker.snapshot);
+    let settings = Box::new(move || Settings::of(&snapshot.load().config));
+    let edge = Edge::new(settings, tls, counters);
+    let refuser = Rc::clone(&worker);
+    let secure: Start = Rc::new(move |seat, arrival| {
+        let worker = Rc::clone(&worker);
+        let answer = move |peer, request| handle(Rc::clone(&worker), peer, request);
+        spawn_local(secure(seat, arrival, answer));
+    });
+    let plain: Start = Rc::new(move |seat, arrival| {
+        let worker = Rc::clone(&refuser);
+        let answer =
+            move |peer, request| std::future::ready(refuse_plaintext(&worker, peer, request));
+        spawn_local(plain(seat, arrival, answer));
+    });
+    edge.run(sockets, secure, plain, shutdown).await
+}
+
+/// Begins the task of a connection that has been let in.
+type Start = Rc<dyn Fn(Seat, Arrival)>;
+
+/// What the configuration says of connections; taken anew for each one and for each sweep.
+#[derive(Clone, Debug)]
+struct Settings {
+    connections: Connections,
+    bounds: Bounds,
+}
+
+impl Settings {
+    fn of(config: &Config) -> Settings {
+        Settings {
+            connections: config.connections.clone(),
+            bounds: Bounds::of(&config.http, &config.connections),
+        }
+    }
+}
+
+/// What the connections of one worker share.
+struct Edge {
+    settings: Box<dyn Fn() -> Settings>,
+    /// The certificates in force; each handshake takes what it finds.
+    tls: Arc<ArcSwap<ServerConfig>>,
+    counters: Arc<ConnectionCounters>,
+    registry: Registry,
+}
+
+impl Edge {
+    fn new(
+        settings: Box<dyn Fn() -> Settings>,
+        tls: Arc<ArcSwap<ServerConfig>>,
+        counters: Arc<ConnectionCounters>,
+    ) -> Rc<Edge> {
+        Rc::new(Edge {
+            settings,
+            tls,
+            counters,
+            registry: Registry::new(),
+        })
+    }
+
+    async fn run(
+        self: Rc<Self>,
+        sockets: WorkerSockets,
+        secure: Start,
+        plain: Start,
+        mut shutdown: Watch,
+    ) -> io::Result<()> {
+        let mut accepting = JoinSet::new();
+        let inherited = sockets.inherited;
+        let secure = sockets.https.into_iter().map(|socket| (socket, &secure));
+        let plain = sockets.http.into_iter().map(|socket| (socket, &plain));
+        for (socket, start) in secure.chain(plain) {
+            let socket = TcpListener::from_std(socket)?;
+            let (edge, start) = (Rc::clone(&self), Rc::clone(start));
+            let arrived = move |arrival| edge.let_in(arrival, &start);
+            accepting.spawn_local(accept::run(socket, inherited, arrived, shutdown.clone()));
+        }
+        self.counters
+            .worker_started(Arc::clone(self.registry.tick()));
+        let mut sweep = tokio::time::interval(sweep::PERIOD);
+        // Late ticks are not made up for: a worker that was held up cuts later, never sooner.
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let state = self.serve(&mut sweep, &mut shutdown).await;
+        while accepting.join_next().await.is_some() {}
+        if let State::Draining(timeout) = state {
+            tokio::select! {
+                biased;
+                () = self.registry.emptied() => {}
+                () = self.drain(&mut sweep) => {}
+                () = tokio::time::sleep(timeout) => {}
+                () = shutdown.now() => {}
+            }
+        }
+        self.end().await;
+        Ok(())
+    }
+
+    async fn serve(&self, sweep: &mut Interval, shutdown: &mut Watch) -> State {
+        loop {
+            tokio::select! {
+                state = shutdown.stopping() => return state,
+                _ = sweep.tick() => self.turn(false),
+            }
+        }
+    }
+
+    /// Tells every connection to finish, and judges on; never ends.
+    async fn drain(&self, sweep: &mut Interval) {
+        sweep.reset_immediately();
+        loop {
+            sweep.tick().await;
+            self.turn(true);
+        }
+    }
+
+    fn turn(&self, draining: bool) {
+        let bounds = (self.settings)().connections;
+        self.registry.turn(&bounds, &self.counters, draining);
+    }
+
+    /// Cuts what is left.
+    async fn end(&self) {
+        let cut = self.registry.cut_all();
+        self.registry.emptied().await;
+        let total = self.counters.worker_ended(self.registry.tick(), cut);
+        if let Some(connections @ 1..) = total {
+            tracing::warn!(
+                connections,
+                "the time for draining is over: cut connections that had requests under way; server.drain_timeout sets it"
+            );
+        }
+    }
+
+    /// Gives a connection its place under the caps and its task, or closes it.
+    fn let_in(self: &Rc<Self>, arrival: Arrival, start: &Start) {
+        let caps = (self.settings)().connections;
+        let client = arrival.peer.address.ip();
+        let place = self
+            .counters
+            .enter(client, caps.total_max, caps.per_address_max);
+        if let Ok(place) = place {
+            start(Seat::new(self, place), arrival);
+        }
+    }
+}
+
+/// A connection's place under the sweep and the caps; left when dropped, however its task ends.
+struct Seat {
+    client: Rc<Client>,
+    edge: Rc<Edge>,
+    _place: Place,
+}
+
+impl Seat {
+    fn new(edge: &Rc<Edge>, place: Place) -> Seat {
+        let progress = Progress::new(Arc::clone(edge.registry.tick()));
+        let client = Client::new(Arc::new(progress), Arc::clone(&edge.counters));
+        let client = Rc::new(client);
+        edge.registry.join(&client);
+        Seat {
+            client,
+            edge: Rc::clone(edge),
+            _place: place,
+        }
+    }
+
+    fn watch(&self, socket: TcpStream, expect_tls: bool) -> Watched {
+        Watched::new(socket, Arc::clone(&self.client.progress), expect_tls)
+    }
+
+    /// After our side is closed: waits for the client to close, so that our last bytes reach it. The sweep bounds the time.
+    /// An answer that broke off is not closed but dropped here and now: it must look cut (S34).
+    async fn linger(self) {
+        let progress = &self.client.progress;
+        if progress.ended() || !progress.closed() {
+            return;
+        }
+        if let Some(socket) = self.client.progress.take_leftover() {
+            self.client.enter(Phase::Lingering);
+            let _ = self.client.unless_cut(plaintext::drain(socket)).await;
+        }
+    }
+
+    /// Counts a handshake that failed; a client that spoke HTTP in clear is told (S25).
+    async fn handshake_failed(self, error: io::Error) {
+        let (progress, counters) = (&self.client.progress, &self.edge.counters);
+        let counter = match progress.not_tls() {
+            Some(NotTls::Text) => &counters.plaintext_on_tls,
+            // A probe that connects and closes.
+            None if progress.reading_since() == 0 => return,
+            Some(NotTls::Garbage) | None => &counters.handshake_failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(%error, "TLS handshake failed");
+        if progress.not_tls() == Some(NotTls::Text)
+            && let Some(socket) = progress.take_leftover()
+        {
+            self.client.enter(Phase::Lingering);
+            let _ = self.client.unless_cut(plaintext::explain(socket)).await;
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.edge.registry.leave(&self.client);
+    }
+}
+
+/// A connection of a TLS listener. Each phase is a task of its own, so that a quiet connection does not hold what only the handshake,
+/// or only the other protocol, needs.
+async fn secure<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
+where
+    H: Fn(Peer, Request<Incoming>) -> F + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let peer = arrival.peer;
+    let acceptor = TlsAcceptor::from(seat.edge.tls.load_full());
+    let handshake = acceptor.accept(seat.watch(arrival.socket, true));
+    let stream = match seat.client.unless_cut(handshake).await {
+        Some(Ok(stream)) => stream,
+        Some(Err(error)) => return seat.handshake_failed(error).await,
+        None => return,
+    };
+    if stream.get_ref().1.alpn_protocol() == Some(tls::ALPN_HTTP2) {
+        spawn_local(speak_http2(seat, stream, peer, answer));
+    } else {
+        spawn_local(speak_http1(seat, stream, true, peer, answer));
+    }
+}
+
+/// A connection of a plain listener: one refusal, then closed.
+async fn plain<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
+where
+    H: Fn(Peer, Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let socket = seat.watch(arrival.socket, false);
+    speak_http1(seat, socket, false, arrival.peer, answer).await;
+}
+
+async fn speak_http1<T, H, F, B>(seat: Seat, io: T, keep_alive: bool, peer: Peer, answer: H)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    H: Fn(Peer, Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let bounds = (seat.edge.settings)().bounds;
+    connection::serve_http1(io, &seat.client, bounds, keep_alive, peer, answer).await;
+    seat.linger().await;
+}
+
+async fn speak_http2<T, H, F, B>(seat: Seat, io: T, peer: Peer, answer: H)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    H: Fn(Peer, Request<Incoming>) -> F + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let bounds = (seat.edge.settings)().bounds;
+    connection::serve_http2(io, &seat.client, bounds, peer, answer).await;
+    seat.linger().await;
+}
+
+#[cfg(test)]
+mod tests;

@@ -373,6 +373,12 @@ impl Admission {
         self.target.path()
     }
 
+    /// The target that is forwarded: that path, and the query as it came.
+    #[must_use]
+    pub fn target(&self) -> &PathAndQuery {
+        &self.target
+    }
+
     /// Whether the key (if any) still stands in a later snapshot at a later time (DESIGN section 3, step 9).
     #[must_use]
     pub fn still_stands(&self, snapshot: &Arc<Snapshot>, now: Now) -> bool {

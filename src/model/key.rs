@@ -16,6 +16,26 @@ pub struct Digest(pub [u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(pub [u8; 12]);
 
+/// What every key id begins with.
+const KEY_ID_PREFIX: &str = "key_";
+
+impl KeyId {
+    /// Reads an id as it is shown.
+    ///
+    /// # Errors
+    /// A sentence fragment that repeats nothing of the text: somebody may have given a key instead of its id.
+    pub fn parse(text: &str) -> Result<KeyId, &'static str> {
+        let wrong = "a key id is key_ and 12 letters or digits, as `keys list` shows it";
+        let tail = text.strip_prefix(KEY_ID_PREFIX).ok_or(wrong)?;
+        let bytes = <[u8; 12]>::try_from(tail.as_bytes()).map_err(|_| wrong)?;
+        if bytes.iter().all(u8::is_ascii_alphanumeric) {
+            Ok(KeyId(bytes))
+        } else {
+            Err(wrong)
+        }
+    }
+}
+
 impl fmt::Debug for Digest {
     /// Prints no part of the digest: logs need none.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,7 +45,7 @@ impl fmt::Debug for Digest {
 
 impl fmt::Display for KeyId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("key_")?;
+        out.write_str(KEY_ID_PREFIX)?;
         self.0
             .iter()
             .try_for_each(|byte| fmt::Write::write_char(out, char::from(*byte)))
@@ -51,6 +71,29 @@ pub enum KeyKind {
     Public,
 }
 
+impl KeyKind {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KeyKind::Secret => "secret",
+            KeyKind::Public => "public",
+        }
+    }
+
+    /// Reads the word.
+    ///
+    /// # Errors
+    /// A sentence fragment naming the words there are.
+    pub fn parse(text: &str) -> Result<KeyKind, &'static str> {
+        match text {
+            "secret" => Ok(KeyKind::Secret),
+            "public" => Ok(KeyKind::Public),
+            _ => Err("a key is `secret` or `public`"),
+        }
+    }
+}
+
 /// What an operator has said of a key. Expiry is not a status that is stored: it follows from the clock of each request (FA6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyStatus {
@@ -62,6 +105,28 @@ pub enum KeyStatus {
     Revoked,
     /// Ended for good and gone from lists; kept as a tombstone.
     Deleted,
+}
+
+impl KeyStatus {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KeyStatus::Active => "active",
+            KeyStatus::Inactive => "inactive",
+            KeyStatus::Revoked => "revoked",
+            KeyStatus::Deleted => "deleted",
+        }
+    }
+
+    /// Whether it can never be active again (FA10).
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        match self {
+            KeyStatus::Active | KeyStatus::Inactive => false,
+            KeyStatus::Revoked | KeyStatus::Deleted => true,
+        }
+    }
 }
 
 /// One key as the store or gateway.toml declares it.
@@ -110,4 +175,90 @@ pub enum Override {
     Unlimited,
     /// This limit.
     Rate(Rate),
+}
+
+impl Override {
+    /// Reads what an operator writes: nothing, `unlimited`, or a rate such as `7/hour`.
+    ///
+    /// # Errors
+    /// A sentence fragment saying what is wrong with the rate.
+    pub fn parse(text: Option<&str>) -> Result<Override, String> {
+        match text {
+            None => Ok(Override::Plan),
+            Some("unlimited") => Ok(Override::Unlimited),
+            Some(rate) => Rate::parse(rate).map(Override::Rate),
+        }
+    }
+
+    /// The limit that holds when the plan says `plan`; `None` is unlimited.
+    #[must_use]
+    pub fn over(self, plan: Option<Rate>) -> Option<Rate> {
+        match self {
+            Override::Plan => plan,
+            Override::Unlimited => None,
+            Override::Rate(rate) => Some(rate),
+        }
+    }
+
+    /// What `parse` reads.
+    #[must_use]
+    pub fn text(self) -> Option<String> {
+        match self {
+            Override::Plan => None,
+            Override::Unlimited => Some("unlimited".to_owned()),
+            Override::Rate(rate) => Some(rate.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_id_reads_back_as_it_is_shown() {
+        let id = KeyId(*b"0aZ9bY8cX7dW");
+        assert_eq!(id.to_string(), "key_0aZ9bY8cX7dW");
+        assert_eq!(KeyId::parse("key_0aZ9bY8cX7dW"), Ok(id));
+    }
+
+    #[test]
+    fn what_is_no_key_id_is_refused_without_being_repeated() {
+        let cases = [
+            "",
+            "key_",
+            "key_0aZ9bY8cX7d",
+            "key_0aZ9bY8cX7dWW",
+            "key_0aZ9bY8cX7d-",
+            "fp_live_zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ0mLq17",
+        ];
+        for text in cases {
+            let error = KeyId::parse(text).unwrap_err();
+            assert!(text.len() < 5 || !error.contains(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_override_reads_back_as_it_is_written() {
+        for text in [None, Some("unlimited"), Some("7/hour"), Some("50/10s")] {
+            let parsed = Override::parse(text).unwrap();
+            assert_eq!(parsed.text().as_deref(), text);
+        }
+        assert!(Override::parse(Some("7/fortnight")).is_err());
+    }
+
+    #[test]
+    fn an_override_beats_the_plan() {
+        let plan = Some(Rate {
+            count: 100,
+            seconds: 3600,
+        });
+        let own = Rate {
+            count: 7,
+            seconds: 3600,
+        };
+        assert_eq!(Override::Plan.over(plan), plan);
+        assert_eq!(Override::Unlimited.over(plan), None);
+        assert_eq!(Override::Rate(own).over(plan), Some(own));
+    }
 }

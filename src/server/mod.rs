@@ -1,1 +1,366 @@
+//! Assembly: the only room that knows all parts. Starts them in order, stops them in the opposite order.
 
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::task::LocalSet;
+use tokio::time::MissedTickBehavior;
+
+use crate::access_log;
+use crate::clock::Clock;
+use crate::config;
+use crate::config::AccessLog;
+use crate::config::Config;
+use crate::edge;
+use crate::edge::counters::ConnectionCounters;
+use crate::edge::counters::Heartbeat;
+use crate::edge::listener::Inherited;
+use crate::edge::listener::WorkerSockets;
+use crate::edge::tls::Certificates;
+use crate::handler::Shared;
+use crate::handler::Worker;
+use crate::metrics::Metrics;
+use crate::quota::Quota;
+use crate::shutdown::Shutdown;
+use crate::shutdown::Watch;
+use crate::snapshot::build;
+use crate::snapshot::change::Keeper;
+use crate::store::Outcome;
+use crate::store::Store;
+use crate::store::Verb;
+use crate::store::VerbError;
+use crate::store::counters::Counters;
+use crate::upstream::Pools;
+use crate::usage::Usage;
+
+pub use error::StartError;
+use flush::Flusher;
+pub use process::check;
+pub use process::demo;
+pub use process::run;
+use reload::Reloader;
+
+mod control;
+mod demo;
+mod error;
+mod flush;
+mod process;
+mod readings;
+mod reload;
+
+/// A running gateway: data threads, a control runtime, and the store it alone may write.
+#[derive(Debug)]
+pub struct Gateway {
+    keeper: Arc<Keeper>,
+    clock: Clock,
+    reloader: Arc<Reloader>,
+    shutdown: Arc<Shutdown>,
+    addresses: Addresses,
+    admin_socket: PathBuf,
+    workers: Vec<JoinHandle<()>>,
+    control: tokio::runtime::Runtime,
+    flusher: Arc<Flusher>,
+    connections: Arc<ConnectionCounters>,
+    log: Option<access_log::Writer>,
+}
+
+/// What outlives a restart, and its one writer.
+#[derive(Debug)]
+struct State {
+    keeper: Arc<Keeper>,
+    quota: Arc<Quota>,
+    usage: Arc<Usage>,
+    flusher: Arc<Flusher>,
+}
+
+impl State {
+    fn open(config: &Arc<Config>, clock: &Clock) -> Result<State, StartError> {
+        let store = Store::open(&config.store.path)?;
+        let now = clock.now();
+        let (counters, saved) = Counters::open(&config.store.path, now)?;
+        let quota = Arc::new(Quota::new());
+        let usage = Arc::new(Usage::new());
+        quota.restore(saved, now);
+        let flusher = Arc::new(Flusher::new(
+            counters,
+            Arc::clone(&quota),
+            Arc::clone(&usage),
+        ));
+        let (asked, time) = (Arc::clone(&flusher), clock.clone());
+        let last_used = Box::new(move || asked.last_used(time.now()));
+        let (keeper, conflicts) = Keeper::start(store, Arc::clone(config), last_used)?;
+        if !conflicts.is_empty() {
+            tracing::error!("{}", build::conflict_text(&conflicts));
+        }
+        Ok(State {
+            keeper: Arc::new(keeper),
+            quota,
+            usage,
+            flusher,
+        })
+    }
+
+    fn shared(&self, clock: &Clock, metrics: &Arc<Metrics>) -> Shared {
+        Shared {
+            snapshot: Arc::clone(self.keeper.snapshot()),
+            clock: clock.clone(),
+            quota: Arc::clone(&self.quota),
+            usage: Arc::clone(&self.usage),
+            metrics: Arc::clone(metrics),
+        }
+    }
+}
+
+/// What every data thread is given.
+#[derive(Clone, Debug)]
+struct DataThreads {
+    shared: Shared,
+    tls: Arc<ArcSwap<rustls::ServerConfig>>,
+    connections: Arc<ConnectionCounters>,
+    watch: Watch,
+}
+
+impl DataThreads {
+    fn start(
+        &self,
+        sockets: Vec<WorkerSockets>,
+        log: Option<&access_log::Writer>,
+    ) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let mut threads = Vec::new();
+        for (index, sockets) in sockets.into_iter().enumerate() {
+            let dropped = Arc::clone(&self.shared.metrics.log_lines_dropped);
+            let sink = log.map_or_else(access_log::Sink::off, |log| log.sink(dropped));
+            let own = self.clone();
+            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            threads.push(thread.spawn(move || own.work(sink, sockets))?);
+        }
+        Ok(threads)
+    }
+
+    /// One data thread, from start to drained.
+    fn work(self, log: access_log::Sink, sockets: WorkerSockets) {
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+        {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "a worker could not start"),
+        };
+        let worker = Rc::new(Worker::new(self.shared, Pools::default(), log));
+        let tasks = LocalSet::new();
+        tasks.spawn_local(housekeeping(Rc::clone(&worker)));
+        let serving = edge::run_worker(worker, sockets, self.tls, self.connections, self.watch);
+        if let Err(error) = tasks.block_on(&runtime, serving) {
+            tracing::error!(%error, "a worker could not serve its sockets");
+        }
+    }
+}
+
+/// Log lines leave the worker at least this often.
+const LOG_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Hands gathered log lines over and closes idle backend connections.
+async fn housekeeping(worker: Rc<Worker>) {
+    let mut ticks = tokio::time::interval(LOG_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut count = 0u32;
+    loop {
+        ticks.tick().await;
+        worker.log.hand_over();
+        count = count.wrapping_add(1);
+        if count.is_multiple_of(5) {
+            worker.pools.sweep();
+        }
+    }
+}
+
+/// Where a gateway can be reached, ports resolved.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses {
+    pub(crate) https: Vec<SocketAddr>,
+    pub(crate) http: Vec<SocketAddr>,
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+impl Gateway {
+    /// Reads the file, loads certificates, opens the store, binds, and serves. On an error nothing stays open.
+    ///
+    /// # Errors
+    /// What is wrong and the way out, with an exit code (DESIGN section 9).
+    pub fn start(config_path: &Path, clock: Clock) -> Result<Gateway, StartError> {
+        Gateway::start_on(config_path, clock, Inherited::default())
+    }
+
+    /// The same, on sockets that the service manager handed over.
+    pub(crate) fn start_on(
+        config_path: &Path,
+        clock: Clock,
+        inherited: Inherited,
+    ) -> Result<Gateway, StartError> {
+        let loaded = config::load(config_path)?;
+        if !loaded.warnings.is_empty() {
+            tracing::warn!("{}", loaded.warnings);
+        }
+        let config = Arc::new(loaded.config);
+        let certificates = Certificates::load(&config.tls, clock.now().wall)?;
+        let state = State::open(&config, &clock)?;
+        let bound = edge::listener::bind(&config.listen, worker_count(&config), inherited)?;
+        let control = control::runtime()?;
+        let admin = control::bind_admin(&control, &config.listen, bound.admin)?;
+        let log = start_log(&config)?;
+        let shutdown = Arc::new(Shutdown::new());
+        let metrics = Arc::new(Metrics::default());
+        let connections = Arc::new(ConnectionCounters::default());
+        let reloader = Arc::new(Reloader::new(
+            config_path,
+            &clock,
+            &state.keeper,
+            certificates,
+        ));
+        readings::register(&metrics, &connections, &state, &reloader);
+        let addresses = Addresses {
+            https: bound.https,
+            http: bound.http,
+            admin: admin.address(),
+        };
+        let data = DataThreads {
+            shared: state.shared(&clock, &metrics),
+            tls: Arc::clone(reloader.tls()),
+            connections: Arc::clone(&connections),
+            watch: shutdown.watch(),
+        };
+        let workers = data.start(bound.workers, log.as_ref())?;
+        control::spawn(
+            &control,
+            admin,
+            control::Parts {
+                keeper: Arc::clone(&state.keeper),
+                clock: clock.clone(),
+                reloader: Arc::clone(&reloader),
+                flusher: Arc::clone(&state.flusher),
+                metrics,
+                addresses: addresses.clone(),
+                watch: shutdown.watch(),
+            },
+        );
+        Ok(Gateway {
+            keeper: state.keeper,
+            clock,
+            reloader,
+            shutdown,
+            addresses,
+            admin_socket: config.listen.admin_socket.clone(),
+            workers,
+            control,
+            flusher: state.flusher,
+            connections,
+            log,
+        })
+    }
+
+    /// Addresses of the TLS listeners.
+    #[must_use]
+    pub fn https(&self) -> Vec<SocketAddr> {
+        self.addresses.https.clone()
+    }
+
+    /// Addresses of the listeners that refuse plain HTTP.
+    #[must_use]
+    pub fn http(&self) -> Vec<SocketAddr> {
+        self.addresses.http.clone()
+    }
+
+    /// Address of health and metrics.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.addresses.admin
+    }
+
+    /// Carries out an administrative act; it is in force when this returns.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn execute(&self, verb: Verb) -> Result<Outcome, VerbError> {
+        self.keeper.execute(&verb, self.clock.now().wall)
+    }
+
+    /// Reads gateway.toml and the certificates again; all of it comes into force, or nothing.
+    ///
+    /// # Errors
+    /// Why nothing changed.
+    pub fn reload(&self) -> Result<String, String> {
+        self.reloader.reload()
+    }
+
+    /// Drains: no new connections, requests in flight end or are cut at `server.drain_timeout`; then counters are written.
+    pub fn stop(mut self) {
+        self.drain();
+        self.finish();
+    }
+
+    /// Begins the drain and returns at once.
+    pub(crate) fn drain(&self) {
+        let config = &self.keeper.snapshot().load().config;
+        self.shutdown.terminate(config.server.drain_timeout);
+    }
+
+    /// Waits for the data threads, then stops everything behind them.
+    pub(crate) fn finish(&mut self) {
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                tracing::error!("a worker thread ended by a panic");
+            }
+        }
+        self.flusher.flush(self.clock.now());
+        let _ = std::fs::remove_file(&self.admin_socket);
+        if let Some(log) = self.log.take() {
+            log.stop();
+        }
+    }
+
+    pub(crate) fn shutdown(&self) -> &Arc<Shutdown> {
+        &self.shutdown
+    }
+
+    pub(crate) fn control(&self) -> &tokio::runtime::Runtime {
+        &self.control
+    }
+
+    pub(crate) fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::new(Arc::clone(&self.connections))
+    }
+
+    pub(crate) fn reopen_logs(&self) {
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
+    }
+}
+
+fn worker_count(config: &Config) -> usize {
+    match config.server.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    }
+}
+
+fn start_log(config: &Config) -> Result<Option<access_log::Writer>, StartError> {
+    let target = match &config.log.access {
+        AccessLog::Off => return Ok(None),
+        AccessLog::Stdout => access_log::Target::Stdout,
+        AccessLog::File(path) => access_log::Target::File(path.clone()),
+    };
+    let writer = access_log::Writer::start(target).map_err(|error| {
+        StartError::failed(format!(
+            "log.access: cannot write to {:?}: {error}",
+            config.log.access
+        ))
+    })?;
+    Ok(Some(writer))
+}

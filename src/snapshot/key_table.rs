@@ -69,6 +69,11 @@ impl KeyTable {
         }
     }
 
+    /// Every key, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Digest, &KeyEntry)> {
+        self.shards.iter().flat_map(|shard| shard.iter())
+    }
+
     /// How many keys there are, tombstones included where they were given.
     #[must_use]
     pub fn len(&self) -> usize {

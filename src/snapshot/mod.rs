@@ -18,6 +18,8 @@ use crate::model::scope::Scopes;
 use crate::model::tenant::Plan;
 use crate::model::tenant::TenantId;
 
+pub mod build;
+pub mod change;
 pub mod key_table;
 
 /// Everything a request needs to be judged, of one moment.
@@ -119,3 +121,6 @@ impl Snapshot {
         &self.plans[index as usize]
     }
 }
+
+#[cfg(test)]
+mod tests;

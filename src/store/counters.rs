@@ -1,6 +1,7 @@
 //! `counters.db`: limits used and usage, so that a restart or a `kill -9` forgets none, or at most what was admitted since the last save.
 
 use std::fmt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -14,6 +15,10 @@ use crate::clock::Now;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
 use crate::model::tenant::TenantId;
+use crate::store::error::EXIT_CONFIG;
+use crate::store::error::EXIT_PERMISSION;
+use crate::store::error::EXIT_UNAVAILABLE;
+use crate::store::lock::own_like_directory;
 
 /// Whose counters they are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,6 +110,13 @@ pub enum CountersError {
         /// What is wrong.
         what: String,
     },
+    /// It cannot be made.
+    Unmade {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The system or SQLite refused.
     Failed {
         /// The file.
@@ -115,6 +127,12 @@ pub enum CountersError {
 }
 
 impl Counters {
+    /// Whether there is a file yet.
+    #[must_use]
+    pub fn exist(directory: &Path) -> bool {
+        directory.join(FILE).exists()
+    }
+
     /// Opens `counters.db` in the store directory, made if there is none, and reads all of it. After a reboot the saved times are moved onto the
     /// new monotonic clock by way of the wall clock; within one boot they are exact, whatever the wall clock did (S30).
     ///
@@ -132,8 +150,8 @@ impl Counters {
         boot_id: &str,
     ) -> Result<(Counters, Vec<Row>), CountersError> {
         let path = directory.join(FILE);
-        let loaded = Connection::open(&path)
-            .map_err(Problem::Sqlite)
+        let loaded = make_private(directory, &path)
+            .and_then(|()| Connection::open(&path).map_err(Problem::Sqlite))
             .and_then(|connection| load(connection, now, boot_id));
         match loaded {
             Ok((connection, rows)) => {
@@ -171,6 +189,21 @@ enum Problem {
     Newer(i64),
     Damaged(String),
     Sqlite(rusqlite::Error),
+    Io(std::io::Error),
+}
+
+/// Makes the file for its owner alone if there is none; SQLite gives the files beside it the same mode.
+fn make_private(directory: &Path, path: &Path) -> Result<(), Problem> {
+    let made = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    match made {
+        Ok(_) => own_like_directory(directory, path).map_err(Problem::Io),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(Problem::Io(error)),
+    }
 }
 
 impl From<rusqlite::Error> for Problem {
@@ -189,6 +222,7 @@ impl Problem {
                 what: source.to_string(),
             },
             Problem::Sqlite(source) => CountersError::Failed { path, source },
+            Problem::Io(source) => CountersError::Unmade { path, source },
         }
     }
 }
@@ -473,6 +507,9 @@ impl fmt::Display for CountersError {
             CountersError::Failed { path, .. } => {
                 write!(out, "{}: cannot be used", path.display())
             }
+            CountersError::Unmade { path, .. } => {
+                write!(out, "{}: cannot be made", path.display())
+            }
         }
     }
 }
@@ -481,7 +518,24 @@ impl std::error::Error for CountersError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             CountersError::Failed { source, .. } => Some(source),
+            CountersError::Unmade { source, .. } => Some(source),
             CountersError::Newer { .. } | CountersError::Damaged { .. } => None,
+        }
+    }
+}
+
+impl CountersError {
+    /// What the process exits with: 78 when the file must be looked at, 77 when permission is missing, else 69.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            CountersError::Newer { .. } | CountersError::Damaged { .. } => EXIT_CONFIG,
+            CountersError::Unmade { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                EXIT_PERMISSION
+            }
+            CountersError::Unmade { .. } | CountersError::Failed { .. } => EXIT_UNAVAILABLE,
         }
     }
 }

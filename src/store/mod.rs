@@ -4,9 +4,24 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::model::key::ApiKey;
+use crate::model::key::Digest;
+use crate::model::key::KeyId;
 use crate::model::tenant::Tenant;
 
 pub mod counters;
+pub mod error;
+mod lock;
+pub mod merge;
+pub mod outcome;
+mod rows;
+pub mod sqlite;
+pub mod verbs;
+
+pub use error::StoreError;
+pub use outcome::Failure;
+pub use outcome::Outcome;
+pub use outcome::VerbError;
+pub use sqlite::Store;
 
 /// Everything in `keys.db`.
 #[derive(Debug, Default)]
@@ -17,6 +32,8 @@ pub struct Contents {
     pub keys: Vec<ApiKey>,
     /// Tenants.
     pub tenants: Vec<Tenant>,
+    /// Digests that regenerated keys had before: they can never come back (FA10).
+    pub retired: Vec<Digest>,
 }
 
 /// One administrative act, as the command line says it and the admin socket carries it. Each is one transaction and one revision.
@@ -106,4 +123,46 @@ pub struct NewKey {
     pub expires_in_seconds: Option<u64>,
     /// Unix seconds of the end; at most one of the two.
     pub expires_at_unix_seconds: Option<u64>,
+}
+
+impl Verb {
+    /// Whether it only reads.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        match self {
+            Verb::KeyList { .. } | Verb::KeyShow { .. } | Verb::TenantList => true,
+            Verb::KeyCreate(_)
+            | Verb::KeyDeactivate { .. }
+            | Verb::KeyActivate { .. }
+            | Verb::KeyRegenerate { .. }
+            | Verb::KeyRevoke { .. }
+            | Verb::KeyDelete { .. }
+            | Verb::TenantCreate { .. }
+            | Verb::TenantSuspend { .. }
+            | Verb::TenantResume { .. } => false,
+        }
+    }
+
+    /// Its name and whom it is about, for logs. What is no key id is not repeated: it may be a key.
+    #[must_use]
+    pub fn label(&self) -> (&'static str, &str) {
+        match self {
+            Verb::KeyCreate(new) => ("key-create", &new.tenant),
+            Verb::KeyList { tenant } => ("key-list", tenant.as_deref().unwrap_or("")),
+            Verb::KeyShow { id } => ("key-show", loggable(id)),
+            Verb::KeyDeactivate { id } => ("key-deactivate", loggable(id)),
+            Verb::KeyActivate { id } => ("key-activate", loggable(id)),
+            Verb::KeyRegenerate { id } => ("key-regenerate", loggable(id)),
+            Verb::KeyRevoke { id } => ("key-revoke", loggable(id)),
+            Verb::KeyDelete { id } => ("key-delete", loggable(id)),
+            Verb::TenantCreate { id, .. } => ("tenant-create", id),
+            Verb::TenantList => ("tenant-list", ""),
+            Verb::TenantSuspend { id } => ("tenant-suspend", id),
+            Verb::TenantResume { id } => ("tenant-resume", id),
+        }
+    }
+}
+
+fn loggable(id: &str) -> &str {
+    KeyId::parse(id).map_or("", |_| id)
 }

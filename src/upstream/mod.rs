@@ -1,5 +1,8 @@
 //! The servers behind a name: choice, connection pool, and the one way to them, `forward`.
 
+use std::rc::Rc;
+
+use http::HeaderValue;
 use http::Response;
 use http::request::Parts;
 use hyper::body::Incoming;
@@ -8,9 +11,26 @@ use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::refusal::UpstreamFailure;
 
-/// The connections of one worker to all upstreams; lives on one thread.
+mod body;
+mod connect;
+mod deadline;
+mod drain;
+mod forward;
+mod headers;
+mod pool;
+#[cfg(test)]
+mod tests;
+
+pub use body::BodyFault;
+pub use body::Outcome;
+pub use body::ResponseBody;
+pub use drain::drain;
+
+/// The connections of one worker to all upstreams; lives on one thread, inside a `LocalSet`.
 #[derive(Debug, Default)]
-pub struct Pools {}
+pub struct Pools {
+    directory: pool::Directory,
+}
 
 /// A finished forward: the backend's answer, its head cleaned, its body streaming with every wait bounded.
 #[derive(Debug)]
@@ -18,7 +38,7 @@ pub struct Answer {
     /// What goes to the client.
     pub response: Response<ResponseBody>,
     /// `host:port` of the server that answered, for the log.
-    pub server: String,
+    pub server: Rc<str>,
 }
 
 /// A failed forward.
@@ -27,7 +47,7 @@ pub struct Failure {
     /// What the client is told.
     pub kind: FailureKind,
     /// The server that failed, `host:port`, if one was chosen; for the log.
-    pub server: Option<String>,
+    pub server: Option<Rc<str>>,
     /// The whole story, for the log; never a header value.
     pub detail: String,
 }
@@ -41,27 +61,31 @@ pub enum FailureKind {
     ClientStalled,
     /// The client's body is larger than allowed: 413.
     BodyTooLarge,
+    /// The client's body is not framed correctly: 400, and the connection closes (S3).
+    BodyMalformed,
     /// The client's body broke off: nobody is left to answer.
     ClientGone,
 }
 
-/// A backend's body on its way to the client.
-#[derive(Debug)]
-pub struct ResponseBody {}
-
 impl Pools {
     /// Sends an admitted request and waits for the head of the answer. Headers are prepared here, last of all (DESIGN section 3, step 7).
+    /// Dropping the future, or the answer's body before its end, closes the backend's connection (S38, S44).
     ///
     /// # Errors
     /// `Failure` when no answer head came.
     pub async fn forward(
         &self,
-        _admission: &Admission,
-        _peer: &Peer,
-        _request_id: &http::HeaderValue,
-        _head: Parts,
-        _body: Incoming,
+        admission: &Admission,
+        peer: &Peer,
+        request_id: &HeaderValue,
+        head: Parts,
+        body: Incoming,
     ) -> Result<Answer, Failure> {
-        todo!()
+        forward::forward(&self.directory, admission, peer, request_id, head, body).await
+    }
+
+    /// Closes connections that were idle for too long; to be called about once a second.
+    pub fn sweep(&self) {
+        self.directory.sweep();
     }
 }

@@ -1,0 +1,133 @@
+//! What the command line asks of the running gateway: verbs, reload, status. Only on the unix socket.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::Extension;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CACHE_CONTROL;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use axum::routing::get;
+use axum::routing::post;
+use serde::Serialize;
+
+use crate::admin::Admin;
+use crate::admin::serve::Caller;
+use crate::store::Outcome;
+use crate::store::Verb;
+use crate::store::VerbError;
+use crate::store::error::EXIT_CONFIG;
+use crate::store::error::EXIT_REFUSED;
+use crate::store::error::EXIT_UNAVAILABLE;
+use crate::store::error::EXIT_USAGE;
+
+/// The three calls.
+pub(super) fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/v1/verbs", post(verbs))
+        .route("/v1/reload", post(reload))
+        .route("/v1/status", get(status))
+        .with_state(admin)
+}
+
+async fn verbs(
+    State(admin): State<Arc<Admin>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
+    let verb: Verb = match serde_json::from_slice(&body) {
+        Ok(verb) => verb,
+        Err(error) => return refuse(not_a_verb(&error)),
+    };
+    let (act, subject) = verb.label();
+    let log = LogLine {
+        act,
+        subject: subject.to_owned(),
+        caller,
+        is_read: verb.is_read(),
+    };
+    let work = move || admin.keeper.execute(&verb, admin.clock.now().wall);
+    // A panic there is a bug of ours; the answer says no more than that nothing can be promised.
+    let result = tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        Err(VerbError {
+            text: "the gateway failed while doing this; see its log".to_owned(),
+            exit: EXIT_UNAVAILABLE,
+        })
+    });
+    log.write(&result);
+    match result {
+        Ok(outcome) => answer(StatusCode::OK, &outcome),
+        Err(error) => refuse(error),
+    }
+}
+
+async fn reload(State(admin): State<Arc<Admin>>, Extension(caller): Extension<Caller>) -> Response {
+    tracing::info!(uid = caller.uid, "reload asked for");
+    let verdict = tokio::task::spawn_blocking(move || (admin.reload)()).await;
+    match verdict {
+        Ok(Ok(report)) => answer(StatusCode::OK, &serde_json::json!({ "report": report })),
+        Ok(Err(text)) => refuse(VerbError {
+            text,
+            exit: EXIT_CONFIG,
+        }),
+        Err(_) => refuse(VerbError {
+            text: "the gateway failed while reloading; see its log".to_owned(),
+            exit: EXIT_UNAVAILABLE,
+        }),
+    }
+}
+
+async fn status(State(admin): State<Arc<Admin>>) -> Response {
+    answer(StatusCode::OK, &(admin.status)())
+}
+
+fn not_a_verb(error: &serde_json::Error) -> VerbError {
+    VerbError {
+        text: format!(
+            "the gateway does not know this command, is it of another version? ({:?} error at column {})",
+            error.classify(),
+            error.column()
+        ),
+        exit: EXIT_USAGE,
+    }
+}
+
+fn refuse(error: VerbError) -> Response {
+    let status = match error.exit {
+        EXIT_USAGE => StatusCode::BAD_REQUEST,
+        EXIT_REFUSED => StatusCode::CONFLICT,
+        EXIT_CONFIG => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    answer(status, &error)
+}
+
+fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+    (status, [(CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
+
+/// One line for each change: what, whose, by whom, and how it ended. Never a key.
+struct LogLine {
+    act: &'static str,
+    subject: String,
+    caller: Caller,
+    is_read: bool,
+}
+
+impl LogLine {
+    fn write(&self, result: &Result<Outcome, VerbError>) {
+        let (act, subject, uid) = (self.act, &self.subject, self.caller.uid);
+        match result {
+            Ok(_) if self.is_read => tracing::debug!(act, subject, uid, "administrative act"),
+            Ok(_) => tracing::info!(act, subject, uid, "administrative act"),
+            Err(error) if error.exit == EXIT_UNAVAILABLE => {
+                tracing::error!(act, subject, uid, %error, "administrative act failed");
+            }
+            Err(error) => tracing::info!(act, subject, uid, %error, "administrative act refused"),
+        }
+    }
+}

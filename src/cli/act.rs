@@ -1,0 +1,158 @@
+//! Carrying a verb out: by the running gateway, or on the locked store when none runs.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+
+use crate::cli::args::At;
+use crate::cli::client;
+use crate::cli::client::CallError;
+use crate::clock::Clock;
+use crate::clock::Wall;
+use crate::config;
+use crate::config::Config;
+use crate::model::key::KeyId;
+use crate::store::Outcome;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::Verb;
+use crate::store::VerbError;
+use crate::store::counters::Counters;
+use crate::store::error::EXIT_CONFIG;
+use crate::store::error::EXIT_UNAVAILABLE;
+use crate::store::verbs;
+use crate::store::verbs::Declared;
+
+/// How often, and how long apart, a store is tried that another command holds at this moment.
+const TRIES: usize = 30;
+const TRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where to act.
+pub(super) struct Place {
+    socket: PathBuf,
+    /// `None` when a socket was named on the command line.
+    config: Option<Config>,
+}
+
+impl Place {
+    /// Finds the socket: named on the command line, or in the configuration.
+    ///
+    /// # Errors
+    /// The configuration is wrong; exit 78.
+    pub(super) fn find(at: &At) -> Result<Place, VerbError> {
+        if let Some(socket) = &at.admin_socket {
+            return Ok(Place {
+                socket: socket.clone(),
+                config: None,
+            });
+        }
+        let loaded = config::load(&at.config).map_err(|problems| VerbError {
+            text: format!(
+                "{problems}\na gateway that is running can still be reached: add --admin-socket PATH"
+            ),
+            exit: EXIT_CONFIG,
+        })?;
+        Ok(Place {
+            socket: loaded.config.listen.admin_socket.clone(),
+            config: Some(loaded.config),
+        })
+    }
+
+    /// The configuration, if it was read.
+    pub(super) fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    /// Asks the running gateway; exit 69 when there is none.
+    ///
+    /// # Errors
+    /// What the gateway said, or that it is not there.
+    pub(super) fn ask(&self, method: Method, path: &str) -> Result<Bytes, VerbError> {
+        client::call(&self.socket, method, path, Vec::new()).map_err(|error| match error {
+            CallError::Failed(error) => error,
+            CallError::NobodyListens => self.nobody_listens(),
+        })
+    }
+
+    /// Carries the verb out. When this returns it is in force.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn act(&self, verb: &Verb) -> Result<Outcome, VerbError> {
+        let body =
+            serde_json::to_vec(verb).map_err(|error| VerbError::refused(error.to_string()))?;
+        let mut tries = TRIES;
+        loop {
+            match client::call(&self.socket, Method::POST, "/v1/verbs", body.clone()) {
+                Ok(answer) => return understood(&answer),
+                Err(CallError::Failed(error)) => return Err(error),
+                Err(CallError::NobodyListens) => {}
+            }
+            let config = self.config.as_ref().ok_or_else(|| self.nobody_listens())?;
+            match Store::open(&config.store.path) {
+                Ok(store) => return offline(store, config, verb),
+                // A gateway that is just starting, or another command: it soon listens, or is gone.
+                Err(error) if error.is_in_use() && tries > 0 => wait(&mut tries),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn nobody_listens(&self) -> VerbError {
+        VerbError {
+            text: format!(
+                "no gateway is running: nobody listens on \"{}\"; start it with `portcullis run`",
+                self.socket.display()
+            ),
+            exit: EXIT_UNAVAILABLE,
+        }
+    }
+}
+
+fn wait(tries: &mut usize) {
+    *tries -= 1;
+    std::thread::sleep(TRY_PAUSE);
+}
+
+fn understood(answer: &[u8]) -> Result<Outcome, VerbError> {
+    serde_json::from_slice(answer).map_err(|_| VerbError {
+        text: "the running gateway is of another version: it did what was asked, but its answer is not understood".to_owned(),
+        exit: EXIT_UNAVAILABLE,
+    })
+}
+
+fn offline(mut store: Store, config: &Config, verb: &Verb) -> Result<Outcome, VerbError> {
+    let clock = Clock::system();
+    let used = if verb.is_read() {
+        last_used(&store, &clock)?
+    } else {
+        HashMap::new()
+    };
+    let last_used = move || used.clone();
+    let now = clock.now().wall;
+    verbs::apply(&mut store, &Declared::of(config), verb, now, &last_used)
+        .map(|applied| applied.outcome)
+        .map_err(VerbError::from)
+}
+
+/// What `counters.db` says; a store that never served a request has none.
+fn last_used(store: &Store, clock: &Clock) -> Result<HashMap<KeyId, Wall>, VerbError> {
+    let file = store.directory().join("counters.db");
+    let exists = file.try_exists();
+    if !exists.map_err(|error| StoreError::from_io(&file, error))? {
+        return Ok(HashMap::new());
+    }
+    let unreadable = |error: crate::store::counters::CountersError| VerbError {
+        text: error.to_string(),
+        exit: EXIT_UNAVAILABLE,
+    };
+    let (counters, _) = Counters::open(store.directory(), clock.now()).map_err(unreadable)?;
+    let rows = counters.usage().map_err(unreadable)?;
+    let used = |row: &crate::store::counters::UsageRow| {
+        (row.key, Wall::from_unix_seconds(row.last_used_unix_seconds))
+    };
+    Ok(rows.iter().map(used).collect())
+}

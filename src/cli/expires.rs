@@ -1,0 +1,108 @@
+//! `--expires`: never, a span, or a date with its time and offset.
+
+use jiff::Timestamp;
+
+/// When a key ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expires {
+    /// Only by revocation.
+    Never,
+    /// This many seconds after it is made.
+    In(u64),
+    /// At this Unix second.
+    At(u64),
+}
+
+/// Seconds of each unit; a year has 365 days.
+const UNITS: [(&str, u64); 5] = [
+    ("s", 1),
+    ("min", 60),
+    ("h", 3_600),
+    ("d", 86_400),
+    ("y", 365 * 86_400),
+];
+
+impl Expires {
+    /// Reads what an operator types.
+    ///
+    /// # Errors
+    /// What it should look like.
+    pub(super) fn parse(text: &str) -> Result<Expires, String> {
+        if text == "never" {
+            return Ok(Expires::Never);
+        }
+        if let Some(seconds) = span(text) {
+            return Ok(Expires::In(seconds));
+        }
+        let unix = text.parse::<Timestamp>().ok().map(Timestamp::as_second);
+        unix.and_then(|unix| u64::try_from(unix).ok())
+            .map(Expires::At)
+            .ok_or_else(|| {
+                "write never, a span such as 30d, 90d or 1y (units: s, min, h, d, y), or a date with time and offset such as 2027-01-31T00:00:00Z".to_owned()
+            })
+    }
+
+    /// The span, if it is one.
+    pub(super) fn in_seconds(self) -> Option<u64> {
+        match self {
+            Expires::In(seconds) => Some(seconds),
+            Expires::Never | Expires::At(_) => None,
+        }
+    }
+
+    /// The date, if it is one.
+    pub(super) fn at_unix_seconds(self) -> Option<u64> {
+        match self {
+            Expires::At(unix) => Some(unix),
+            Expires::Never | Expires::In(_) => None,
+        }
+    }
+}
+
+fn span(text: &str) -> Option<u64> {
+    let unit_at = text.find(|character: char| !character.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit_at);
+    let (_, seconds) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_spans_and_dates_are_read() {
+        let cases = [
+            ("never", Expires::Never),
+            ("2s", Expires::In(2)),
+            ("5min", Expires::In(300)),
+            ("12h", Expires::In(43_200)),
+            ("90d", Expires::In(90 * 86_400)),
+            ("1y", Expires::In(365 * 86_400)),
+            ("2027-01-31T00:00:00Z", Expires::At(1_801_353_600)),
+            ("2027-01-31T01:00:00+01:00", Expires::At(1_801_353_600)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(Expires::parse(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_mean_two_things_is_refused() {
+        for text in [
+            "",
+            "90",
+            "d",
+            "90 d",
+            "-1d",
+            "3m",
+            "2027-01-31",
+            "2027-01-31T00:00:00",
+            "1900-01-01T00:00:00Z",
+            "99999999999999999999d",
+            "tomorrow",
+        ] {
+            assert!(Expires::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Results to standard output, talk to standard error.
+
+use std::io;
+use std::io::IsTerminal;
+use std::io::Write;
+use std::net::SocketAddr;
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::cli::args::Output;
+use crate::config::Config;
+use crate::model::route::Access;
+use crate::store::Outcome;
+use crate::store::outcome::KeyText;
+use crate::store::outcome::KeyView;
+use crate::store::outcome::TenantView;
+
+/// Columns of `keys list` (FA5, FA7).
+const KEY_COLUMNS: [&str; 10] = [
+    "ID",
+    "NAME",
+    "TYPE",
+    "ENV",
+    "TENANT",
+    "KEY",
+    "CREATED",
+    "EXPIRES",
+    "LAST USED",
+    "STATUS",
+];
+
+const TENANT_COLUMNS: [&str; 5] = ["ID", "NAME", "PLAN", "STATUS", "DECLARED IN"];
+
+/// Writes what a verb did or found.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn outcome(outcome: &Outcome, form: Output, config: Option<&Config>) -> io::Result<()> {
+    match form {
+        Output::Json => json_line(&json_of(outcome)?),
+        Output::Table => for_people(outcome, config),
+    }
+}
+
+/// Writes an object as lines of `name  value`, or as it is.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn object(value: &Value, form: Output) -> io::Result<()> {
+    match (form, value) {
+        (Output::Table, Value::Object(fields)) => {
+            let row = |(name, value): (&String, &Value)| [name.clone(), plain(value)];
+            rows(&[], fields.iter().map(row).collect())
+        }
+        _ => json_line(value),
+    }
+}
+
+/// Writes text as it is.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn raw(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+fn for_people(outcome: &Outcome, config: Option<&Config>) -> io::Result<()> {
+    match outcome {
+        Outcome::KeyIssued { key, text, notes } => issued(key, text, notes, config),
+        Outcome::KeyChanged { said, .. } | Outcome::TenantChanged { said, .. } => {
+            eprintln!("{said}");
+            Ok(())
+        }
+        Outcome::Keys { keys } => rows(&KEY_COLUMNS, keys.iter().map(key_row).collect()),
+        Outcome::Key { key } => object(&serde_json::to_value(key)?, Output::Table),
+        Outcome::Tenants { tenants } => {
+            rows(&TENANT_COLUMNS, tenants.iter().map(tenant_row).collect())
+        }
+    }
+}
+
+/// The key alone on standard output, so that it can be piped; all else beside it.
+fn issued(
+    key: &KeyView,
+    text: &KeyText,
+    notes: &[String],
+    config: Option<&Config>,
+) -> io::Result<()> {
+    let expires = key.expires_at.as_deref().unwrap_or("never");
+    eprintln!(
+        "{} ({}) of tenant {}, expires: {expires}",
+        key.id, key.name, key.tenant
+    );
+    for note in notes {
+        eprintln!("note: {note}");
+    }
+    eprintln!("this is the only time that the key is shown:");
+    raw(format!("{}\n", text.reveal()).as_bytes())?;
+    if let Some(line) = config.and_then(curl_line) {
+        eprintln!("next, with the key in $KEY: {line}");
+    }
+    Ok(())
+}
+
+/// A line that uses a key on the first route that wants one.
+fn curl_line(config: &Config) -> Option<String> {
+    let wanted = config
+        .routes
+        .iter()
+        .find(|route| route.access != Access::Public)?;
+    let address = config.listen.https.first()?;
+    let host = match &wanted.host {
+        Some(host) if !host.starts_with("*.") => host.clone(),
+        _ => host_of(address),
+    };
+    let method = match wanted.methods.first().map(String::as_str) {
+        None | Some("GET") => String::new(),
+        Some(method) => format!("-X {method} "),
+    };
+    let segments = wanted.path.split('/').filter_map(|segment| {
+        let rest = segment.starts_with("{*");
+        let parameter = segment.starts_with('{');
+        (!rest).then_some(if parameter { "1" } else { segment })
+    });
+    let path = segments.collect::<Vec<_>>().join("/");
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    Some(format!(
+        "curl {method}-H \"Authorization: Bearer $KEY\" https://{host}:{}{slash}{path}",
+        address.port()
+    ))
+}
+
+fn host_of(address: &SocketAddr) -> String {
+    match address {
+        address if address.ip().is_unspecified() => "localhost".to_owned(),
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
+    }
+}
+
+fn json_of(outcome: &Outcome) -> io::Result<Value> {
+    let with = |view: Value, more: Value| match (view, more) {
+        (Value::Object(mut view), Value::Object(more)) => {
+            view.extend(more);
+            Value::Object(view)
+        }
+        (view, _) => view,
+    };
+    Ok(match outcome {
+        Outcome::KeyIssued { key, text, notes } => with(
+            serde_json::to_value(key)?,
+            json!({ "text": text, "notes": notes }),
+        ),
+        Outcome::KeyChanged { key, changed, .. } => {
+            with(serde_json::to_value(key)?, json!({ "changed": changed }))
+        }
+        Outcome::TenantChanged {
+            tenant, changed, ..
+        } => with(serde_json::to_value(tenant)?, json!({ "changed": changed })),
+        Outcome::Keys { keys } => serde_json::to_value(keys)?,
+        Outcome::Key { key } => serde_json::to_value(key)?,
+        Outcome::Tenants { tenants } => serde_json::to_value(tenants)?,
+    })
+}
+
+fn json_line(value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    raw(&text)
+}
+
+fn key_row(key: &KeyView) -> [String; 10] {
+    let or = |text: &Option<String>, none: &str| text.clone().unwrap_or_else(|| none.to_owned());
+    [
+        key.id.clone(),
+        key.name.clone(),
+        key.kind.clone(),
+        key.environment.clone(),
+        key.tenant.clone(),
+        or(&key.key, "-"),
+        or(&key.created_at, "-"),
+        or(&key.expires_at, "never"),
+        or(&key.last_used_at, "never"),
+        key.status.clone(),
+    ]
+}
+
+fn tenant_row(tenant: &TenantView) -> [String; 5] {
+    [
+        tenant.id.clone(),
+        tenant.name.clone(),
+        tenant.plan.clone(),
+        tenant.status.clone(),
+        tenant.declared_in.clone(),
+    ]
+}
+
+/// Columns under a heading on a terminal; tabs and no heading for whatever reads a pipe.
+fn rows<const WIDTH: usize>(heading: &[&str], rows: Vec<[String; WIDTH]>) -> io::Result<()> {
+    if !io::stdout().is_terminal() {
+        let lines = rows.iter().map(|row| row.join("\t") + "\n");
+        return raw(lines.collect::<String>().as_bytes());
+    }
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    if !heading.is_empty() {
+        table.set_header(heading.to_vec());
+    }
+    for row in rows {
+        table.add_row(row);
+    }
+    raw(format!("{}\n", table.trim_fmt()).as_bytes())
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}

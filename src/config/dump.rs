@@ -1,0 +1,360 @@
+//! The meaning of a configuration written back as TOML, and which changes of it need a restart.
+
+use std::fmt;
+use std::path::Path;
+
+use toml::Value;
+
+use crate::config::AccessLog;
+use crate::config::CertificateFiles;
+use crate::config::Config;
+use crate::config::Errors;
+use crate::config::HostHeader;
+use crate::config::LimitSubject;
+use crate::config::Upstream;
+use crate::config::names::show_server;
+use crate::config::values::show_duration;
+use crate::config::values::show_rate;
+use crate::config::values::show_size;
+use crate::model::key::ApiKey;
+use crate::model::key::Environment;
+use crate::model::key::KeyKind;
+use crate::model::key::Override;
+use crate::model::limit::Rate;
+use crate::model::route::Access;
+use crate::model::route::Route;
+use crate::model::scope::Scopes;
+use crate::refusal::Shape;
+
+impl Config {
+    /// The whole configuration in force as TOML, every key written out, in the order of the reference file. Parsing it
+    /// gives the same configuration. It holds no secret: digests, and the paths of key files, are as much as there is.
+    #[must_use]
+    pub fn dump(&self) -> String {
+        let mut out = Writer::default();
+        let names = self.environments.iter().map(String::as_str);
+        out.list("environments", names);
+        self.dump_edge(&mut out);
+        self.dump_gate(&mut out);
+        for plan in &self.plans {
+            out.table(&format!("[plans.{}]", key(&plan.name)));
+            out.text("quota", &rate(plan.limits.quota));
+            out.text("burst", &rate(plan.limits.burst));
+            out.list("scopes", plan.scopes.iter().map(|scope| scope.as_str()));
+            out.bare("api_access", plan.api_access);
+        }
+        for tenant in &self.tenants {
+            out.table("[[tenants]]");
+            out.text("id", tenant.id.as_str());
+            out.text("name", &tenant.name);
+            out.text("plan", &tenant.plan);
+            out.bare("suspended", tenant.suspended);
+        }
+        for key in &self.declared_keys {
+            dump_key(&mut out, key);
+        }
+        for upstream in &self.upstreams {
+            self.dump_upstream(&mut out, upstream);
+        }
+        for host in &self.hosts {
+            out.table("[[hosts]]");
+            out.text("name", &host.name);
+            out.text("environment", self.environment(host.environment));
+            dump_errors(&mut out, "errors.", host.errors);
+        }
+        for route in &self.routes {
+            self.dump_route(&mut out, route);
+        }
+        out.0
+    }
+
+    fn dump_edge(&self, out: &mut Writer) {
+        out.table("[listen]");
+        out.list("https", &self.listen.https);
+        out.list("http", &self.listen.http);
+        let admin = self.listen.admin.map(|address| address.to_string());
+        out.text("admin", &admin.unwrap_or_default());
+        out.path("admin_socket", &self.listen.admin_socket);
+        out.table("[server]");
+        out.bare("workers", self.server.workers);
+        out.text("drain_timeout", &show_duration(self.server.drain_timeout));
+        let connections = &self.connections;
+        out.table("[connections]");
+        out.bare("total_max", connections.total_max);
+        out.bare("per_address_max", connections.per_address_max);
+        for (name, span) in [
+            ("handshake_timeout", connections.handshake_timeout),
+            ("head_timeout", connections.head_timeout),
+            ("idle_timeout", connections.idle_timeout),
+            ("stall_timeout", connections.stall_timeout),
+        ] {
+            out.text(name, &show_duration(span));
+        }
+        out.bare("http2_streams_max", connections.http2_streams_max);
+        out.table("[http]");
+        out.text(
+            "head_bytes_max",
+            &show_size(self.http.head_bytes_max as u64),
+        );
+        out.bare("header_count_max", self.http.header_count_max);
+        out.text(
+            "target_bytes_max",
+            &show_size(self.http.target_bytes_max as u64),
+        );
+        out.text("body_bytes_max", &show_size(self.http.body_bytes_max));
+        let hsts = self
+            .http
+            .hsts
+            .as_ref()
+            .and_then(|value| value.to_str().ok());
+        out.text("hsts", hsts.unwrap_or(""));
+        out.table("[tls]");
+        dump_certificate(out, &self.tls.default);
+        out.text(
+            "min_version",
+            if self.tls.allow_tls12 { "1.2" } else { "1.3" },
+        );
+        for sni in &self.tls.sni {
+            out.table("[[tls.sni]]");
+            out.list("hosts", &sni.hosts);
+            dump_certificate(out, &sni.files);
+        }
+    }
+
+    fn dump_gate(&self, out: &mut Writer) {
+        out.table("[store]");
+        out.text("kind", "sqlite");
+        out.path("path", &self.store.path);
+        out.text("flush_interval", &show_duration(self.store.flush_interval));
+        out.table("[auth]");
+        let places = [
+            (self.auth.bearer, "authorization"),
+            (self.auth.x_api_key, "x-api-key"),
+        ];
+        out.list(
+            "headers",
+            places.iter().filter(|(on, _)| *on).map(|(_, name)| name),
+        );
+        out.text("query_parameter", "");
+        out.text("realm", &self.auth.realm);
+        let pass = self.auth.pass_foreign_authorization;
+        out.text(
+            "foreign_authorization",
+            if pass { "pass" } else { "refuse" },
+        );
+        out.table("[key_format]");
+        out.text("secret_prefix", &self.keys.secret_prefix);
+        out.text("public_prefix", &self.keys.public_prefix);
+        out.table("[tenant_header]");
+        out.text("name", self.headers.tenant.as_str());
+        out.table("[headers]");
+        let keep = self.headers.keep_underscore;
+        out.text("underscore_headers", if keep { "keep" } else { "drop" });
+        out.list("remove", &self.headers.remove);
+        out.bare("forwarded", self.headers.forwarded);
+        out.table("[errors]");
+        dump_errors(out, "", self.errors);
+        out.table("[limits]");
+        out.text(
+            "subject",
+            match self.limits.subject {
+                LimitSubject::Key => "key",
+                LimitSubject::Tenant => "tenant",
+                LimitSubject::Both => "both",
+            },
+        );
+        out.bare("x_headers", self.limits.x_headers);
+        out.bare("ietf_headers", self.limits.ietf_headers);
+        out.table("[log]");
+        match &self.log.access {
+            AccessLog::Off => out.text("access", "off"),
+            AccessLog::Stdout => out.text("access", "stdout"),
+            AccessLog::File(path) => out.text("access", &format!("file:{}", path.display())),
+        }
+        out.text("level", &self.log.level.as_str().to_ascii_lowercase());
+    }
+
+    fn dump_upstream(&self, out: &mut Writer, upstream: &Upstream) {
+        out.table(&format!("[upstreams.{}]", key(&upstream.name)));
+        out.list("servers", upstream.servers.iter().map(show_server));
+        for (name, span) in [
+            ("connect_timeout", upstream.connect_timeout),
+            ("first_byte_timeout", upstream.first_byte_timeout),
+            ("idle_timeout", upstream.idle_timeout),
+        ] {
+            out.text(name, &show_duration(span));
+        }
+        let total = upstream.total_timeout.map(show_duration);
+        out.text("total_timeout", total.as_deref().unwrap_or("unlimited"));
+        out.bare("pool_idle_max", upstream.pool_idle_max);
+        out.text(
+            "pool_idle_timeout",
+            &show_duration(upstream.pool_idle_timeout),
+        );
+        out.text("head_bytes_max", &show_size(upstream.head_bytes_max as u64));
+        out.bare("connect_retries", upstream.connect_retries);
+        match &upstream.host_header {
+            HostHeader::Client => out.text("host_header", "client"),
+            HostHeader::Server => out.text("host_header", "server"),
+            HostHeader::Fixed(name) => {
+                let name = name.to_str().unwrap_or_default();
+                out.text("host_header", &format!("fixed:{name}"));
+            }
+        }
+        out.text("environment", self.environment(upstream.environment));
+    }
+
+    fn dump_route(&self, out: &mut Writer, route: &Route) {
+        out.table("[[routes]]");
+        out.text("path", &route.path);
+        if let Some(host) = &route.host {
+            out.text("host", host);
+        }
+        out.list("methods", &route.methods);
+        match &route.access {
+            Access::Public => out.text("access", "public"),
+            Access::AnyKey => out.text("access", "any-key"),
+            Access::Scope(scope) => out.text("scope", scope.as_str()),
+        }
+        let upstream = self.upstreams.get(route.upstream);
+        out.text("upstream", upstream.map_or("", |upstream| &upstream.name));
+        out.bare("cost", route.cost);
+        out.text("environment", self.environment(route.environment));
+        if let Some(bytes) = route.body_bytes_max {
+            out.text("body_bytes_max", &show_size(bytes));
+        }
+        if let Some(span) = route.total_timeout {
+            out.text("total_timeout", &show_duration(span));
+        }
+        out.bare("raw_path", route.raw_path);
+    }
+
+    fn environment(&self, environment: Environment) -> &str {
+        let name = self.environments.get(usize::from(environment.0));
+        name.map_or("", String::as_str)
+    }
+
+    /// The keys that differ in `next` and are only read at start; a reload leaves them as they are until a restart.
+    #[must_use]
+    pub fn restart_needed(&self, next: &Config) -> Vec<&'static str> {
+        let (listen, new) = (&self.listen, &next.listen);
+        let differs = [
+            ("listen.https", listen.https != new.https),
+            ("listen.http", listen.http != new.http),
+            ("listen.admin", listen.admin != new.admin),
+            (
+                "listen.admin_socket",
+                listen.admin_socket != new.admin_socket,
+            ),
+            ("server.workers", self.server.workers != next.server.workers),
+            ("store.path", self.store.path != next.store.path),
+        ];
+        let changed = differs.into_iter().filter(|(_, differs)| *differs);
+        changed.map(|(key, _)| key).collect()
+    }
+}
+
+fn dump_key(out: &mut Writer, key: &ApiKey) {
+    out.table("[[keys]]");
+    let hex: String = key
+        .digest
+        .0
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    out.text("digest", &format!("sha256:{hex}"));
+    out.text("tenant", key.tenant.as_str());
+    out.text("name", &key.name);
+    match &key.scopes {
+        Scopes::Inherit => out.text("scopes", "inherit"),
+        Scopes::Listed(scopes) => out.list("scopes", scopes.iter().map(|scope| scope.as_str())),
+    }
+    if let Some(plan) = &key.plan {
+        out.text("plan", plan);
+    }
+    for (name, own) in [("quota", key.quota), ("burst", key.burst)] {
+        match own {
+            Override::Plan => {}
+            Override::Unlimited => out.text(name, "unlimited"),
+            Override::Rate(limit) => out.text(name, &show_rate(limit)),
+        }
+    }
+    out.text("environment", &key.environment);
+    out.text(
+        "kind",
+        match key.kind {
+            KeyKind::Secret => "secret",
+            KeyKind::Public => "public",
+        },
+    );
+    let expires = key
+        .expires
+        .and_then(|wall| jiff::Timestamp::from_microsecond(i64::try_from(wall.0).ok()?).ok());
+    out.text(
+        "expires",
+        &expires.map_or("never".into(), |stamp| stamp.to_string()),
+    );
+}
+
+fn dump_certificate(out: &mut Writer, files: &CertificateFiles) {
+    out.path("certificate", &files.certificate);
+    out.path("private_key", &files.private_key);
+}
+
+fn dump_errors(out: &mut Writer, prefix: &str, errors: Errors) {
+    out.text(
+        &format!("{prefix}shape"),
+        match errors.shape {
+            Shape::Problem => "problem",
+            Shape::Nested => "nested",
+            Shape::Flat => "flat",
+        },
+    );
+    out.bare(&format!("{prefix}name_permission"), errors.name_permission);
+}
+
+fn rate(limit: Option<Rate>) -> String {
+    limit.map_or("unlimited".into(), show_rate)
+}
+
+/// A name as a TOML key: quoted when it holds a dot.
+fn key(name: &str) -> String {
+    match name.contains('.') {
+        true => quoted(name),
+        false => name.to_owned(),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    Value::String(text.to_owned()).to_string()
+}
+
+/// TOML being written, line by line.
+#[derive(Default)]
+struct Writer(String);
+
+impl Writer {
+    fn table(&mut self, header: &str) {
+        self.0.push_str(&format!("\n{header}\n"));
+    }
+
+    fn bare(&mut self, key: &str, value: impl fmt::Display) {
+        self.0.push_str(&format!("{key} = {value}\n"));
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.bare(key, quoted(value));
+    }
+
+    fn path(&mut self, key: &str, value: &Path) {
+        self.text(key, &value.to_string_lossy());
+    }
+
+    fn list(&mut self, key: &str, values: impl IntoIterator<Item = impl fmt::Display>) {
+        let words: Vec<String> = values
+            .into_iter()
+            .map(|value| quoted(&value.to_string()))
+            .collect();
+        self.bare(key, format!("[{}]", words.join(", ")));
+    }
+}

@@ -1,0 +1,534 @@
+//! Names and addresses of gateway.toml: listeners, servers, hosts, headers, paths, methods, parts of key texts.
+
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+
+use http::HeaderName;
+use http::HeaderValue;
+
+use crate::config::HostHeader;
+use crate::config::UpstreamServer;
+use crate::config::values::Wrong;
+use crate::config::values::digits_only;
+use crate::config::values::wrong;
+use crate::model::route::pattern::Pattern;
+
+/// An IP address and a port, to listen on.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Wrong> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let help = match text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
+        Some(port) => format!("write \"0.0.0.0:{port}\", or \"[::]:{port}\" for IPv6"),
+        None => {
+            "write an IP address and a port: \"0.0.0.0:8443\", \"127.0.0.1:9600\", \"[::1]:9600\""
+                .into()
+        }
+    };
+    wrong(format!("\"{text}\" is not an address"), help)
+}
+
+/// `http://host:port`, the whole address of one server of an upstream.
+pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
+    const HELP: &str = "a server is \"http://host:port\", for example \"http://127.0.0.1:3000\"";
+    if text.starts_with("https://") {
+        return wrong(
+            format!("\"{text}\": TLS to an upstream is not supported yet"),
+            "use http:// over a network that you trust, or a TLS sidecar beside the gateway",
+        );
+    }
+    let Some(authority) = text.strip_prefix("http://") else {
+        return wrong(format!("\"{text}\" does not begin with http://"), HELP);
+    };
+    if let Some((bare, _)) = authority.split_once(['/', '?', '#']) {
+        return wrong(
+            format!("\"{text}\" has more than a host and a port"),
+            format!("write \"http://{bare}\"; the path of a request is forwarded as it is"),
+        );
+    }
+    if authority.contains('@') {
+        return wrong("user and password do not belong in an address", HELP);
+    }
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => {
+            return wrong(
+                format!("\"{text}\" has no port"),
+                format!("write \"http://{authority}:80\""),
+            );
+        }
+    };
+    let address = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let host_is_good = match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => is_host_name(host),
+    };
+    match port.parse::<u16>() {
+        Ok(port @ 1..)
+            if host_is_good && digits_only(authority.rsplit(':').next().unwrap_or("")) =>
+        {
+            Ok(UpstreamServer {
+                host: address.unwrap_or(host).to_ascii_lowercase(),
+                port,
+            })
+        }
+        _ => wrong(format!("\"{text}\" is not a host and a port"), HELP),
+    }
+}
+
+/// Writes a server as it stands in the file.
+pub(super) fn show_server(server: &UpstreamServer) -> String {
+    match server.host.contains(':') {
+        true => format!("http://[{}]:{}", server.host, server.port),
+        false => format!("http://{}:{}", server.host, server.port),
+    }
+}
+
+/// An exact host name or `*.` and a name, lower-cased, without port.
+pub(super) fn host_pattern(text: &str) -> Result<String, Wrong> {
+    const HELP: &str = "write a name such as \"api.example.com\" or \"*.example.com\"";
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    if let Some((host, port)) = text.rsplit_once(':')
+        && digits_only(port)
+        && !text.starts_with('[')
+    {
+        return wrong(
+            format!("\"{text}\" has a port"),
+            format!("write \"{host}\": hosts are matched without their port"),
+        );
+    }
+    let is_address = name
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+    if is_host_name(name) || (is_address && name == text) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    wrong(format!("\"{text}\" is not a host name"), HELP)
+}
+
+/// `client`, `server` or `fixed:NAME`.
+pub(super) fn host_header(text: &str) -> Result<HostHeader, Wrong> {
+    match text {
+        "client" => return Ok(HostHeader::Client),
+        "server" => return Ok(HostHeader::Server),
+        _ => {}
+    }
+    let fixed = text.strip_prefix("fixed:").filter(|host| {
+        let (name, port) = host.split_once(':').unwrap_or((host, "80"));
+        is_host_name(name) && digits_only(port) && port.parse::<u16>().is_ok()
+    });
+    match fixed.and_then(|host| HeaderValue::from_str(host).ok()) {
+        Some(value) => Ok(HostHeader::Fixed(value)),
+        None => wrong(
+            format!("\"{text}\" is not a host header"),
+            "write \"client\" (what the client asked for), \"server\" (the server's own host:port) or \"fixed:legacy.internal\"",
+        ),
+    }
+}
+
+/// A header name that the gateway may set or remove: neither framing nor a name with `_`, which backends confuse with `-`.
+pub(super) fn header_name(text: &str) -> Result<HeaderName, Wrong> {
+    if text.contains('_') {
+        return wrong(
+            format!("\"{text}\" holds an underscore"),
+            format!(
+                "write \"{}\": many backends cannot tell _ from -",
+                text.replace('_', "-")
+            ),
+        );
+    }
+    match HeaderName::from_bytes(text.as_bytes()) {
+        Ok(name) if FRAMING.contains(&name.as_str()) => wrong(
+            format!("\"{text}\" belongs to HTTP itself"),
+            "choose a name that only your application reads",
+        ),
+        Ok(name) => Ok(name),
+        Err(_) => wrong(
+            format!("\"{text}\" is not a header name"),
+            "a header name holds letters, digits and -, for example \"X-Tenant-ID\"",
+        ),
+    }
+}
+
+/// A header name that can carry the tenant: none that HTTP, the client or the gateway needs for something else.
+pub(super) fn tenant_header(text: &str) -> Result<HeaderName, Wrong> {
+    let name = header_name(text)?;
+    let taken = TAKEN.contains(&name.as_str())
+        || TAKEN_PREFIXES
+            .iter()
+            .any(|prefix| name.as_str().starts_with(prefix));
+    match taken {
+        true => wrong(
+            format!("\"{text}\" has a meaning of its own"),
+            "choose a name that nothing else uses, for example \"X-Tenant-ID\"",
+        ),
+        false => Ok(name),
+    }
+}
+
+/// The name of a plan or upstream, as it stands in logs and metrics: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+pub(super) fn label(text: &str) -> Result<String, Wrong> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+        true => Ok(text.to_owned()),
+        false => wrong(
+            format!("\"{text}\" is not a name"),
+            "use 1 to 64 letters, digits and . _ -",
+        ),
+    }
+}
+
+/// What people call a tenant or key: 1 to 128 characters without control characters.
+pub(super) fn display_name(text: &str) -> Result<String, Wrong> {
+    match (1..=128).contains(&text.chars().count()) && !text.chars().any(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => wrong(
+            "this is not a name",
+            "use 1 to 128 characters, no control characters",
+        ),
+    }
+}
+
+/// The realm of `WWW-Authenticate`, which stands between quotes: 1 to 64 of printable ASCII without `"` and `\`.
+pub(super) fn realm(text: &str) -> Result<String, Wrong> {
+    let plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\';
+    match (1..=64).contains(&text.len()) && text.bytes().all(plain) {
+        true => Ok(text.to_owned()),
+        false => wrong(
+            "this cannot stand in a challenge",
+            "use 1 to 64 printable ASCII characters without \" and \\",
+        ),
+    }
+}
+
+/// The value of `Strict-Transport-Security`; empty is none.
+pub(super) fn hsts(text: &str) -> Result<Option<HeaderValue>, Wrong> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let value = HeaderValue::from_str(text).ok();
+    let age = text
+        .split(';')
+        .filter_map(|part| part.trim().strip_prefix("max-age="))
+        .any(digits_only);
+    match value.filter(|_| age) {
+        Some(value) => Ok(Some(value)),
+        None => wrong(
+            format!("\"{text}\" is no Strict-Transport-Security value"),
+            "write \"max-age=31536000\", or \"\" for none",
+        ),
+    }
+}
+
+/// A word of `a-z 0-9`, 1 to 16 long: the parts of a key text between its underscores.
+pub(super) fn key_word(text: &str) -> Result<String, Wrong> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    match (1..=16).contains(&text.len()) && text.bytes().all(plain) {
+        true => Ok(text.to_owned()),
+        false => wrong(
+            format!("\"{text}\" cannot stand in a key"),
+            "use 1 to 16 of a-z and 0-9",
+        ),
+    }
+}
+
+/// A route's path pattern.
+pub(super) fn route_path(text: &str) -> Result<String, Wrong> {
+    if !text.starts_with('/') {
+        return wrong(
+            format!("\"{text}\" does not begin with /"),
+            format!("write \"/{text}\""),
+        );
+    }
+    match Pattern::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(why) => wrong(
+            format!("\"{text}\" is not a path pattern: {why}"),
+            "write \"/leases\", \"/leases/{id}\" or \"/leases/{*rest}\"",
+        ),
+    }
+}
+
+/// A method that routes may name: an upper-case token that the gateway forwards.
+pub(super) fn method(text: &str) -> Result<String, Wrong> {
+    let upper = text.to_ascii_uppercase();
+    if upper == "CONNECT" || upper == "TRACE" {
+        return wrong(format!("{upper} is never forwarded"), "take it out");
+    }
+    if http::Method::from_bytes(text.as_bytes()).is_err() {
+        return wrong(
+            format!("\"{text}\" is not a method"),
+            "write \"GET\", \"POST\" …; leave methods out for every method",
+        );
+    }
+    match text == upper {
+        true => Ok(upper),
+        false => wrong(
+            format!("\"{text}\" is not in upper case"),
+            format!("write \"{upper}\": methods are compared byte for byte"),
+        ),
+    }
+}
+
+/// Letters, digits, `-`, `_` and inner dots, at most 253 bytes; an IPv4 address is one too.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+/// Fields that frame a message or end at this hop (RFC 9110 §7.6.1): never ours to set or to take away.
+const FRAMING: [&str; 11] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Fields with a meaning that a tenant's name must not replace.
+const TAKEN: [&str; 18] = [
+    "accept",
+    "age",
+    "authorization",
+    "cache-control",
+    "cookie",
+    "date",
+    "expect",
+    "forwarded",
+    "from",
+    "origin",
+    "range",
+    "referer",
+    "server",
+    "set-cookie",
+    "user-agent",
+    "via",
+    "x-api-key",
+    "x-request-id",
+];
+
+/// Families of such fields.
+const TAKEN_PREFIXES: [&str; 9] = [
+    "accept-",
+    "access-control-",
+    "content-",
+    "grpc-",
+    "if-",
+    "proxy-",
+    "sec-",
+    "x-forwarded-",
+    "x-ratelimit-",
+];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn servers_are_a_scheme_a_host_and_a_port() {
+        let good = [
+            ("http://127.0.0.1:3000", "127.0.0.1", 3000),
+            ("http://Legacy.internal:80", "legacy.internal", 80),
+            ("http://my_service:8080", "my_service", 8080),
+            ("http://[::1]:3000", "::1", 3000),
+        ];
+        for (text, host, port) in good {
+            let read = server(text).unwrap();
+            assert_eq!((read.host.as_str(), read.port), (host, port), "{text}");
+            assert_eq!(show_server(&read), text.to_ascii_lowercase());
+        }
+        let bad = [
+            "",
+            "http://",
+            "http://:80",
+            "http://a",
+            "http://a:",
+            "http://a:0",
+            "http://a:65536",
+            "http://a:+80",
+            "http://a:80/",
+            "http://a:80?x",
+            "http://u:p@a:80",
+            "http://a b:80",
+            "http://[::1]",
+            "http://[::g]:80",
+            "http://::1:80",
+            "https://a:443",
+            "a:80",
+            "HTTP://a:80",
+            "unix:/s",
+            "http://a..b:80",
+            "http://é:80",
+        ];
+        for text in bad {
+            assert!(server(text).is_err(), "{text}");
+        }
+        for (text, fix) in [
+            ("http://a", "\"http://a:80\""),
+            ("http://a:80/x/y", "\"http://a:80\""),
+            ("http://[::1]", "\"http://[::1]:80\""),
+        ] {
+            assert!(server(text).unwrap_err().help.contains(fix), "{text}");
+        }
+    }
+
+    #[test]
+    fn passwords_in_an_address_are_not_repeated() {
+        let wrong = server("http://user:hunter2@legacy:80").unwrap_err();
+        assert!(!format!("{wrong:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn host_patterns_have_no_port_and_one_leading_wildcard() {
+        for (text, expected) in [
+            ("API.example.com", "api.example.com"),
+            ("*.example.com", "*.example.com"),
+            ("localhost", "localhost"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(host_pattern(text).unwrap(), expected);
+        }
+        for text in [
+            "",
+            "*",
+            "*.",
+            "a.*.b",
+            "*a.b",
+            "api.example.com:8443",
+            "https://a",
+            "a/b",
+            "a b",
+            ".a",
+            "a.",
+            "*.[::1]",
+            "[::1]:80",
+        ] {
+            assert!(host_pattern(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_tenant_header_replaces_nothing_that_others_need() {
+        for text in ["X-Tenant-ID", "x-org", "Tenant"] {
+            assert!(tenant_header(text).is_ok(), "{text}");
+        }
+        let bad = [
+            "",
+            "Host",
+            "connection",
+            "Content-Length",
+            "content-type",
+            "Transfer-Encoding",
+            "TE",
+            "Upgrade",
+            "Authorization",
+            "X-API-Key",
+            "Cookie",
+            "X-Request-Id",
+            "X-Forwarded-For",
+            "Forwarded",
+            "Via",
+            "Date",
+            "Accept-Encoding",
+            "If-Match",
+            "Sec-Fetch-Site",
+            "X_Tenant",
+            "X Tenant",
+            "X-Tenant:",
+            "X-RateLimit-Limit",
+            "Tenänt",
+        ];
+        for text in bad {
+            assert!(tenant_header(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_words_are_checked_too() {
+        let label_64 = "a".repeat(64);
+        assert!(
+            label(&label_64).is_ok()
+                && label(&format!("{label_64}a")).is_err()
+                && label("").is_err()
+                && label("a b").is_err()
+        );
+        assert!(
+            key_word("fp2").is_ok()
+                && key_word("FP").is_err()
+                && key_word("a_b").is_err()
+                && key_word("").is_err()
+        );
+        assert!(
+            method("PATCH").is_ok()
+                && method("get").is_err()
+                && method("CONNECT").is_err()
+                && method("trace").is_err()
+                && method("").is_err()
+        );
+        assert!(method("PROPFIND").is_ok() && method("G T").is_err());
+        assert!(
+            realm("my api").is_ok()
+                && realm("a\"b").is_err()
+                && realm("a\\b").is_err()
+                && realm("").is_err()
+                && realm("é").is_err()
+        );
+        assert!(
+            hsts("max-age=1; preload").unwrap().is_some()
+                && hsts("").unwrap().is_none()
+                && hsts("max-age=x").is_err()
+                && hsts("max-age=1\n").is_err()
+        );
+        assert!(
+            display_name("Zoë & Co").is_ok()
+                && display_name("a\nb").is_err()
+                && display_name("").is_err()
+        );
+        assert_eq!(host_header("client"), Ok(HostHeader::Client));
+        assert!(
+            host_header("fixed:legacy:8080").is_ok()
+                && host_header("fixed:").is_err()
+                && host_header("legacy").is_err()
+        );
+        assert!(host_header("fixed:a:b").is_err() && host_header("fixed:a b").is_err());
+        assert!(
+            socket_address("[::]:443").is_ok()
+                && socket_address("localhost:443").is_err()
+                && socket_address("0.0.0.0").is_err()
+        );
+        assert!(
+            header_name("X-Any").is_ok()
+                && header_name("Cookie").is_ok()
+                && header_name("host").is_err()
+        );
+        assert!(
+            route_path("/a/{b}/{*c}").is_ok()
+                && route_path("a").is_err()
+                && route_path("/a/{*c}/b").is_err()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_word_panics(text in "\\PC*|(http://|:|\\[|\\]|[a-z0-9.]|/|@|\\*){0,12}") {
+            let _ = (server(&text), host_pattern(&text), host_header(&text), tenant_header(&text), socket_address(&text));
+            let _ = (label(&text), key_word(&text), method(&text), realm(&text), hsts(&text), display_name(&text), route_path(&text));
+        }
+    }
+}

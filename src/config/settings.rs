@@ -1,0 +1,395 @@
+//! The tables that stand once: one function per table, each key with its default and bounds.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+
+use http::HeaderName;
+use toml::Spanned;
+
+use crate::config::AccessLog;
+use crate::config::Auth;
+use crate::config::CertificateFiles;
+use crate::config::Connections;
+use crate::config::Errors;
+use crate::config::Headers;
+use crate::config::Http;
+use crate::config::KeyFormat;
+use crate::config::LimitSubject;
+use crate::config::LimitsConfig;
+use crate::config::Listen;
+use crate::config::Log;
+use crate::config::Server;
+use crate::config::SniCertificate;
+use crate::config::StoreConfig;
+use crate::config::Tls;
+use crate::config::check;
+use crate::config::file::Reader;
+use crate::config::names;
+use crate::config::problem::Problem;
+use crate::config::values::Wrong;
+use crate::config::values::wrong;
+use crate::refusal::Shape;
+
+/// `environments`: 1 to 16 names; the first is the default of hosts, routes, upstreams and keys.
+pub(super) fn environments(root: &mut Reader<'_>) -> Vec<String> {
+    let place = root.place("environments");
+    let Some(names) = root.list("environments", names::key_word) else {
+        return vec!["live".into(), "test".into()];
+    };
+    if !(1..=16).contains(&names.len()) {
+        root.notes().error(Problem::context(
+            place,
+            format!("environments: {} names", names.len()),
+            "1 to 16 names; leave it out for [\"live\", \"test\"]",
+        ));
+        return vec!["live".into()];
+    }
+    names.into_iter().map(Spanned::into_inner).collect()
+}
+
+/// `[listen]`. The admin socket stands in the store's directory unless it is given.
+pub(super) fn listen(root: &mut Reader<'_>, base: &Path, store: &Path) -> Listen {
+    root.table("listen", "listen", |table| {
+        let https = addresses(table, "https", "0.0.0.0:8443");
+        let http = addresses(table, "http", "0.0.0.0:8080");
+        let admin = admin(table);
+        if https.is_empty() && table.list_is_empty("https") {
+            table.notes().error(Problem::context(
+                table.place("https"),
+                "[listen] https: no address to serve on",
+                "write https = [\"0.0.0.0:8443\"], or leave it out for just that",
+            ));
+        }
+        let named = |name| move |address: &Spanned<SocketAddr>| (name, address.clone());
+        let all: Vec<_> = (https.iter().map(named("https")))
+            .chain(http.iter().map(named("http")))
+            .chain(admin.iter().map(named("admin")))
+            .collect();
+        check::listeners(&all, table.notes());
+        Listen {
+            https: https.into_iter().map(Spanned::into_inner).collect(),
+            http: http.into_iter().map(Spanned::into_inner).collect(),
+            admin: admin.map(Spanned::into_inner),
+            admin_socket: admin_socket(table, base, store),
+        }
+    })
+}
+
+fn addresses(table: &mut Reader<'_>, key: &'static str, default: &str) -> Vec<Spanned<SocketAddr>> {
+    let place = table.header().unwrap_or_default();
+    let default = || names::socket_address(default).map(|address| Spanned::new(place, address));
+    match table.list(key, names::socket_address) {
+        Some(list) => list,
+        None => default().into_iter().collect(),
+    }
+}
+
+fn admin(table: &mut Reader<'_>) -> Option<Spanned<SocketAddr>> {
+    let place = table.header().unwrap_or_default();
+    let admin = table.word("admin", |text| match text {
+        "" => Ok(None),
+        text => names::socket_address(text).map(Some),
+    });
+    match admin {
+        Some(admin) => {
+            let place = admin.span();
+            admin
+                .into_inner()
+                .map(|address| Spanned::new(place, address))
+        }
+        None => {
+            let default = names::socket_address("127.0.0.1:9600").ok()?;
+            Some(Spanned::new(place, default))
+        }
+    }
+}
+
+fn admin_socket(table: &mut Reader<'_>, base: &Path, store: &Path) -> PathBuf {
+    let given = table.word("admin_socket", |text| match text {
+        "" => Ok(store.join("admin.sock")),
+        text => path(base, text),
+    });
+    let socket = given.map_or_else(|| store.join("admin.sock"), Spanned::into_inner);
+    if socket.as_os_str().len() > SOCKET_PATH_MAX {
+        table.notes().error(Problem::context(
+            table.place("admin_socket"),
+            format!(
+                "[listen] admin_socket: {} is too long for a socket",
+                socket.display()
+            ),
+            format!(
+                "at most {SOCKET_PATH_MAX} bytes: admin_socket = \"/run/portcullis/admin.sock\""
+            ),
+        ));
+    }
+    socket
+}
+
+/// `[server]`.
+pub(super) fn server(root: &mut Reader<'_>) -> Server {
+    root.table("server", "server", |table| Server {
+        workers: table.number("workers", 0, 0, 256) as usize,
+        drain_timeout: table.duration("drain_timeout", "30s", ("0s", "1h")),
+    })
+}
+
+/// `[connections]`.
+pub(super) fn connections(root: &mut Reader<'_>) -> Connections {
+    root.table("connections", "connections", |table| Connections {
+        total_max: table.number("total_max", 10_000, 1, 1_000_000) as usize,
+        per_address_max: table.number("per_address_max", 1_000, 1, 1_000_000) as usize,
+        handshake_timeout: table.duration("handshake_timeout", "10s", ("100ms", "5min")),
+        head_timeout: table.duration("head_timeout", "10s", ("100ms", "5min")),
+        idle_timeout: table.duration("idle_timeout", "75s", ("100ms", "1h")),
+        stall_timeout: table.duration("stall_timeout", "30s", ("100ms", "1h")),
+        http2_streams_max: table.number("http2_streams_max", 100, 1, 10_000),
+    })
+}
+
+/// `[http]`.
+pub(super) fn http(root: &mut Reader<'_>) -> Http {
+    root.table("http", "http", |table| Http {
+        head_bytes_max: table.size("head_bytes_max", "32KiB", ("8KiB", "1MiB")),
+        header_count_max: table.number("header_count_max", 100, 1, 1_000) as usize,
+        target_bytes_max: table.size("target_bytes_max", "8KiB", ("256B", "64KiB")),
+        body_bytes_max: table
+            .size_or_unlimited("body_bytes_max", BODY_MAX)
+            .unwrap_or(u64::MAX),
+        hsts: table
+            .word("hsts", names::hsts)
+            .and_then(Spanned::into_inner),
+    })
+}
+
+/// `[tls]`. The files are not opened here.
+pub(super) fn tls(root: &mut Reader<'_>, base: &Path) -> Tls {
+    if !root.has("tls") {
+        root.notes().error(Problem::context(
+            None,
+            "[tls] is missing: there is no HTTPS without a certificate",
+            "write [tls] with certificate = \"cert.pem\" and private_key = \"key.pem\"",
+        ));
+    }
+    root.table("tls", "tls", |table| {
+        let missing = table.header().is_some();
+        let default = certificate(table, base, missing).unwrap_or_else(|| CertificateFiles {
+            certificate: PathBuf::new(),
+            private_key: PathBuf::new(),
+        });
+        let allow_tls12 = table.choice("min_version", true, &[("1.2", true), ("1.3", false)]);
+        let sni = table.each("sni", "tls.sni", |table| {
+            let hosts = table.list("hosts", names::host_pattern).unwrap_or_default();
+            if hosts.is_empty() {
+                table.missing("hosts", "write hosts = [\"api.example.com\"]");
+            }
+            let files = certificate(table, base, true)?;
+            let hosts = hosts.into_iter().map(Spanned::into_inner).collect();
+            Some(SniCertificate { hosts, files })
+        });
+        Tls {
+            default,
+            sni: sni.into_iter().flatten().collect(),
+            allow_tls12,
+        }
+    })
+}
+
+fn certificate(
+    table: &mut Reader<'_>,
+    base: &Path,
+    note_missing: bool,
+) -> Option<CertificateFiles> {
+    let mut file = |key, help| match note_missing {
+        true => table.required(key, help, |text| path(base, text)),
+        false => table.word(key, |text| path(base, text)),
+    };
+    let certificate = file(
+        "certificate",
+        "write certificate = \"cert.pem\": the chain, leaf first",
+    );
+    let private_key = file("private_key", "write private_key = \"key.pem\"");
+    Some(CertificateFiles {
+        certificate: certificate?.into_inner(),
+        private_key: private_key?.into_inner(),
+    })
+}
+
+/// `[store]`.
+pub(super) fn store(root: &mut Reader<'_>, base: &Path) -> StoreConfig {
+    root.table("store", "store", |table| {
+        table.word("kind", |text| match text {
+            "sqlite" => Ok(()),
+            "redis" => wrong("\"redis\" is not supported yet", "write kind = \"sqlite\""),
+            _ => wrong(
+                format!("\"{text}\" is no kind of store"),
+                "write kind = \"sqlite\"",
+            ),
+        });
+        let state = table.word("path", |text| path(base, text));
+        StoreConfig {
+            path: state.map_or_else(|| base.join("state"), Spanned::into_inner),
+            flush_interval: table.duration("flush_interval", "1s", ("100ms", "1min")),
+        }
+    })
+}
+
+/// `[auth]`.
+pub(super) fn auth(root: &mut Reader<'_>) -> Auth {
+    root.table("auth", "auth", |table| {
+        let headers = table.list("headers", |text| match text.to_ascii_lowercase().as_str() {
+            "authorization" => Ok(true),
+            "x-api-key" => Ok(false),
+            _ => wrong(
+                format!("\"{text}\" is no place for a key"),
+                "choose from \"authorization\" (Bearer) and \"x-api-key\"",
+            ),
+        });
+        if table.has("headers") && table.list_is_empty("headers") {
+            table.notes().error(Problem::context(
+                table.place("headers"),
+                "[auth] headers: nobody could present a key",
+                "write headers = [\"authorization\", \"x-api-key\"], or one of them",
+            ));
+        }
+        table.word("query_parameter", |text| match text {
+            "" => Ok(()),
+            _ => wrong(
+                "keys in the query are not supported yet",
+                "write query_parameter = \"\"; clients send Authorization: Bearer or X-API-Key",
+            ),
+        });
+        let takes = |bearer| match &headers {
+            Some(headers) => headers.iter().any(|header| *header.get_ref() == bearer),
+            None => true,
+        };
+        Auth {
+            bearer: takes(true),
+            x_api_key: takes(false),
+            realm: table
+                .word("realm", names::realm)
+                .map_or_else(|| "api".into(), Spanned::into_inner),
+            pass_foreign_authorization: table.choice(
+                "foreign_authorization",
+                false,
+                &[("refuse", false), ("pass", true)],
+            ),
+        }
+    })
+}
+
+/// `[key_format]`.
+pub(super) fn key_format(root: &mut Reader<'_>) -> KeyFormat {
+    root.table("key_format", "key_format", |table| {
+        let mut prefix = |key| {
+            table
+                .word(key, names::key_word)
+                .map_or_else(|| "fp".into(), Spanned::into_inner)
+        };
+        KeyFormat {
+            secret_prefix: prefix("secret_prefix"),
+            public_prefix: prefix("public_prefix"),
+        }
+    })
+}
+
+/// `[tenant_header]` and `[headers]`.
+pub(super) fn headers(root: &mut Reader<'_>) -> Headers {
+    let tenant = root.table("tenant_header", "tenant_header", |table| {
+        table.word("name", names::tenant_header).map_or_else(
+            || HeaderName::from_static("x-tenant-id"),
+            Spanned::into_inner,
+        )
+    });
+    root.table("headers", "headers", |table| Headers {
+        tenant,
+        keep_underscore: table.choice(
+            "underscore_headers",
+            false,
+            &[("drop", false), ("keep", true)],
+        ),
+        remove: table
+            .list("remove", names::header_name)
+            .unwrap_or_default()
+            .into_iter()
+            .map(Spanned::into_inner)
+            .collect(),
+        forwarded: table.flag("forwarded", true),
+    })
+}
+
+/// `[errors]`, and `errors` of a host, which starts from `default`.
+pub(super) fn errors(parent: &mut Reader<'_>, kind: &'static str, default: Errors) -> Errors {
+    parent.table("errors", kind, |table| Errors {
+        shape: table.choice(
+            "shape",
+            default.shape,
+            &[
+                ("problem", Shape::Problem),
+                ("nested", Shape::Nested),
+                ("flat", Shape::Flat),
+            ],
+        ),
+        name_permission: table.flag("name_permission", default.name_permission),
+    })
+}
+
+/// `[limits]`.
+pub(super) fn limits(root: &mut Reader<'_>) -> LimitsConfig {
+    root.table("limits", "limits", |table| LimitsConfig {
+        subject: table.choice(
+            "subject",
+            LimitSubject::Key,
+            &[
+                ("key", LimitSubject::Key),
+                ("tenant", LimitSubject::Tenant),
+                ("both", LimitSubject::Both),
+            ],
+        ),
+        x_headers: table.flag("x_headers", true),
+        ietf_headers: table.flag("ietf_headers", true),
+    })
+}
+
+/// `[log]`.
+pub(super) fn log(root: &mut Reader<'_>, base: &Path) -> Log {
+    root.table("log", "log", |table| {
+        let access = table.word("access", |text| match (text, text.strip_prefix("file:")) {
+            ("off", _) => Ok(AccessLog::Off),
+            ("stdout", _) => Ok(AccessLog::Stdout),
+            (_, Some(file)) => path(base, file).map(AccessLog::File),
+            _ => wrong(
+                format!("\"{text}\" is no place for access lines"),
+                "choose \"stdout\", \"off\" or \"file:logs/access.log\"",
+            ),
+        });
+        let levels = [
+            ("error", tracing::Level::ERROR),
+            ("warn", tracing::Level::WARN),
+            ("info", tracing::Level::INFO),
+            ("debug", tracing::Level::DEBUG),
+            ("trace", tracing::Level::TRACE),
+        ];
+        Log {
+            access: access.map_or(AccessLog::Stdout, Spanned::into_inner),
+            level: table.choice("level", tracing::Level::INFO, &levels),
+        }
+    })
+}
+
+/// A path, relative to the directory of the file that names it.
+fn path(base: &Path, text: &str) -> Result<PathBuf, Wrong> {
+    if text.is_empty() || text.contains('\0') {
+        return wrong(
+            "this is not a path",
+            "write a path; a relative one begins at the directory of this file",
+        );
+    }
+    Ok(base.join(text))
+}
+
+/// Longest path of a Unix socket, `sun_path` without its terminator.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Largest body limit that can be written; beyond it say `"unlimited"`.
+pub(super) const BODY_MAX: &str = "1048576GiB";

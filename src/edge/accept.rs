@@ -1,0 +1,141 @@
+//! The accept loop of one listening socket: it never spins and never dies.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::task::Poll;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+
+use crate::gate::Peer;
+use crate::shutdown::Watch;
+
+/// A connection that the kernel has completed.
+pub(super) struct Arrival {
+    pub(super) socket: TcpStream,
+    pub(super) peer: Peer,
+}
+
+/// Hands every connection to `arrived` until the process stops. Then, unless the socket outlives us, takes what already waits in its
+/// queue: closing the socket would reset those clients.
+pub(super) async fn run(
+    listener: TcpListener,
+    outlives_us: bool,
+    arrived: impl Fn(Arrival),
+    mut shutdown: Watch,
+) {
+    let bound = listener.local_addr().ok();
+    let take = |(socket, address)| {
+        if let Some(peer) = peer_of(&socket, address, bound) {
+            arrived(Arrival { socket, peer });
+        }
+    };
+    let mut trouble = Trouble::default();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = shutdown.stopping() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(connection) => {
+                trouble = Trouble::default();
+                take(connection);
+            }
+            Err(error) => {
+                if let Some(pause) = trouble.pause_after(&error, bound) {
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+    if !outlives_us {
+        while let Some(connection) = waiting(&listener).await {
+            take(connection);
+        }
+    }
+}
+
+/// A connection that is already in the queue.
+async fn waiting(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| match listener.poll_accept(cx) {
+        Poll::Ready(accepted) => Poll::Ready(accepted.ok()),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+fn peer_of(socket: &TcpStream, address: SocketAddr, bound: Option<SocketAddr>) -> Option<Peer> {
+    // A system call for each connection only where the listener stands on a wildcard address.
+    let local = match bound.filter(|bound| !bound.ip().is_unspecified()) {
+        Some(bound) => bound,
+        None => socket.local_addr().ok()?,
+    };
+    Some(Peer {
+        address: canonical(address),
+        local: canonical(local),
+    })
+}
+
+/// An IPv4 client on an IPv6 socket is an IPv4 client.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// A burst of failing accepts: one log line, growing pauses.
+#[derive(Debug, Default)]
+struct Trouble {
+    pause: Duration,
+}
+
+impl Trouble {
+    /// How long to wait before the next try; `None` when only that one connection was at fault.
+    fn pause_after(&mut self, error: &io::Error, bound: Option<SocketAddr>) -> Option<Duration> {
+        if matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::Interrupted
+        ) {
+            return None;
+        }
+        if self.pause.is_zero() {
+            let files = matches!(
+                Errno::from_io_error(error),
+                Some(Errno::MFILE | Errno::NFILE)
+            );
+            let way_out = if files {
+                "raise LimitNOFILE= (or fs.file-max), or lower connections.total_max"
+            } else {
+                "clients wait in the kernel's queue"
+            };
+            tracing::error!(%error, ?bound, way_out, "cannot accept connections; trying on");
+        }
+        self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        Some(self.pause)
+    }
+}
+
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_of_files_backs_off_to_half_a_second_and_an_aborted_client_does_not() {
+        let mut trouble = Trouble::default();
+        let out_of_files = io::Error::from(Errno::MFILE);
+        let pauses: Vec<u128> = (0..6)
+            .filter_map(|_| trouble.pause_after(&out_of_files, None))
+            .map(|pause| pause.as_millis())
+            .collect();
+        assert_eq!(pauses, [50, 100, 200, 400, 500, 500]);
+        let aborted = io::Error::from(Errno::CONNABORTED);
+        assert_eq!(trouble.pause_after(&aborted, None), None);
+    }
+}

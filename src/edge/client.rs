@@ -1,0 +1,293 @@
+//! One client connection as its task, its requests and the sweep see it.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::future::Future;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+
+use tokio::task::AbortHandle;
+
+use super::counters::ConnectionCounters;
+use super::sweep::View;
+use super::sweep::over;
+use super::watched::Progress;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// TLS is being agreed on.
+    Handshake,
+    /// Speaks HTTP/1.1.
+    Http1,
+    /// Speaks HTTP/2.
+    Http2,
+    /// Closed on our side; what the client still sends is thrown away, so that the kernel does not answer it with a
+    /// reset that would take our last bytes with it (RFC 9112 section 9.6).
+    Lingering,
+}
+
+/// Why a connection ends before its client wants it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    HandshakeTimeout,
+    HeadTimeout,
+    Idle,
+    Stalled,
+    Flooded,
+    Drain,
+    /// Told to finish, with nothing left to answer, and did not.
+    Unfinished,
+}
+
+/// What the sweep tells a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Continue,
+    /// Answer what is under way, take no more requests, close.
+    Finish(Why),
+    /// Close at once.
+    Cut(Why),
+}
+
+/// One client connection as its task, its requests and the sweep see it.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// What the socket noted.
+    pub(super) progress: Arc<Progress>,
+    /// Where the registry keeps it.
+    pub(super) slot: Cell<usize>,
+    phase: Cell<Phase>,
+    quiet_since: Cell<u32>,
+    requests: Cell<usize>,
+    served: Cell<bool>,
+    draining: Cell<bool>,
+    order: Cell<Order>,
+    finishing_since: Cell<u32>,
+    /// HTTP/2 streams under way; HTTP/1.1 needs no list.
+    streams: RefCell<Vec<Rc<Stream>>>,
+    /// The stream whose task hyper is about to spawn.
+    unspawned: RefCell<Option<Rc<Stream>>>,
+    waker: RefCell<Option<Waker>>,
+    counters: Arc<ConnectionCounters>,
+}
+
+/// One HTTP/2 request and its answer.
+#[derive(Debug, Default)]
+struct Stream {
+    /// Since when the answer waits for the client to take it; 0 while it waits for us. HTTP/2 flow control stops a
+    /// stream while the socket goes on, so the socket's notes cannot tell.
+    owed_since: Cell<u32>,
+    task: RefCell<Option<AbortHandle>>,
+}
+
+impl Client {
+    pub(super) fn new(progress: Arc<Progress>, counters: Arc<ConnectionCounters>) -> Client {
+        let now = progress.now();
+        Client {
+            progress,
+            slot: Cell::new(0),
+            phase: Cell::new(Phase::Handshake),
+            quiet_since: Cell::new(now),
+            requests: Cell::new(0),
+            served: Cell::new(false),
+            draining: Cell::new(false),
+            order: Cell::new(Order::Continue),
+            finishing_since: Cell::new(0),
+            streams: RefCell::new(Vec::new()),
+            unspawned: RefCell::new(None),
+            waker: RefCell::new(None),
+            counters,
+        }
+    }
+
+    /// Goes on to the next phase, whose waits begin now.
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.quiet_since.set(self.progress.now());
+        self.progress.forget_reads();
+    }
+
+    /// What the sweep judges.
+    pub(super) fn view(&self) -> View {
+        let phase = self.phase.get();
+        let requests = self.requests.get();
+        let head_since = match phase {
+            Phase::Http2 => self.progress.block_since(),
+            // While a request is under way, what is read is its body or the next request waiting its turn.
+            Phase::Http1 if requests > 0 => 0,
+            _ => self.progress.reading_since(),
+        };
+        View {
+            phase,
+            quiet_since: self.quiet_since.get(),
+            requests,
+            served: self.served.get(),
+            head_since,
+            blocked_since: self.progress.blocked_since(),
+            flooded: self.progress.flooded(),
+            finishing_since: self.finishing_since.get(),
+            draining: self.draining.get(),
+        }
+    }
+
+    /// From now on this connection is judged as one of a worker that drains.
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    /// Gives an order unless it, or a harder one, has been given; says whether it is new.
+    pub(super) fn give(&self, order: Order) -> bool {
+        let new = match (self.order.get(), order) {
+            (Order::Continue, _) => order != Order::Continue,
+            (Order::Finish(_), Order::Cut(_)) => true,
+            _ => false,
+        };
+        if new {
+            self.order.set(order);
+            if let Order::Finish(_) = order {
+                self.finishing_since.set(self.progress.now());
+            }
+            if let Some(waker) = self.waker.borrow().as_ref() {
+                waker.wake_by_ref();
+            }
+        }
+        new
+    }
+
+    /// Resets each stream whose answer the client has not taken for `limit` ticks; the others live on. Says how many.
+    pub(super) fn cut_stalled_streams(&self, now: u32, limit: u32) -> u64 {
+        let mut cut = 0;
+        for stream in self.streams.borrow().iter() {
+            if over(stream.owed_since.get(), now, limit) {
+                stream.owed_since.set(0);
+                if let Some(task) = stream.task.borrow().as_ref() {
+                    task.abort();
+                    cut += 1;
+                }
+            }
+        }
+        cut
+    }
+
+    /// Polls `work`, unless the order is to cut.
+    fn poll_unless_cut<T>(
+        &self,
+        cx: &mut Context<'_>,
+        work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Option<T>> {
+        if let Order::Cut(_) = self.order.get() {
+            return Poll::Ready(None);
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        drop(waker);
+        work(cx).map(Some)
+    }
+
+    /// Runs `work` to its end, or to `None` when the order is to cut.
+    pub(super) async fn unless_cut<F: Future>(&self, work: F) -> Option<F::Output> {
+        let mut work = pin!(work);
+        poll_fn(|cx| self.poll_unless_cut(cx, |cx| work.as_mut().poll(cx))).await
+    }
+
+    /// Runs a hyper connection to its end under the sweep's orders; `finish` is its graceful shutdown.
+    pub(super) async fn drive<C>(&self, connection: C, finish: fn(Pin<&mut C>))
+    where
+        C: Future<Output = Result<(), hyper::Error>>,
+    {
+        let mut connection = pin!(connection);
+        let mut finishing = false;
+        let result = poll_fn(|cx| {
+            self.poll_unless_cut(cx, |cx| {
+                if !finishing && matches!(self.order.get(), Order::Finish(_)) {
+                    finishing = true;
+                    finish(connection.as_mut());
+                }
+                connection.as_mut().poll(cx)
+            })
+        })
+        .await;
+        if let Some(Err(error)) = result {
+            self.count_error(&error);
+        }
+    }
+
+    fn count_error(&self, error: &hyper::Error) {
+        // A client that went away broke no rule.
+        let gone = self.progress.ended() || error.is_incomplete_message() || error.is_user();
+        if !gone {
+            self.counters.protocol_error.fetch_add(1, Ordering::Relaxed);
+        }
+        tracing::debug!(%error, gone, "client connection ended with an error");
+    }
+
+    /// Keeps the task of the HTTP/2 stream that has just begun; hyper calls the service and then the spawner, within one poll.
+    pub(super) fn spawned(&self, task: AbortHandle) {
+        if let Some(stream) = self.unspawned.borrow_mut().take() {
+            *stream.task.borrow_mut() = Some(task);
+        }
+    }
+}
+
+/// A request under way: from its head to the last byte handed to hyper, however it ends.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    client: Rc<Client>,
+    /// On HTTP/2 only.
+    stream: Option<Rc<Stream>>,
+}
+
+impl UnderWay {
+    /// Begins a request; on HTTP/2 it is one of several and may stall alone.
+    pub(super) fn begin(client: &Rc<Client>) -> UnderWay {
+        let http2 = client.phase.get() == Phase::Http2;
+        let stream = http2.then(Rc::<Stream>::default);
+        client.requests.set(client.requests.get() + 1);
+        client.served.set(true);
+        if let Some(stream) = &stream {
+            client.streams.borrow_mut().push(Rc::clone(stream));
+            *client.unspawned.borrow_mut() = Some(Rc::clone(stream));
+        }
+        UnderWay {
+            client: Rc::clone(client),
+            stream,
+        }
+    }
+
+    /// Notes whether something of the answer waits for the client to take it.
+    pub(super) fn owed(&self, owed: bool) {
+        if let Some(stream) = &self.stream {
+            let since = if owed { self.client.progress.now() } else { 0 };
+            stream.owed_since.set(since);
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let client = &self.client;
+        client.requests.set(client.requests.get() - 1);
+        client.quiet_since.set(client.progress.now());
+        client.progress.forget_reads();
+        if let Some(stream) = &self.stream {
+            let mut streams = client.streams.borrow_mut();
+            if let Some(at) = streams.iter().position(|other| Rc::ptr_eq(other, stream)) {
+                streams.swap_remove(at);
+            }
+        }
+        if std::thread::panicking() {
+            client.counters.panicked.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("a request panicked; its connection or stream is closed, others go on");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! HTTP/1.1 and HTTP/2 on one client connection, which the sweep can tell to finish or cut.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::Request;
+use http::Response;
+use http_body::Body;
+use http_body::Frame;
+use http_body::SizeHint;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+
+use crate::config::Connections;
+use crate::config::Http;
+use crate::edge::BoxError;
+use crate::gate::Peer;
+
+use super::client::Client;
+use super::client::Phase;
+use super::client::UnderWay;
+use super::frames::Framed;
+
+/// How HTTP is spoken, from the configuration in force when the connection came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    head_bytes_max: usize,
+    header_count_max: usize,
+    streams_max: u32,
+}
+
+impl Bounds {
+    pub(super) fn of(http: &Http, connections: &Connections) -> Bounds {
+        Bounds {
+            head_bytes_max: http.head_bytes_max,
+            header_count_max: http.header_count_max,
+            streams_max: connections.http2_streams_max,
+        }
+    }
+
+    fn http1(self, keep_alive: bool) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        builder
+            .keep_alive(keep_alive)
+            .half_close(false)
+            .header_read_timeout(None)
+            .max_header_size(self.head_bytes_max)
+            .max_buf_size(self.head_bytes_max.max(BUFFER_BYTES));
+        // Left at hyper's 100 where that will do: another number costs an allocation per request.
+        if self.header_count_max >= HYPER_HEADERS {
+            builder.max_headers(self.header_count_max + 1);
+        }
+        builder
+    }
+
+    fn http2(self, client: &Rc<Client>) -> http2::Builder<StreamSpawner> {
+        let mut builder = http2::Builder::new(StreamSpawner {
+            client: Rc::clone(client),
+        });
+        let head_bytes = u32::try_from(self.head_bytes_max).unwrap_or(u32::MAX);
+        builder
+            .max_concurrent_streams(self.streams_max)
+            .max_header_list_size(head_bytes)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+            .max_local_error_reset_streams(LOCAL_RESETS_MAX);
+        builder
+    }
+}
+
+/// Serves HTTP/1.1 until the connection ends. `keep_alive` off answers one request and closes.
+pub(super) async fn serve_http1<T, H, F, B>(
+    io: T,
+    client: &Rc<Client>,
+    bounds: Bounds,
+    keep_alive: bool,
+    peer: Peer,
+    handle: H,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    H: Fn(Peer, Request<Incoming>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    client.enter(Phase::Http1);
+    let service = service_fn(|request| {
+        let under_way = UnderWay::begin(client);
+        let answer = handle(peer, request);
+        async move {
+            let response = answer.await;
+            under_way.owed(true);
+            Ok::<_, Infallible>(response.map(|body| Counted { body, under_way }))
+        }
+    });
+    let builder = bounds.http1(keep_alive);
+    let connection = builder.serve_connection(TokioIo::new(io), service);
+    client
+        .drive(connection, http1::Connection::graceful_shutdown)
+        .await;
+}
+
+/// Serves HTTP/2 until the connection ends.
+pub(super) async fn serve_http2<T, H, F, B>(
+    io: T,
+    client: &Rc<Client>,
+    bounds: Bounds,
+    peer: Peer,
+    handle: H,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    H: Fn(Peer, Request<Incoming>) -> F + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    client.enter(Phase::Http2);
+    let io = Framed::new(io, Arc::clone(&client.progress));
+    let service = {
+        let client = Rc::clone(client);
+        service_fn(move |request| {
+            let under_way = UnderWay::begin(&client);
+            let answer = handle(peer, request);
+            async move {
+                let response = answer.await;
+                under_way.owed(true);
+                Ok::<_, Infallible>(response.map(|body| Counted { body, under_way }))
+            }
+        })
+    };
+    let connection = bounds
+        .http2(client)
+        .serve_connection(TokioIo::new(io), service);
+    client
+        .drive(connection, http2::Connection::graceful_shutdown)
+        .await;
+}
+
+/// Spawns the task of each HTTP/2 stream on this thread, and keeps a handle to cut it.
+#[derive(Clone, Debug)]
+struct StreamSpawner {
+    client: Rc<Client>,
+}
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamSpawner {
+    fn execute(&self, stream: F) {
+        let task = tokio::task::spawn_local(stream);
+        self.client.spawned(task.abort_handle());
+    }
+}
+
+/// A body on its way to the client, which notes whose turn it is.
+struct Counted<B> {
+    body: B,
+    under_way: UnderWay,
+}
+
+impl<B: Body + Unpin> Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let result = Pin::new(&mut self.body).poll_frame(cx);
+        self.under_way.owed(result.is_ready());
+        result
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Read buffer of an upload and write buffer of an answer, HTTP/1.1, bytes.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// Header fields that hyper takes without being told.
+const HYPER_HEADERS: usize = 100;
+/// What a client may send on one stream before we have taken it, bytes: what one stalled upload can cost us.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// The same over all streams of a connection, bytes.
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Largest frame taken, bytes (the least that RFC 9113 allows).
+const FRAME_BYTES: u32 = 16 * 1024;
+/// What a stream may hold of an answer that the client has not taken, bytes.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
+/// Streams that the client reset before we looked at them; beyond it GOAWAY (S20).
+const PENDING_RESETS_MAX: usize = 20;
+/// Streams that we reset because the client broke a rule; beyond it GOAWAY (S20).
+const LOCAL_RESETS_MAX: usize = 100;

@@ -1,0 +1,492 @@
+//! Every deadline of client connections, judged by one coarse sweep per worker; no timer per request or connection (S22).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::config::Connections;
+
+use super::client::Client;
+use super::client::Order;
+use super::client::Phase;
+use super::client::Why;
+use super::counters::ConnectionCounters;
+
+/// How often a worker sweeps. A deadline is never early and at most two of these late.
+pub(super) const PERIOD: Duration = Duration::from_millis(250);
+
+/// The client connections of one worker.
+#[derive(Debug)]
+pub(super) struct Registry {
+    clients: RefCell<Vec<Rc<Client>>>,
+    tick: Arc<AtomicU32>,
+    /// Told when the last one leaves.
+    empty: Notify,
+}
+
+impl Registry {
+    pub(super) fn new() -> Registry {
+        Registry {
+            clients: RefCell::new(Vec::new()),
+            // Tick 0 means "never".
+            tick: Arc::new(AtomicU32::new(1)),
+            empty: Notify::new(),
+        }
+    }
+
+    /// The clock of the sweep: grows by one each `PERIOD`.
+    pub(super) fn tick(&self) -> &Arc<AtomicU32> {
+        &self.tick
+    }
+
+    /// Takes a connection under the sweep; pair with `leave`.
+    pub(super) fn join(&self, client: &Rc<Client>) {
+        let mut clients = self.clients.borrow_mut();
+        client.slot.set(clients.len());
+        clients.push(Rc::clone(client));
+    }
+
+    /// Lets a connection go.
+    pub(super) fn leave(&self, client: &Client) {
+        let mut clients = self.clients.borrow_mut();
+        let slot = client.slot.get();
+        clients.swap_remove(slot);
+        if let Some(moved) = clients.get(slot) {
+            moved.slot.set(slot);
+        }
+        if clients.is_empty() {
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// Waits until no connection is left.
+    pub(super) async fn emptied(&self) {
+        loop {
+            let told = self.empty.notified();
+            if self.clients.borrow().is_empty() {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Moves the tick and judges every connection.
+    pub(super) fn turn(&self, bounds: &Connections, counters: &ConnectionCounters, draining: bool) {
+        let now = self.tick.fetch_add(1, Ordering::Relaxed) + 1;
+        let limits = Limits::new(bounds);
+        for client in self.clients.borrow().iter() {
+            if draining {
+                client.drain();
+            }
+            let stalled_streams = client.cut_stalled_streams(now, limits.stall);
+            counters
+                .stalled
+                .fetch_add(stalled_streams, Ordering::Relaxed);
+            let order = verdict(&client.view(), now, &limits);
+            if let Some(order) = order
+                && client.give(order)
+            {
+                count(counters, order);
+            }
+        }
+    }
+
+    /// Cuts what is left; says how many of them had a request or an answer under way.
+    pub(super) fn cut_all(&self) -> usize {
+        let clients = self.clients.borrow();
+        let busy = clients.iter().filter(|client| client.view().requests > 0);
+        let busy = busy.count();
+        for client in clients.iter() {
+            client.give(Order::Cut(Why::Drain));
+        }
+        busy
+    }
+}
+
+fn count(counters: &ConnectionCounters, order: Order) {
+    let (Order::Finish(why) | Order::Cut(why)) = order else {
+        return;
+    };
+    let counter = match why {
+        Why::HandshakeTimeout => &counters.handshake_timeout,
+        Why::HeadTimeout => &counters.head_timeout,
+        Why::Idle => &counters.idle_closed,
+        Why::Stalled => &counters.stalled,
+        Why::Flooded => &counters.flooded,
+        Why::Drain | Why::Unfinished => return,
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The deadlines in ticks.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    handshake: u32,
+    head: u32,
+    idle: u32,
+    stall: u32,
+}
+
+impl Limits {
+    fn new(bounds: &Connections) -> Limits {
+        Limits {
+            handshake: ticks(bounds.handshake_timeout),
+            head: ticks(bounds.head_timeout),
+            idle: ticks(bounds.idle_timeout),
+            stall: ticks(bounds.stall_timeout),
+        }
+    }
+}
+
+/// Ticks that surely last this long once exceeded.
+fn ticks(span: Duration) -> u32 {
+    let ticks = span.as_millis().div_ceil(PERIOD.as_millis());
+    u32::try_from(ticks).unwrap_or(u32::MAX)
+}
+
+/// Whether more than `limit` ticks lie between `since` (0 is never) and `now`.
+pub(super) fn over(since: u32, now: u32, limit: u32) -> bool {
+    since != 0 && now.saturating_sub(since) > limit
+}
+
+/// What the sweep sees of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    /// How far it has come.
+    pub(super) phase: Phase,
+    /// When that phase, or the last wait for a request, began.
+    pub(super) quiet_since: u32,
+    /// Requests whose answer is not finished.
+    pub(super) requests: usize,
+    /// It has had a request.
+    pub(super) served: bool,
+    /// When the head being read began; 0 if none is.
+    pub(super) head_since: u32,
+    /// When the socket stopped taking bytes; 0 if it takes them.
+    pub(super) blocked_since: u32,
+    /// Control frames flooded it.
+    pub(super) flooded: bool,
+    /// When it was told to finish; 0 if it was not.
+    pub(super) finishing_since: u32,
+    /// The worker drains.
+    pub(super) draining: bool,
+}
+
+fn verdict(view: &View, now: u32, limits: &Limits) -> Option<Order> {
+    match view.phase {
+        Phase::Handshake => {
+            let silent = view.head_since == 0;
+            if over(view.quiet_since, now, limits.handshake) {
+                Some(Order::Cut(Why::HandshakeTimeout))
+            } else if view.draining && silent && over(view.quiet_since, now, DRAIN_GRACE) {
+                Some(Order::Cut(Why::Drain))
+            } else {
+                None
+            }
+        }
+        Phase::Http1 | Phase::Http2 => http_verdict(view, now, limits),
+        Phase::Lingering => {
+            over(view.quiet_since, now, LINGER).then_some(Order::Cut(Why::Unfinished))
+        }
+    }
+}
+
+fn http_verdict(view: &View, now: u32, limits: &Limits) -> Option<Order> {
+    if view.flooded {
+        return Some(Order::Cut(Why::Flooded));
+    }
+    if over(view.blocked_since, now, limits.stall) {
+        return Some(Order::Cut(Why::Stalled));
+    }
+    if over(view.head_since, now, limits.head) {
+        return Some(Order::Cut(Why::HeadTimeout));
+    }
+    if view.requests > 0 {
+        return view.draining.then_some(Order::Finish(Why::Drain));
+    }
+    // HTTP/2 may still hold the end of an answer for which the client has not opened its window.
+    let grace = match view.phase {
+        Phase::Http2 => limits.stall,
+        _ => FINISH_GRACE,
+    };
+    let told = view.finishing_since;
+    if over(told, now, grace) && over(view.quiet_since, now, grace) && view.blocked_since == 0 {
+        return Some(Order::Cut(Why::Unfinished));
+    }
+    // A client that has just connected is about to ask; closing on it would lose a request that is already on its way.
+    if view.draining && (view.served || over(view.quiet_since, now, DRAIN_GRACE)) {
+        return Some(Order::Finish(Why::Drain));
+    }
+    if view.head_since == 0 && over(view.quiet_since, now, limits.idle) {
+        return Some(Order::Finish(Why::Idle));
+    }
+    None
+}
+
+/// How long a fresh connection may still bring its first request when the drain begins: 1 s.
+const DRAIN_GRACE: u32 = 4;
+/// How long a connection without a request may take to say goodbye: 2 s.
+const FINISH_GRACE: u32 = 8;
+/// How long a closed connection is read from so that the client gets our last bytes: 2 s.
+const LINGER: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u32 = 1_000;
+
+    fn limits() -> Limits {
+        Limits {
+            handshake: 10,
+            head: 20,
+            idle: 30,
+            stall: 40,
+        }
+    }
+
+    fn view() -> View {
+        View {
+            phase: Phase::Http1,
+            quiet_since: NOW,
+            requests: 0,
+            served: true,
+            head_since: 0,
+            blocked_since: 0,
+            flooded: false,
+            finishing_since: 0,
+            draining: false,
+        }
+    }
+
+    #[test]
+    fn each_deadline_ends_what_it_is_for() {
+        use Order::Cut;
+        use Order::Finish;
+        let ago = |ticks: u32| NOW - ticks;
+        let cases: Vec<(&str, View, Option<Order>)> = vec![
+            ("quiet", view(), None),
+            (
+                "handshake in time",
+                View {
+                    phase: Phase::Handshake,
+                    quiet_since: ago(10),
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "handshake too long, whatever was sent",
+                View {
+                    phase: Phase::Handshake,
+                    quiet_since: ago(11),
+                    head_since: ago(1),
+                    ..view()
+                },
+                Some(Cut(Why::HandshakeTimeout)),
+            ),
+            (
+                "silent handshake in a drain",
+                View {
+                    phase: Phase::Handshake,
+                    quiet_since: ago(5),
+                    draining: true,
+                    ..view()
+                },
+                Some(Cut(Why::Drain)),
+            ),
+            (
+                "speaking handshake in a drain",
+                View {
+                    phase: Phase::Handshake,
+                    quiet_since: ago(5),
+                    head_since: ago(5),
+                    draining: true,
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "head in time",
+                View {
+                    head_since: ago(20),
+                    quiet_since: ago(100),
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "head too long",
+                View {
+                    head_since: ago(21),
+                    ..view()
+                },
+                Some(Cut(Why::HeadTimeout)),
+            ),
+            (
+                "idle in time",
+                View {
+                    quiet_since: ago(30),
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "idle too long",
+                View {
+                    quiet_since: ago(31),
+                    ..view()
+                },
+                Some(Finish(Why::Idle)),
+            ),
+            (
+                "busy is not idle",
+                View {
+                    quiet_since: ago(31),
+                    requests: 1,
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "client takes nothing",
+                View {
+                    blocked_since: ago(41),
+                    requests: 1,
+                    ..view()
+                },
+                Some(Cut(Why::Stalled)),
+            ),
+            (
+                "client takes the tail of a finished answer too slowly",
+                View {
+                    blocked_since: ago(41),
+                    ..view()
+                },
+                Some(Cut(Why::Stalled)),
+            ),
+            (
+                "busy in a drain",
+                View {
+                    requests: 1,
+                    draining: true,
+                    ..view()
+                },
+                Some(Finish(Why::Drain)),
+            ),
+            (
+                "idle in a drain",
+                View {
+                    draining: true,
+                    ..view()
+                },
+                Some(Finish(Why::Drain)),
+            ),
+            (
+                "fresh in a drain",
+                View {
+                    draining: true,
+                    served: false,
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "fresh for too long in a drain",
+                View {
+                    draining: true,
+                    served: false,
+                    quiet_since: ago(5),
+                    ..view()
+                },
+                Some(Finish(Why::Drain)),
+            ),
+            (
+                "told to finish, does not",
+                View {
+                    finishing_since: ago(9),
+                    quiet_since: ago(9),
+                    ..view()
+                },
+                Some(Cut(Why::Unfinished)),
+            ),
+            (
+                "told to finish, has only just answered",
+                View {
+                    finishing_since: ago(9),
+                    quiet_since: ago(1),
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "told to finish, the client still takes the end",
+                View {
+                    finishing_since: ago(9),
+                    quiet_since: ago(9),
+                    blocked_since: ago(1),
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "told to finish over HTTP/2",
+                View {
+                    phase: Phase::Http2,
+                    finishing_since: ago(9),
+                    quiet_since: ago(9),
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "told to finish, still answering",
+                View {
+                    finishing_since: ago(9),
+                    requests: 1,
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "flooded",
+                View {
+                    flooded: true,
+                    requests: 1,
+                    ..view()
+                },
+                Some(Cut(Why::Flooded)),
+            ),
+            (
+                "lingering",
+                View {
+                    phase: Phase::Lingering,
+                    quiet_since: ago(9),
+                    ..view()
+                },
+                Some(Cut(Why::Unfinished)),
+            ),
+        ];
+        for (name, view, expected) in cases {
+            assert_eq!(verdict(&view, NOW, &limits()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_is_never_early() {
+        for (millis, expected) in [(0, 0), (1, 1), (250, 1), (251, 2), (10_000, 40)] {
+            assert_eq!(ticks(Duration::from_millis(millis)), expected);
+        }
+        assert_eq!(ticks(Duration::MAX), u32::MAX);
+        assert!(
+            !over(5, 6, 1),
+            "two ticks may lie a moment more than one period apart"
+        );
+        assert!(over(5, 7, 1));
+    }
+}

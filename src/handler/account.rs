@@ -1,0 +1,276 @@
+//! What is remembered of one request until its answer has ended, and then counted and logged once.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::Method;
+use http::StatusCode;
+use http::Uri;
+use http::Version;
+use http::request::Parts;
+
+use crate::access_log::Entry;
+use crate::clock::Mono;
+use crate::clock::Now;
+use crate::gate;
+use crate::gate::Admission;
+use crate::gate::Peer;
+use crate::gate::Refused;
+use crate::model::key::KeyId;
+use crate::model::route::Route;
+use crate::snapshot::Snapshot;
+
+use super::Worker;
+
+/// The status that is logged when the client left before there was an answer.
+const CLIENT_LEFT: u16 = 499;
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The whole answer was handed to the client's connection.
+    Complete,
+    /// The client went away, or its stream was reset, before that.
+    ClientLeft,
+    /// The backend's body broke off; the client was cut too.
+    UpstreamCut,
+    /// The backend fell silent or the exchange ran out of time; the client was cut too.
+    TimedOut,
+    /// The client's own body failed while the answer flowed; the answer was cut.
+    ClientFailed,
+}
+
+/// One request's bookkeeping. Dropping it counts the request and writes its log line, whatever happened.
+#[derive(Debug)]
+pub(crate) struct Account {
+    worker: Rc<Worker>,
+    start: Now,
+    peer: Peer,
+    request_id: HeaderValue,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    grpc: bool,
+    admission: Option<Rc<Admission>>,
+    host: Option<String>,
+    route: Option<Arc<Route>>,
+    key: Option<KeyId>,
+    tenant: Option<(Arc<Snapshot>, u32)>,
+    server: Option<Rc<str>>,
+    detail: String,
+    status: u16,
+    decision: &'static str,
+    reason: &'static str,
+    upstream_time: Duration,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+    pub(crate) end: End,
+}
+
+impl Account {
+    pub(crate) fn open(worker: Rc<Worker>, start: Now, peer: Peer, head: &Parts) -> Account {
+        worker
+            .metrics
+            .requests_in_flight
+            .fetch_add(1, Ordering::Relaxed);
+        Account {
+            request_id: worker.request_ids.next(start.wall),
+            worker,
+            start,
+            peer,
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            grpc: gate::is_grpc(&head.headers),
+            admission: None,
+            host: None,
+            route: None,
+            key: None,
+            tenant: None,
+            server: None,
+            detail: String::new(),
+            status: CLIENT_LEFT,
+            decision: "forwarded",
+            reason: "",
+            upstream_time: Duration::ZERO,
+            sent_bytes: 0,
+            received_bytes: 0,
+            end: End::ClientLeft,
+        }
+    }
+
+    pub(crate) fn admitted(&mut self, admission: Admission, head: &Parts) {
+        self.uri = head.uri.clone();
+        self.route = Some(Arc::clone(admission.route()));
+        self.key = admission.principal().map(|principal| principal.key);
+        self.admission = Some(Rc::new(admission));
+    }
+
+    pub(crate) fn refused(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        refused: Refused,
+        status: StatusCode,
+    ) {
+        self.status = status.as_u16();
+        self.decision = "refused";
+        self.reason = refused.reason;
+        self.host = refused.host;
+        self.route = refused.route;
+        self.key = refused.key;
+        self.tenant = refused.tenant.map(|tenant| (Arc::clone(snapshot), tenant));
+        self.worker.meters.refusal(refused.reason);
+    }
+
+    pub(crate) fn refused_in_clear(&mut self, exposed: Option<KeyId>, status: StatusCode) {
+        self.status = status.as_u16();
+        self.decision = "refused";
+        self.reason = if exposed.is_some() {
+            "key_seen_in_plaintext"
+        } else {
+            "plaintext"
+        };
+        self.key = exposed;
+        self.worker.meters.refusal(self.reason);
+    }
+
+    /// The backend has answered or failed, at this time.
+    pub(crate) fn answered(&mut self, now: Now) {
+        self.upstream_time = now.mono.since(self.start.mono);
+    }
+
+    pub(crate) fn forwarded(&mut self, server: Rc<str>, status: StatusCode) {
+        self.server = Some(server);
+        self.status = status.as_u16();
+    }
+
+    pub(crate) fn server(&mut self, server: Option<Rc<str>>) {
+        self.server = server;
+    }
+
+    pub(crate) fn failed(&mut self, reason: &'static str, detail: String, status: StatusCode) {
+        self.status = status.as_u16();
+        self.decision = "failed";
+        self.reason = reason;
+        self.detail = detail;
+        self.worker.meters.refusal(reason);
+    }
+
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    pub(crate) fn admission(&self) -> Option<Rc<Admission>> {
+        self.admission.clone()
+    }
+
+    pub(crate) fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    pub(crate) fn request_id(&self) -> &HeaderValue {
+        &self.request_id
+    }
+
+    pub(crate) fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    fn tenant_text(&self) -> &str {
+        if let Some(tenant) = self
+            .admission
+            .as_ref()
+            .and_then(|admission| admission.tenant())
+        {
+            return tenant.id.as_str();
+        }
+        self.tenant.as_ref().map_or("", |(snapshot, index)| {
+            snapshot.tenants.entries[*index as usize].id.as_str()
+        })
+    }
+
+    fn upstream_text(&self) -> &str {
+        let Some(admission) = &self.admission else {
+            return "";
+        };
+        &admission.snapshot().config.upstreams[admission.route().upstream].name
+    }
+
+    fn write_log(&self, end_of_request: Now, took: Duration) {
+        let mut key = [0u8; 16];
+        let host = match &self.admission {
+            Some(admission) => admission.host(),
+            None => self.host.as_deref().unwrap_or(""),
+        };
+        self.worker.log.record(&Entry {
+            unix_micros: end_of_request.wall.0,
+            request_id: self.request_id.to_str().unwrap_or(""),
+            client: self.peer.address.ip(),
+            method: self.method.as_str(),
+            host,
+            path: self.uri.path(),
+            protocol: protocol(self.version),
+            status: self.status,
+            decision: self.decision,
+            reason: self.reason,
+            route: self.route.as_ref().map_or("", |route| &route.path),
+            tenant: self.tenant_text(),
+            key_id: self.key.as_ref().map_or("", |id| key_text(id, &mut key)),
+            upstream: self.upstream_text(),
+            server: self.server.as_deref().unwrap_or(""),
+            detail: &self.detail,
+            request_bytes: self.received_bytes,
+            response_bytes: self.sent_bytes,
+            total_micros: whole_micros(took),
+            upstream_micros: whole_micros(self.upstream_time),
+            end: match self.end {
+                End::Complete => "complete",
+                End::ClientLeft => "client_left",
+                End::UpstreamCut => "upstream_cut",
+                End::TimedOut => "timed_out",
+                End::ClientFailed => "client_failed",
+            },
+        });
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let now = self.worker.clock.now();
+        let took = now.mono.since(Mono(self.start.mono.0));
+        let route = self.route.as_ref();
+        self.worker
+            .meters
+            .request(route, self.status, took, self.sent_bytes);
+        self.worker
+            .metrics
+            .requests_in_flight
+            .fetch_sub(1, Ordering::Relaxed);
+        self.write_log(now, took);
+    }
+}
+
+fn key_text<'a>(id: &KeyId, room: &'a mut [u8; 16]) -> &'a str {
+    room[..4].copy_from_slice(b"key_");
+    room[4..].copy_from_slice(&id.0);
+    std::str::from_utf8(room).unwrap_or("")
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    }
+}
+
+fn whole_micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,70 @@
+//! One worker's handles on the metrics it touches, so that a request looks nothing up in a shared table.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::metrics::Metrics;
+use crate::metrics::RouteMetrics;
+use crate::model::route::Route;
+
+/// How many route handles are kept before the cache starts anew (a reload makes new routes).
+const HANDLES_MAX: usize = 4096;
+
+/// The label of requests that no route serves.
+const NO_ROUTE: &str = "(none)";
+
+/// A route and its numbers, found by the route's address, which the `Arc` kept here holds from being reused.
+type Handle = (Arc<Route>, Arc<RouteMetrics>);
+
+#[derive(Debug)]
+pub(crate) struct Meters {
+    metrics: Arc<Metrics>,
+    unmatched: Arc<RouteMetrics>,
+    routes: RefCell<HashMap<usize, Handle>>,
+    refusals: RefCell<HashMap<&'static str, Arc<AtomicU64>>>,
+}
+
+impl Meters {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Meters {
+        let unmatched = metrics.route(NO_ROUTE);
+        Meters {
+            metrics,
+            unmatched,
+            routes: RefCell::default(),
+            refusals: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn request(
+        &self,
+        route: Option<&Arc<Route>>,
+        status: u16,
+        took: Duration,
+        sent_bytes: u64,
+    ) {
+        let Some(route) = route else {
+            return self.unmatched.record(status, took, sent_bytes);
+        };
+        let mut routes = self.routes.borrow_mut();
+        if routes.len() >= HANDLES_MAX {
+            routes.clear();
+        }
+        let address = Arc::as_ptr(route) as usize;
+        let (_, handle) = routes
+            .entry(address)
+            .or_insert_with(|| (Arc::clone(route), self.metrics.route(&route.path)));
+        handle.record(status, took, sent_bytes);
+    }
+
+    pub(crate) fn refusal(&self, reason: &'static str) {
+        let mut refusals = self.refusals.borrow_mut();
+        let counter = refusals
+            .entry(reason)
+            .or_insert_with(|| self.metrics.refusal(reason));
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}

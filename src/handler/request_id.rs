@@ -1,0 +1,94 @@
+//! `X-Request-Id`: a UUID version 7 (RFC 9562 section 5.7) for every request.
+
+use std::cell::Cell;
+use std::fmt::Write;
+
+use http::HeaderValue;
+
+use crate::clock::Wall;
+
+/// One worker's source of ids: a random start, then a permutation of a counter. Unique, and not a secret.
+#[derive(Debug)]
+pub(crate) struct RequestIds {
+    state: Cell<u64>,
+}
+
+impl Default for RequestIds {
+    fn default() -> RequestIds {
+        let mut seed = [0u8; 8];
+        // Without entropy the ids still differ by time and counter.
+        let _ = getrandom::fill(&mut seed);
+        RequestIds {
+            state: Cell::new(u64::from_le_bytes(seed)),
+        }
+    }
+}
+
+impl RequestIds {
+    /// The next id, stamped with this time.
+    pub(crate) fn next(&self, now: Wall) -> HeaderValue {
+        let millis = now.0 / 1000;
+        let (high, low) = (self.random(), self.random());
+        let mut text = TextBuffer {
+            bytes: [0; 40],
+            length: 0,
+        };
+        let _ = write!(
+            text,
+            "{:08x}-{:04x}-7{:03x}-{:04x}-{:012x}",
+            millis >> 16,
+            millis & 0xffff,
+            high & 0xfff,
+            0x8000 | (high >> 12 & 0x3fff),
+            low & 0xffff_ffff_ffff,
+        );
+        HeaderValue::from_bytes(&text.bytes[..text.length]).unwrap_or(HeaderValue::from_static("-"))
+    }
+
+    /// SplitMix64 over a Weyl sequence.
+    fn random(&self) -> u64 {
+        let state = self.state.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.state.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// Room for the 36 characters of one id.
+struct TextBuffer {
+    bytes: [u8; 40],
+    length: usize,
+}
+
+impl Write for TextBuffer {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.length + text.len();
+        let room = self
+            .bytes
+            .get_mut(self.length..end)
+            .ok_or(std::fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_version_7_uuids_and_differ() {
+        let ids = RequestIds::default();
+        let (first, second) = (
+            ids.next(Wall(1_795_305_600_000_000)),
+            ids.next(Wall(1_795_305_600_000_000)),
+        );
+        let text = first.to_str().unwrap();
+        assert_ne!(first, second);
+        assert_eq!(text.len(), 36);
+        assert_eq!(text.as_bytes()[14], b'7');
+        assert!("89ab".contains(char::from(text.as_bytes()[19])));
+    }
+}

@@ -1,0 +1,171 @@
+//! The control runtime: admin listeners, counter flushes, file watching. No request waits for anything here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::time::MissedTickBehavior;
+
+use crate::admin;
+use crate::clock::Clock;
+use crate::config::Listen;
+use crate::metrics::Metrics;
+use crate::shutdown::State;
+use crate::shutdown::Watch;
+use crate::snapshot::change::Keeper;
+
+use super::Addresses;
+use super::error::StartError;
+use super::flush::Flusher;
+use super::reload::Reloader;
+
+/// How often files are looked at; a change is taken once two looks agree.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The admin listeners, bound before anything serves.
+#[derive(Debug)]
+pub(crate) struct AdminListeners {
+    tcp: Option<TcpListener>,
+    socket: UnixListener,
+}
+
+impl AdminListeners {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.tcp
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok())
+    }
+}
+
+/// How often counters whose windows are over are forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the control side works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) clock: Clock,
+    pub(crate) reloader: Arc<Reloader>,
+    pub(crate) flusher: Arc<Flusher>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) addresses: Addresses,
+    pub(crate) watch: Watch,
+}
+
+pub(crate) fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+}
+
+/// Binds the admin listeners; a TCP socket that the service manager handed over is used as it is.
+pub(crate) fn bind_admin(
+    runtime: &Runtime,
+    listen: &Listen,
+    inherited: Option<std::net::TcpListener>,
+) -> Result<AdminListeners, StartError> {
+    let _inside = runtime.enter();
+    let tcp = inherited.map(TcpListener::from_std).transpose()?;
+    let socket = admin::bind_socket(&listen.admin_socket).map_err(|error| {
+        let path = listen.admin_socket.display();
+        StartError::unavailable(format!(
+            "listen.admin_socket: cannot listen on {path}: {error}"
+        ))
+    })?;
+    Ok(AdminListeners { tcp, socket })
+}
+
+/// Starts everything of the control side; it ends with the runtime.
+pub(crate) fn spawn(runtime: &Runtime, listeners: AdminListeners, parts: Parts) {
+    let admin = Arc::new(admin_handles(&parts));
+    runtime.spawn(admin::serve_socket(listeners.socket, Arc::clone(&admin)));
+    if let Some(tcp) = listeners.tcp {
+        runtime.spawn(admin::serve_tcp(tcp, admin));
+    }
+    runtime.spawn(flush_counters(parts.clone()));
+    runtime.spawn(watch_files(parts));
+}
+
+fn admin_handles(parts: &Parts) -> admin::Admin {
+    let reloader = Arc::clone(&parts.reloader);
+    let status = parts.clone();
+    let metrics = Arc::clone(&parts.metrics);
+    let watch = parts.watch.clone();
+    admin::Admin {
+        keeper: Arc::clone(&parts.keeper),
+        clock: parts.clock.clone(),
+        reload: Arc::new(move || reloader.reload()),
+        status: Arc::new(move || status_json(&status)),
+        metrics: Arc::new(move || metrics.render()),
+        ready: Arc::new(move || watch.state() == State::Running),
+    }
+}
+
+fn status_json(parts: &Parts) -> serde_json::Value {
+    let snapshot = parts.keeper.snapshot().load_full();
+    let texts = |addresses: &[SocketAddr]| {
+        addresses
+            .iter()
+            .map(SocketAddr::to_string)
+            .collect::<Vec<_>>()
+    };
+    serde_json::json!({
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": if parts.watch.state() == State::Running { "running" } else { "draining" },
+        "config": parts.reloader.path(),
+        "generation": snapshot.generation,
+        "last_reload_successful": parts.reloader.last_successful(),
+        "revision": snapshot.revision,
+        "keys": snapshot.keys.len(),
+        "tenants": snapshot.tenants.entries.len(),
+        "routes": snapshot.config.routes.len(),
+        "requests_in_flight": parts.metrics.requests_in_flight.load(std::sync::atomic::Ordering::Relaxed),
+        "https": texts(&parts.addresses.https),
+        "http": texts(&parts.addresses.http),
+        "admin": parts.addresses.admin.map(|address| address.to_string()),
+    })
+}
+
+async fn flush_counters(parts: Parts) {
+    let mut swept = parts.clock.now().mono;
+    loop {
+        let interval = parts.keeper.snapshot().load().config.store.flush_interval;
+        tokio::time::sleep(interval).await;
+        let (flusher, keeper) = (Arc::clone(&parts.flusher), Arc::clone(&parts.keeper));
+        let now = parts.clock.now();
+        let sweep = now.mono.since(swept) >= SWEEP_INTERVAL;
+        if sweep {
+            swept = now.mono;
+        }
+        let work = move || {
+            if sweep {
+                flusher.sweep(now);
+            }
+            flusher.flush(now);
+            keeper.retry_unwritten(now.wall);
+        };
+        let _ = tokio::task::spawn_blocking(work).await;
+    }
+}
+
+async fn watch_files(parts: Parts) {
+    let mut ticks = tokio::time::interval(WATCH_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = None;
+    loop {
+        ticks.tick().await;
+        let reloader = Arc::clone(&parts.reloader);
+        let mut looked = seen.take();
+        let look = tokio::task::spawn_blocking(move || {
+            reloader.reload_if_changed(&mut looked);
+            looked
+        });
+        seen = look.await.unwrap_or(None);
+    }
+}

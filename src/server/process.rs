@@ -1,0 +1,184 @@
+//! What the commands `run`, `demo` and `check` do with the process they are given.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::config;
+use crate::config::Config;
+use crate::edge::listener;
+use crate::edge::listener::Inherited;
+use crate::edge::tls::Certificates;
+use crate::shutdown;
+use crate::shutdown::Signal;
+use crate::shutdown::Signals;
+use crate::snapshot::build;
+use crate::store::Contents;
+use crate::store::Store;
+use crate::store::counters::Counters;
+
+use super::Gateway;
+use super::StartError;
+use super::demo as demonstration;
+
+/// `portcullis run`: serves until TERM or INT, then drains.
+pub fn run(config_path: &Path) -> ExitCode {
+    start_logging(config_path);
+    protect_memory();
+    let inherited = Inherited::from_env();
+    listener::raise_file_limit();
+    match Gateway::start_on(config_path, Clock::system(), inherited) {
+        Ok(gateway) => serve(gateway),
+        Err(error) => fail(&error),
+    }
+}
+
+/// `portcullis demo`: everything made on the spot, then what `run` does.
+pub fn demo() -> ExitCode {
+    init_logging(tracing::Level::WARN);
+    match demonstration::start() {
+        Ok((demo, introduction)) => {
+            println!("{introduction}");
+            demo.serve()
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+impl demonstration::Demo {
+    fn serve(mut self) -> ExitCode {
+        serve_until_stopped(&mut self.gateway)
+    }
+}
+
+/// `portcullis check`: loads certificates, opens the store, resolves references; binds nothing, changes nothing.
+pub fn check(config_path: &Path, dump: bool) -> ExitCode {
+    match check_all(config_path) {
+        Ok((config, notes)) => {
+            for note in notes {
+                eprintln!("{note}");
+            }
+            if dump {
+                print!("{}", config.dump());
+            } else {
+                eprintln!("{}: good", config_path.display());
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
+    let loaded = config::load(config_path)?;
+    let mut notes = Vec::new();
+    if !loaded.warnings.is_empty() {
+        notes.push(loaded.warnings.to_string());
+    }
+    let certificates = Certificates::load(&loaded.config.tls, Clock::system().now().wall)?;
+    notes.extend(certificates.warnings.iter().map(ToString::to_string));
+    let contents = stored_contents(&loaded.config, &mut notes)?;
+    let config = Arc::new(loaded.config.clone());
+    let built = build::build(config, &contents, 0)?;
+    if !built.conflicts.is_empty() {
+        return Err(StartError::config(build::conflict_text(&built.conflicts)));
+    }
+    Ok((loaded.config, notes))
+}
+
+/// A store that a running gateway holds is left alone; a missing one is not made.
+fn stored_contents(config: &Config, notes: &mut Vec<String>) -> Result<Contents, StartError> {
+    if !config.store.path.join("keys.db").exists() {
+        return Ok(Contents::default());
+    }
+    match Store::open(&config.store.path) {
+        Ok(store) => {
+            if Counters::exist(&config.store.path) {
+                Counters::open(&config.store.path, Clock::system().now())?;
+            }
+            Ok(store.load()?)
+        }
+        Err(error) if error.is_in_use() => {
+            notes.push(format!(
+                "note: {error}; its keys and tenants were not checked"
+            ));
+            Ok(Contents::default())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn serve(mut gateway: Gateway) -> ExitCode {
+    for address in gateway.https() {
+        tracing::info!(%address, "serving HTTPS");
+    }
+    for address in gateway.http() {
+        tracing::info!(%address, "refusing plain HTTP");
+    }
+    serve_until_stopped(&mut gateway)
+}
+
+fn serve_until_stopped(gateway: &mut Gateway) -> ExitCode {
+    let control = gateway.control().handle().clone();
+    let mut signals = match control.block_on(async { Signals::listen() }) {
+        Ok(signals) => signals,
+        Err(error) => return fail(&StartError::from(error)),
+    };
+    let mut heartbeat = gateway.heartbeat();
+    control.spawn(shutdown::feed_watchdog(move || heartbeat.moved()));
+    shutdown::notify_ready();
+    loop {
+        match control.block_on(signals.next()) {
+            Signal::Reload => {
+                shutdown::notify_reloading();
+                // The verdict is logged and counted where it is made.
+                let _ = gateway.reload();
+                shutdown::notify_ready();
+            }
+            Signal::ReopenLogs => gateway.reopen_logs(),
+            Signal::Terminate => break,
+        }
+    }
+    shutdown::notify_stopping();
+    gateway.drain();
+    let hurry = Arc::clone(gateway.shutdown());
+    control.spawn(async move {
+        while signals.next().await != Signal::Terminate {}
+        hurry.terminate(Duration::ZERO);
+    });
+    gateway.finish();
+    ExitCode::SUCCESS
+}
+
+/// The level comes from the file before anything else is read from it, so that the start itself is logged.
+fn start_logging(config_path: &Path) {
+    let level =
+        config::load(config_path).map_or(tracing::Level::INFO, |loaded| loaded.config.log.level);
+    init_logging(level);
+}
+
+fn init_logging(level: tracing::Level) {
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .finish();
+    // A second call in one process keeps the first subscriber.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// No core file and no debugger of the same user: memory holds TLS keys and, for microseconds, API keys.
+fn protect_memory() {
+    let behavior = rustix::process::DumpableBehavior::NotDumpable;
+    if let Err(error) = rustix::process::set_dumpable_behavior(behavior) {
+        tracing::warn!(%error, "core files of this process could not be switched off");
+    }
+}
+
+fn fail(error: &StartError) -> ExitCode {
+    eprintln!("portcullis: {error}");
+    ExitCode::from(error.exit_code())
+}

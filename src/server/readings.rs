@@ -1,0 +1,170 @@
+//! Metrics that live in other rooms, read when somebody scrapes.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use crate::edge::counters::ConnectionCounters;
+use crate::metrics::Kind;
+use crate::metrics::Metrics;
+
+use super::State;
+use super::reload::Reloader;
+
+pub(crate) fn register(
+    metrics: &Arc<Metrics>,
+    connections: &Arc<ConnectionCounters>,
+    state: &State,
+    reloader: &Arc<Reloader>,
+) {
+    process(metrics);
+    edge(metrics, connections);
+    kept(metrics, state);
+    reloads(metrics, reloader);
+}
+
+fn process(metrics: &Arc<Metrics>) {
+    let version = vec![("version", String::from(env!("CARGO_PKG_VERSION")))];
+    metrics.add_reading(
+        "portcullis_build_info",
+        "Always 1; the version is its label",
+        Kind::Gauge,
+        version,
+        || 1.0,
+    );
+    let weak = Arc::downgrade(metrics);
+    metrics.add_reading(
+        "http_server_active_requests",
+        "Requests whose answer has not ended",
+        Kind::Gauge,
+        vec![],
+        move || {
+            weak.upgrade()
+                .map_or(0.0, |metrics| count(&metrics.requests_in_flight))
+        },
+    );
+    let dropped = Arc::clone(&metrics.log_lines_dropped);
+    metrics.add_reading(
+        "portcullis_access_log_lines_dropped",
+        "Access-log lines lost because the disk did not keep up",
+        Kind::Counter,
+        vec![],
+        move || count(&dropped),
+    );
+}
+
+/// A counter of the edge, by the word that its metric's label says.
+type Event = (&'static str, fn(&ConnectionCounters) -> &AtomicU64);
+
+const EVENTS: [Event; 12] = [
+    ("accepted", |counters| &counters.accepted),
+    ("refused_total_cap", |counters| &counters.refused_total_cap),
+    ("refused_address_cap", |counters| {
+        &counters.refused_address_cap
+    }),
+    ("handshake_failed", |counters| &counters.handshake_failed),
+    ("handshake_timeout", |counters| &counters.handshake_timeout),
+    ("plaintext_on_tls", |counters| &counters.plaintext_on_tls),
+    ("head_timeout", |counters| &counters.head_timeout),
+    ("idle_closed", |counters| &counters.idle_closed),
+    ("stalled", |counters| &counters.stalled),
+    ("protocol_error", |counters| &counters.protocol_error),
+    ("flooded", |counters| &counters.flooded),
+    ("panicked", |counters| &counters.panicked),
+];
+
+fn edge(metrics: &Arc<Metrics>, connections: &Arc<ConnectionCounters>) {
+    let open = Arc::clone(connections);
+    let help = "Open client connections";
+    metrics.add_reading(
+        "portcullis_connections_active",
+        help,
+        Kind::Gauge,
+        vec![],
+        move || open.active.load(Ordering::Relaxed) as f64,
+    );
+    for (event, counter) in EVENTS {
+        let connections = Arc::clone(connections);
+        let labels = vec![("event", String::from(event))];
+        let help = "What happened to client connections";
+        metrics.add_reading(
+            "portcullis_connection_events",
+            help,
+            Kind::Counter,
+            labels,
+            move || count(counter(&connections)),
+        );
+    }
+}
+
+fn kept(metrics: &Arc<Metrics>, state: &State) {
+    let snapshot = Arc::clone(state.keeper.snapshot());
+    metrics.add_reading(
+        "portcullis_keys",
+        "Keys in the snapshot in force, tombstones included",
+        Kind::Gauge,
+        vec![],
+        move || snapshot.load().keys.len() as f64,
+    );
+    let snapshot = Arc::clone(state.keeper.snapshot());
+    metrics.add_reading(
+        "portcullis_store_revision",
+        "Version of keys and tenants in force",
+        Kind::Gauge,
+        vec![],
+        move || snapshot.load().revision as f64,
+    );
+    let flusher = Arc::clone(&state.flusher);
+    metrics.add_reading(
+        "portcullis_counter_flush_failures",
+        "Counter flushes that failed",
+        Kind::Counter,
+        vec![],
+        move || flusher.failures() as f64,
+    );
+}
+
+fn reloads(metrics: &Arc<Metrics>, reloader: &Arc<Reloader>) {
+    let of = Arc::clone(reloader);
+    metrics.add_reading(
+        "portcullis_config_last_reload_successful",
+        "1 when the last reload took effect",
+        Kind::Gauge,
+        vec![],
+        move || f64::from(u8::from(of.last_successful())),
+    );
+    let of = Arc::clone(reloader);
+    metrics.add_reading(
+        "portcullis_config_last_reload_success_timestamp_seconds",
+        "Unix time of the last reload that took effect",
+        Kind::Gauge,
+        vec![],
+        move || of.last_success_unix_seconds() as f64,
+    );
+    for (result, read) in [
+        ("success", Reloader::successes as fn(&Reloader) -> u64),
+        ("failure", Reloader::failures),
+    ] {
+        let of = Arc::clone(reloader);
+        let labels = vec![("result", String::from(result))];
+        metrics.add_reading(
+            "portcullis_config_reloads",
+            "Reloads by result",
+            Kind::Counter,
+            labels,
+            move || read(&of) as f64,
+        );
+    }
+    let of = Arc::clone(reloader);
+    metrics.add_reading(
+        "portcullis_cert_expiry_timestamp_seconds",
+        "Unix time at which the first certificate expires",
+        Kind::Gauge,
+        vec![],
+        move || of.first_expiry_unix_seconds() as f64,
+    );
+}
+
+fn count(counter: &AtomicU64) -> f64 {
+    counter.load(Ordering::Relaxed) as f64
+}

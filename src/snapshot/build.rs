@@ -1,0 +1,350 @@
+//! gateway.toml and the store's contents into one snapshot; whatever would leave a live key without its plan, tenant or environment is refused.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use crate::config::Config;
+use crate::model::key::ApiKey;
+use crate::model::key::Environment;
+use crate::model::key::Override;
+use crate::model::limit::Limits;
+use crate::model::route::RouteTable;
+use crate::model::scope::Scope;
+use crate::model::scope::Scopes;
+use crate::model::tenant::Plan;
+use crate::model::tenant::Tenant;
+use crate::model::tenant::TenantId;
+use crate::snapshot::KeyEntry;
+use crate::snapshot::NEVER_EXPIRES;
+use crate::snapshot::Snapshot;
+use crate::snapshot::TenantEntry;
+use crate::snapshot::TenantTable;
+use crate::snapshot::key_table::KeyTable;
+use crate::store::Contents;
+use crate::store::merge;
+use crate::store::merge::Clash;
+
+/// A snapshot just built.
+#[derive(Debug)]
+pub struct Built {
+    /// The view.
+    pub snapshot: Snapshot,
+    /// Tenants that both the file and the store declare; the view shows the file's. A start raises an alarm, `check` and a
+    /// reload refuse.
+    pub conflicts: Vec<TenantId>,
+    /// The scope lists that its keys share.
+    pub scope_sets: ScopeSets,
+}
+
+/// Why no snapshot can be built. Every one of them is a mistake in gateway.toml, or of gateway.toml beside this store.
+#[derive(Debug)]
+pub enum BuildError {
+    /// A key of the file cannot stand beside one of the store.
+    Clash(Box<Clash>),
+    /// Two routes that match the same; what each matches.
+    SameRoutes(String, String),
+    /// The store refers to something that gateway.toml no longer declares. For each, who refers to it.
+    Dangling(Vec<Dangling>),
+}
+
+/// Something that gateway.toml does not declare, and who in the store needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dangling {
+    /// `plan`, `tenant` or `environment`.
+    pub what: &'static str,
+    /// The name that is missing.
+    pub name: String,
+    /// Tenants or keys, at most a handful, as `tenant acme` or `key key_…`.
+    pub needed_by: Vec<String>,
+    /// How many need it in all.
+    pub count: usize,
+}
+
+/// Builds the view of `config` and `contents`.
+///
+/// # Errors
+/// Live duplicates, routes that match the same, and references into the void: fail closed rather than serve a key under a
+/// plan that nobody wrote.
+pub fn build(
+    config: Arc<Config>,
+    contents: &Contents,
+    generation: u64,
+) -> Result<Built, BuildError> {
+    let routes = route_table(&config)?;
+    let declared = merge::declared_keys(&config.declared_keys, &contents.keys, &contents.retired)
+        .map_err(|clash| BuildError::Clash(Box::new(clash)))?;
+    let mut missing = Missing::default();
+    let names = Names::of(&config);
+    let (tenants, conflicts) =
+        tenant_table(&config.tenants, &contents.tenants, &names, &mut missing);
+    let mut scope_sets = ScopeSets::default();
+    let mut entries = Vec::with_capacity(contents.keys.len() + declared.len());
+    for key in contents.keys.iter().chain(&declared) {
+        match entry_of(key, &tenants, &names, &mut scope_sets) {
+            Ok(entry) => entries.push((key.digest, entry)),
+            // What has ended is refused with or without an entry.
+            Err(_) if key.status.is_final() => {}
+            Err((what, name)) => missing.add(what, &name, format!("key {}", key.id)),
+        }
+    }
+    missing.into_result()?;
+    let snapshot = Snapshot {
+        revision: contents.revision,
+        generation,
+        routes: Arc::new(routes),
+        plans: config.plans.as_slice().into(),
+        tenants: Arc::new(tenants),
+        keys: KeyTable::build(entries.into_iter()),
+        config,
+    };
+    Ok(Built {
+        snapshot,
+        conflicts,
+        scope_sets,
+    })
+}
+
+/// One key as requests see it.
+///
+/// # Errors
+/// What it refers to and what is not declared: (`tenant`, id), (`plan`, name) or (`environment`, name).
+pub(super) fn entry_of(
+    key: &ApiKey,
+    tenants: &TenantTable,
+    names: &Names<'_>,
+    scope_sets: &mut ScopeSets,
+) -> Result<KeyEntry, (&'static str, String)> {
+    let tenant = *tenants
+        .by_id
+        .get(&key.tenant)
+        .ok_or_else(|| ("tenant", key.tenant.as_str().to_owned()))?;
+    let plan = match &key.plan {
+        None => u32::MAX,
+        Some(name) => names.plan(name)?,
+    };
+    let under = if plan == u32::MAX {
+        tenants.entries[tenant as usize].plan
+    } else {
+        plan
+    };
+    Ok(KeyEntry {
+        id: key.id,
+        tenant,
+        plan,
+        expires: key.expires.unwrap_or(NEVER_EXPIRES),
+        status: key.status,
+        kind: key.kind,
+        environment: names.environment(&key.environment)?,
+        limits: own_limits(key, &names.plans[under as usize].limits),
+        scopes: scope_sets.shared(&key.scopes),
+    })
+}
+
+/// The entry of a tenant.
+///
+/// # Errors
+/// Its plan is not declared: (`plan`, name).
+pub(super) fn tenant_entry(
+    tenant: &Tenant,
+    names: &Names<'_>,
+) -> Result<TenantEntry, (&'static str, String)> {
+    Ok(TenantEntry {
+        id: tenant.id.clone(),
+        header_value: HeaderValue::from_str(tenant.id.as_str())
+            .expect("a tenant id holds letters, digits and . _ - only"),
+        plan: names.plan(&tenant.plan)?,
+        suspended: tenant.suspended,
+    })
+}
+
+/// Finds plans and environments by name.
+pub(super) struct Names<'a> {
+    plans: &'a [Plan],
+    plan_index: HashMap<&'a str, u32>,
+    environments: &'a [String],
+}
+
+impl<'a> Names<'a> {
+    pub(super) fn of(config: &'a Config) -> Names<'a> {
+        let indexed = config.plans.iter().enumerate();
+        Names {
+            plans: &config.plans,
+            plan_index: indexed
+                .map(|(index, plan)| (plan.name.as_str(), index as u32))
+                .collect(),
+            environments: &config.environments,
+        }
+    }
+
+    fn plan(&self, name: &str) -> Result<u32, (&'static str, String)> {
+        let index = self.plan_index.get(name).copied();
+        index.ok_or_else(|| ("plan", name.to_owned()))
+    }
+
+    fn environment(&self, name: &str) -> Result<Environment, (&'static str, String)> {
+        let index = self.environments.iter().position(|there| there == name);
+        index
+            .and_then(|index| u8::try_from(index).ok())
+            .map(Environment)
+            .ok_or_else(|| ("environment", name.to_owned()))
+    }
+}
+
+/// One shared list for all keys that list the same scopes: a million keys then cost a million pointers.
+#[derive(Debug, Default)]
+pub struct ScopeSets(HashSet<Arc<[Scope]>>);
+
+impl ScopeSets {
+    fn shared(&mut self, scopes: &Scopes) -> Scopes {
+        let Scopes::Listed(listed) = scopes else {
+            return Scopes::Inherit;
+        };
+        if let Some(known) = self.0.get(listed) {
+            return Scopes::Listed(Arc::clone(known));
+        }
+        self.0.insert(Arc::clone(listed));
+        Scopes::Listed(Arc::clone(listed))
+    }
+}
+
+/// Limits of the key's own over those of the plan it is under; `None` when it has none of its own.
+fn own_limits(key: &ApiKey, plan: &Limits) -> Option<Box<Limits>> {
+    if key.quota == Override::Plan && key.burst == Override::Plan {
+        return None;
+    }
+    Some(Box::new(Limits {
+        quota: key.quota.over(plan.quota),
+        burst: key.burst.over(plan.burst),
+    }))
+}
+
+fn route_table(config: &Config) -> Result<RouteTable, BuildError> {
+    RouteTable::build(&config.routes).map_err(|(first, second)| {
+        let shown = |index: usize| {
+            let route = &config.routes[index];
+            let host = route.host.as_deref().unwrap_or("");
+            format!("routes[{index}] ({host}{})", route.path)
+        };
+        BuildError::SameRoutes(shown(first), shown(second))
+    })
+}
+
+fn tenant_table(
+    declared: &[Tenant],
+    stored: &[Tenant],
+    names: &Names<'_>,
+    missing: &mut Missing,
+) -> (TenantTable, Vec<TenantId>) {
+    let mut table = TenantTable::default();
+    let mut conflicts = Vec::new();
+    for tenant in declared.iter().chain(stored) {
+        if table.by_id.contains_key(&tenant.id) {
+            conflicts.push(tenant.id.clone());
+            continue;
+        }
+        match tenant_entry(tenant, names) {
+            Ok(entry) => table.push(entry),
+            Err((what, name)) => {
+                missing.add(what, &name, format!("tenant {}", tenant.id.as_str()));
+            }
+        }
+    }
+    (table, conflicts)
+}
+
+impl TenantTable {
+    /// Adds a tenant behind the others, so that no index moves.
+    pub(super) fn push(&mut self, entry: TenantEntry) {
+        self.by_id
+            .insert(entry.id.clone(), self.entries.len() as u32);
+        self.entries.push(entry);
+    }
+}
+
+/// Collects what is not declared, so that one message names all of it.
+#[derive(Default)]
+struct Missing(BTreeMap<(&'static str, String), Needed>);
+
+/// Who needs it: some of them by name, and how many in all.
+type Needed = (Vec<String>, usize);
+
+/// How many of those who need a missing thing are named.
+const NAMED_MAX: usize = 8;
+
+impl Missing {
+    fn add(&mut self, what: &'static str, name: &str, needed_by: String) {
+        let (named, count) = self.0.entry((what, name.to_owned())).or_default();
+        *count += 1;
+        if named.len() < NAMED_MAX {
+            named.push(needed_by);
+        }
+    }
+
+    fn into_result(self) -> Result<(), BuildError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let dangling = self
+            .0
+            .into_iter()
+            .map(|((what, name), (needed_by, count))| Dangling {
+                what,
+                name,
+                needed_by,
+                count,
+            });
+        Err(BuildError::Dangling(dangling.collect()))
+    }
+}
+
+impl fmt::Display for Dangling {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, name) = (self.what, &self.name);
+        let who = self.needed_by.join(", ");
+        let more = match self.count - self.needed_by.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let way_out = match what {
+            "plan" => format!("keep [plans.{name}]"),
+            "tenant" => format!("keep the tenant {name}, or revoke its keys"),
+            _ => format!("keep {name:?} among the environments, or revoke these keys"),
+        };
+        write!(
+            out,
+            "no {what} {name:?} is declared, but in the store it is needed by {who}{more}: {way_out}"
+        )
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BuildError::Clash(clash) => clash.fmt(out),
+            BuildError::SameRoutes(first, second) => {
+                write!(out, "{first} and {second} match the same requests")
+            }
+            BuildError::Dangling(list) => {
+                let lines: Vec<String> = list.iter().map(Dangling::to_string).collect();
+                out.write_str(&lines.join("\n"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+/// What a reload and `check` say of tenants that stand in both places.
+#[must_use]
+pub fn conflict_text(conflicts: &[TenantId]) -> String {
+    let names: Vec<&str> = conflicts.iter().map(TenantId::as_str).collect();
+    format!(
+        "declared in gateway.toml and in the store: tenant {}; the file's holds: remove it from gateway.toml, or keep it there alone",
+        names.join(", ")
+    )
+}

@@ -1,0 +1,342 @@
+//! The one writer of a running gateway: every change is first in the store, then in force, and only then answered.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use arc_swap::ArcSwap;
+
+use crate::clock::Wall;
+use crate::config::Config;
+use crate::model::key::Digest;
+use crate::model::key::KeyId;
+use crate::model::key::KeyStatus;
+use crate::model::tenant::TenantId;
+use crate::snapshot::KeyEntry;
+use crate::snapshot::Snapshot;
+use crate::snapshot::build;
+use crate::snapshot::build::BuildError;
+use crate::snapshot::build::Names;
+use crate::snapshot::build::ScopeSets;
+use crate::store::Failure;
+use crate::store::Outcome;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::Verb;
+use crate::store::VerbError;
+use crate::store::error::EXIT_CONFIG;
+use crate::store::outcome::LastUsed;
+use crate::store::verbs;
+use crate::store::verbs::Change;
+use crate::store::verbs::Declared;
+
+/// Owns the store and replaces the snapshot. Its methods block on the disk: never call them on a data worker.
+pub struct Keeper {
+    /// A std mutex: held only on blocking threads, never across an await.
+    state: Mutex<State>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    last_used: Box<LastUsed>,
+}
+
+struct State {
+    store: Store,
+    scope_sets: ScopeSets,
+    /// Revocations and their like that hold in the snapshot but could not be written yet.
+    unwritten: Vec<Verb>,
+}
+
+/// Why a start or a reload cannot be.
+#[derive(Debug)]
+pub enum KeeperError {
+    /// The store cannot be read.
+    Store(StoreError),
+    /// The file and the store do not fit together.
+    Build(BuildError),
+    /// Tenants that both declare (a reload only).
+    Conflicts(Vec<TenantId>),
+}
+
+impl Keeper {
+    /// Reads the store and builds the first snapshot. Also gives the tenants that both the file and the store declare: the
+    /// file's are served, and somebody must be told.
+    ///
+    /// # Errors
+    /// `Store` or `Build`.
+    pub fn start(
+        store: Store,
+        config: Arc<Config>,
+        last_used: Box<LastUsed>,
+    ) -> Result<(Keeper, Vec<TenantId>), KeeperError> {
+        let contents = store.load().map_err(KeeperError::Store)?;
+        let built = build::build(config, &contents, 1).map_err(KeeperError::Build)?;
+        let state = State {
+            store,
+            scope_sets: built.scope_sets,
+            unwritten: Vec::new(),
+        };
+        let keeper = Keeper {
+            state: Mutex::new(state),
+            snapshot: Arc::new(ArcSwap::from_pointee(built.snapshot)),
+            last_used,
+        };
+        Ok((keeper, built.conflicts))
+    }
+
+    /// The view that requests read.
+    #[must_use]
+    pub fn snapshot(&self) -> &Arc<ArcSwap<Snapshot>> {
+        &self.snapshot
+    }
+
+    /// Carries a verb out. When this returns, every request that begins later sees the change (FA8).
+    ///
+    /// # Errors
+    /// Refused, or the store failed and nothing changed; except that what takes rights away holds even then ("in force, not
+    /// durable", exit 69).
+    pub fn execute(&self, verb: &Verb, now: Wall) -> Result<Outcome, VerbError> {
+        let mut state = self.lock();
+        match self.carry_out_in_order(&mut state, verb, now) {
+            Ok(outcome) => Ok(outcome),
+            Err(Failure::Store(error)) if impose(&self.snapshot, verb) => {
+                if !state.unwritten.contains(verb) {
+                    state.unwritten.push(verb.clone());
+                }
+                Err(VerbError::not_durable(&error))
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// Puts another configuration in force, with the keys and tenants as they are; returns the new snapshot. Counts, keys and
+    /// connections know nothing of it.
+    ///
+    /// # Errors
+    /// The old one stays in force.
+    pub fn replace_config(&self, config: Arc<Config>) -> Result<Arc<Snapshot>, KeeperError> {
+        let mut state = self.lock();
+        let contents = state.store.load().map_err(KeeperError::Store)?;
+        let generation = self.snapshot.load().generation + 1;
+        let built = build::build(config, &contents, generation).map_err(KeeperError::Build)?;
+        if !built.conflicts.is_empty() {
+            return Err(KeeperError::Conflicts(built.conflicts));
+        }
+        // What could not be written yet must hold in the new view too, before anybody sees it.
+        let next = ArcSwap::from_pointee(built.snapshot);
+        for verb in &state.unwritten {
+            impose(&next, verb);
+        }
+        state.scope_sets = built.scope_sets;
+        let next = next.into_inner();
+        self.snapshot.store(Arc::clone(&next));
+        Ok(next)
+    }
+
+    /// Tries again to write what is in force but not durable; returns how many acts still are not. To be called now and then.
+    pub fn retry_unwritten(&self, now: Wall) -> usize {
+        let mut state = self.lock();
+        // A failure shows in the number that is left.
+        let _failed = self.write_unwritten(&mut state, now);
+        state.unwritten.len()
+    }
+
+    /// Makes every later write of the store fail, as a full disk would.
+    #[cfg(test)]
+    pub(crate) fn refuse_writes(&self, refuse: bool) {
+        self.lock().store.refuse_writes(refuse);
+    }
+
+    /// A change waits behind those that could not be written, so that the store sees them in their order.
+    fn carry_out_in_order(
+        &self,
+        state: &mut State,
+        verb: &Verb,
+        now: Wall,
+    ) -> Result<Outcome, Failure> {
+        if !verb.is_read() {
+            self.write_unwritten(state, now)?;
+        }
+        self.carry_out(state, verb, now)
+    }
+
+    fn carry_out(&self, state: &mut State, verb: &Verb, now: Wall) -> Result<Outcome, Failure> {
+        let current = self.snapshot.load_full();
+        let declared = Declared::of(&current.config);
+        let prepared = verbs::prepare(&state.store, &declared, verb, now, &*self.last_used)?;
+        if let Some(write) = &prepared.write {
+            // Made before the write: once it is written, nothing can keep it from coming into force.
+            let mut next = changed(&current, &prepared.change, &mut state.scope_sets)?;
+            next.revision = state.store.commit(write)?;
+            self.snapshot.store(Arc::new(next));
+        }
+        Ok(prepared.outcome)
+    }
+
+    /// Writes in the order of the acts, and stops at the first that fails for the store's sake.
+    fn write_unwritten(&self, state: &mut State, now: Wall) -> Result<(), StoreError> {
+        while let Some(verb) = state.unwritten.first().cloned() {
+            if let Err(Failure::Store(error)) = self.carry_out(state, &verb, now) {
+                return Err(error);
+            }
+            state.unwritten.remove(0);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock leaves whole values behind: the store is transactional and the snapshot is swapped whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `current` after `change`.
+fn changed(
+    current: &Snapshot,
+    change: &Change,
+    scope_sets: &mut ScopeSets,
+) -> Result<Snapshot, Failure> {
+    let names = Names::of(&current.config);
+    let unfit = |(what, name): (&str, String)| {
+        Failure::refused(format!("no {what} {name:?} is in force any more"))
+    };
+    let keys = |changes: &[(Digest, Option<KeyEntry>)]| Snapshot {
+        keys: current.keys.with(changes),
+        ..shared(current)
+    };
+    Ok(match change {
+        Change::Nothing => shared(current),
+        Change::KeyAdded(key) => {
+            let entry =
+                build::entry_of(key, &current.tenants, &names, scope_sets).map_err(unfit)?;
+            keys(&[(key.digest, Some(entry))])
+        }
+        Change::KeyStatus(digest, status) => match current.keys.get(digest) {
+            Some(entry) => keys(&[(*digest, Some(with_status(entry, *status)))]),
+            None => shared(current),
+        },
+        Change::KeyMoved(from, to) => match current.keys.get(from) {
+            Some(entry) => keys(&[(*from, None), (*to, Some(entry.clone()))]),
+            None => shared(current),
+        },
+        Change::TenantAdded(tenant) => {
+            let mut tenants = (*current.tenants).clone();
+            tenants.push(build::tenant_entry(tenant, &names).map_err(unfit)?);
+            Snapshot {
+                tenants: Arc::new(tenants),
+                ..shared(current)
+            }
+        }
+        Change::TenantSuspended(id, suspended) => with_suspended(current, id, *suspended),
+    })
+}
+
+/// Takes rights away in the view alone, because the store cannot be written (DESIGN section 11). `false` when this verb takes
+/// none away, or there is nothing that it may take them from.
+fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
+    let current = snapshot.load_full();
+    let next = match verb {
+        Verb::KeyRevoke { id } => impose_on_key(&current, id, KeyStatus::Revoked),
+        Verb::KeyDelete { id } => impose_on_key(&current, id, KeyStatus::Deleted),
+        Verb::KeyDeactivate { id } => impose_on_key(&current, id, KeyStatus::Inactive),
+        Verb::TenantSuspend { id } => impose_on_tenant(&current, id),
+        Verb::KeyCreate(_)
+        | Verb::KeyList { .. }
+        | Verb::KeyShow { .. }
+        | Verb::KeyActivate { .. }
+        | Verb::KeyRegenerate { .. }
+        | Verb::TenantCreate { .. }
+        | Verb::TenantList
+        | Verb::TenantResume { .. } => None,
+    };
+    let imposed = next.is_some();
+    if let Some(next) = next {
+        snapshot.store(Arc::new(next));
+    }
+    imposed
+}
+
+fn impose_on_key(current: &Snapshot, id: &str, status: KeyStatus) -> Option<Snapshot> {
+    let id = KeyId::parse(id).ok()?;
+    let mut declared = current.config.declared_keys.iter();
+    let of_file = declared.any(|key| key.id == id);
+    if of_file && status != KeyStatus::Revoked {
+        return None;
+    }
+    let (digest, entry) = current.keys.iter().find(|(_, entry)| entry.id == id)?;
+    if entry.status.is_final() {
+        return Some(shared(current));
+    }
+    let change = (*digest, Some(with_status(entry, status)));
+    Some(Snapshot {
+        keys: current.keys.with(&[change]),
+        ..shared(current)
+    })
+}
+
+fn impose_on_tenant(current: &Snapshot, id: &str) -> Option<Snapshot> {
+    let id = TenantId::new(id).ok()?;
+    let of_file = current.config.tenants.iter().any(|tenant| tenant.id == id);
+    let known = current.tenants.by_id.contains_key(&id);
+    (known && !of_file).then(|| with_suspended(current, &id, true))
+}
+
+fn with_suspended(current: &Snapshot, id: &TenantId, suspended: bool) -> Snapshot {
+    let mut tenants = (*current.tenants).clone();
+    if let Some(index) = tenants.by_id.get(id) {
+        tenants.entries[*index as usize].suspended = suspended;
+    }
+    Snapshot {
+        tenants: Arc::new(tenants),
+        ..shared(current)
+    }
+}
+
+fn with_status(entry: &KeyEntry, status: KeyStatus) -> KeyEntry {
+    KeyEntry {
+        status,
+        ..entry.clone()
+    }
+}
+
+/// The same view again, sharing everything.
+fn shared(current: &Snapshot) -> Snapshot {
+    Snapshot {
+        revision: current.revision,
+        generation: current.generation,
+        config: Arc::clone(&current.config),
+        routes: Arc::clone(&current.routes),
+        plans: Arc::clone(&current.plans),
+        tenants: Arc::clone(&current.tenants),
+        keys: current.keys.clone(),
+    }
+}
+
+impl KeeperError {
+    /// The exit code of a start that ends with this.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            KeeperError::Store(error) => error.exit_code(),
+            KeeperError::Build(_) | KeeperError::Conflicts(_) => EXIT_CONFIG,
+        }
+    }
+}
+
+impl fmt::Display for KeeperError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeeperError::Store(error) => error.fmt(out),
+            KeeperError::Build(error) => error.fmt(out),
+            KeeperError::Conflicts(tenants) => out.write_str(&build::conflict_text(tenants)),
+        }
+    }
+}
+
+impl std::error::Error for KeeperError {}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Keeper")
+    }
+}

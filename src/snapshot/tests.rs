@@ -1,0 +1,420 @@
+//! Building and changing snapshots, over a real store in a directory of its own.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::clock::Wall;
+use crate::config;
+use crate::model::key_text;
+use crate::model::tenant::TenantId;
+use crate::snapshot::build::BuildError;
+use crate::snapshot::change::Keeper;
+use crate::snapshot::change::KeeperError;
+use crate::store::NewKey;
+use crate::store::Outcome;
+use crate::store::Store;
+use crate::store::Verb;
+use crate::store::VerbError;
+
+const PLANS: &str = r#"
+[plans.free]
+quota = "100/hour"
+burst = "20/min"
+scopes = ["*"]
+[plans.pro]
+quota = "1000/hour"
+burst = "unlimited"
+scopes = ["*"]
+"#;
+
+const REST: &str = r#"
+[listen]
+https = ["127.0.0.1:8443"]
+[tls]
+certificate = "cert.pem"
+private_key = "key.pem"
+[upstreams.legacy]
+servers = ["http://127.0.0.1:3000"]
+[[routes]]
+path = "/leases"
+scope = "leases:read"
+upstream = "legacy"
+"#;
+
+const NOW: Wall = Wall(1_770_000_000_000_000);
+
+fn configured(more: &str) -> Arc<Config> {
+    let text = format!("{REST}{more}");
+    let loaded = config::parse(&text, Path::new("gateway.toml"));
+    Arc::new(loaded.unwrap().config)
+}
+
+fn with_plans(more: &str) -> Arc<Config> {
+    configured(&format!("{PLANS}{more}"))
+}
+
+struct Bench {
+    keeper: Keeper,
+    directory: TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let directory = tempfile::tempdir().unwrap();
+        let bench = Bench {
+            keeper: start(&directory, with_plans("")).unwrap(),
+            directory,
+        };
+        bench.done(Verb::TenantCreate {
+            id: "acme".into(),
+            name: None,
+            plan: "free".into(),
+        });
+        bench
+    }
+
+    fn try_to(&self, verb: Verb) -> Result<Outcome, VerbError> {
+        self.keeper.execute(&verb, NOW)
+    }
+
+    #[track_caller]
+    fn done(&self, verb: Verb) -> Outcome {
+        self.try_to(verb).unwrap()
+    }
+
+    #[track_caller]
+    fn key(&self, new: NewKey) -> (String, Digest) {
+        issued(self.done(Verb::KeyCreate(new)))
+    }
+
+    fn view(&self) -> Arc<Snapshot> {
+        self.keeper.snapshot().load_full()
+    }
+
+    fn status(&self, digest: &Digest) -> Option<KeyStatus> {
+        self.view().key(digest).map(|entry| entry.status)
+    }
+
+    /// The process ends and starts again.
+    fn restarted(self, config: Arc<Config>) -> Result<Bench, KeeperError> {
+        drop(self.keeper);
+        let keeper = start(&self.directory, config)?;
+        Ok(Bench {
+            keeper,
+            directory: self.directory,
+        })
+    }
+}
+
+fn start(directory: &TempDir, config: Arc<Config>) -> Result<Keeper, KeeperError> {
+    let store = Store::open(directory.path()).unwrap();
+    Keeper::start(store, config, Box::new(HashMap::new)).map(|(keeper, _)| keeper)
+}
+
+fn new() -> NewKey {
+    NewKey {
+        tenant: "acme".into(),
+        name: "CI".into(),
+        kind: "secret".into(),
+        environment: None,
+        plan: None,
+        quota: None,
+        burst: None,
+        scopes: Some(vec!["leases:read".into()]),
+        expires_in_seconds: None,
+        expires_at_unix_seconds: None,
+    }
+}
+
+#[track_caller]
+fn issued(outcome: Outcome) -> (String, Digest) {
+    match outcome {
+        Outcome::KeyIssued { key, text, .. } => {
+            (key.id, key_text::digest_of(text.reveal().as_bytes()))
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn revoke(id: &str) -> Verb {
+    Verb::KeyRevoke { id: id.into() }
+}
+
+#[test]
+fn every_verb_is_in_force_when_it_returns_and_after_a_restart() {
+    let bench = Bench::new();
+    let (id, digest) = bench.key(new());
+    assert_eq!(bench.status(&digest), Some(KeyStatus::Active));
+    bench.done(Verb::KeyDeactivate { id: id.clone() });
+    assert_eq!(bench.status(&digest), Some(KeyStatus::Inactive));
+    bench.done(Verb::KeyActivate { id: id.clone() });
+    assert_eq!(bench.status(&digest), Some(KeyStatus::Active));
+    let (_, second) = issued(bench.done(Verb::KeyRegenerate { id: id.clone() }));
+    assert_eq!(bench.status(&digest), None);
+    assert_eq!(bench.status(&second), Some(KeyStatus::Active));
+    bench.done(revoke(&id));
+    assert_eq!(bench.status(&second), Some(KeyStatus::Revoked));
+    let revision = bench.view().revision;
+    assert_eq!(revision, 6);
+    let bench = bench.restarted(with_plans("")).unwrap();
+    assert_eq!(bench.status(&digest), None);
+    assert_eq!(bench.status(&second), Some(KeyStatus::Revoked));
+    assert_eq!(bench.view().revision, revision);
+}
+
+#[test]
+fn suspending_a_tenant_is_in_force_at_once() {
+    let bench = Bench::new();
+    let (_, digest) = bench.key(new());
+    let suspended = || {
+        let view = bench.view();
+        view.tenant_of(view.key(&digest).unwrap()).suspended
+    };
+    assert!(!suspended());
+    bench.done(Verb::TenantSuspend { id: "acme".into() });
+    assert!(suspended());
+    bench.done(Verb::TenantResume { id: "acme".into() });
+    assert!(!suspended());
+}
+
+#[test]
+fn a_key_has_its_plan_its_own_limits_and_a_shared_scope_list() {
+    let bench = Bench::new();
+    let (_, plain) = bench.key(new());
+    let (_, own) = bench.key(NewKey {
+        plan: Some("pro".into()),
+        quota: Some("7/hour".into()),
+        expires_in_seconds: Some(60),
+        ..new()
+    });
+    let view = bench.view();
+    let (plain, own) = (view.key(&plain).unwrap(), view.key(&own).unwrap());
+    assert_eq!(view.plan_of(plain).name, "free");
+    assert_eq!(plain.limits, None);
+    assert!(!plain.expired(Wall(u64::MAX - 1)));
+    assert_eq!(view.plan_of(own).name, "pro");
+    let limits = own.limits.as_deref().unwrap();
+    assert_eq!(limits.quota.map(|rate| rate.count), Some(7));
+    assert_eq!(limits.burst, None, "the plan says unlimited");
+    assert!(!own.expired(Wall(NOW.0 + 59_999_999)));
+    assert!(own.expired(Wall(NOW.0 + 60_000_000)));
+    match (&plain.scopes, &own.scopes) {
+        (Scopes::Listed(one), Scopes::Listed(two)) => assert!(Arc::ptr_eq(one, two)),
+        other => panic!("{other:?}"),
+    }
+}
+
+// FA8: a look-up that begins after `revoke` returned never finds the key active, whatever else changes meanwhile.
+#[test]
+fn revocation_is_a_fence_for_every_reader() {
+    let bench = Bench::new();
+    for _ in 0..20 {
+        let (id, digest) = bench.key(new());
+        let (_, other) = bench.key(new());
+        let returned = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    loop {
+                        let too_late = returned.load(Ordering::SeqCst);
+                        let active = bench.status(&digest) == Some(KeyStatus::Active);
+                        assert!(!(too_late && active));
+                        assert_eq!(bench.status(&other), Some(KeyStatus::Active));
+                        if too_late {
+                            return;
+                        }
+                    }
+                });
+            }
+            scope.spawn(|| bench.key(new()));
+            scope.spawn(|| bench.keeper.replace_config(with_plans("")).unwrap());
+            bench.done(revoke(&id));
+            returned.store(true, Ordering::SeqCst);
+        });
+    }
+}
+
+// DESIGN section 11: what takes rights away holds even when it cannot be written, and is written as soon as it can be.
+#[test]
+fn a_revocation_that_cannot_be_written_is_in_force_and_written_later() {
+    let bench = Bench::new();
+    let (revoked, digest) = bench.key(new());
+    let (switched, other) = bench.key(new());
+    bench.keeper.refuse_writes(true);
+    for _ in 0..2 {
+        let error = bench.try_to(revoke(&revoked)).unwrap_err();
+        assert_eq!(error.exit, 69);
+        assert!(error.text.contains("in force, not durable"), "{error}");
+    }
+    let off = Verb::KeyDeactivate {
+        id: switched.clone(),
+    };
+    assert!(bench.try_to(off).is_err());
+    let suspend = Verb::TenantSuspend { id: "acme".into() };
+    assert!(bench.try_to(suspend).is_err());
+    let in_force = |bench: &Bench| {
+        assert_eq!(bench.status(&digest), Some(KeyStatus::Revoked));
+        assert_eq!(bench.status(&other), Some(KeyStatus::Inactive));
+        assert!(bench.view().tenants.entries[0].suspended);
+    };
+    in_force(&bench);
+    let on = Verb::KeyActivate { id: switched };
+    assert!(
+        bench.try_to(on).is_err(),
+        "nothing overtakes what is unwritten"
+    );
+    let made = bench.try_to(Verb::KeyCreate(new()));
+    assert!(made.is_err(), "no key that would be lost");
+    bench.keeper.replace_config(with_plans("")).unwrap();
+    in_force(&bench);
+    assert_eq!(bench.keeper.retry_unwritten(NOW), 3);
+    bench.keeper.refuse_writes(false);
+    assert_eq!(bench.keeper.retry_unwritten(NOW), 0);
+    let bench = bench.restarted(with_plans("")).unwrap();
+    in_force(&bench);
+}
+
+const FILED: &str = r#"
+[[tenants]]
+id = "filed"
+plan = "pro"
+[[keys]]
+tenant = "filed"
+name = "old"
+scopes = "inherit"
+digest = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+"#;
+
+#[test]
+fn keys_of_the_file_stand_beside_those_of_the_store() {
+    let bench = Bench::new();
+    let (_, digest) = bench.key(new());
+    let view = bench.keeper.replace_config(with_plans(FILED)).unwrap();
+    assert_eq!(view.generation, 2);
+    let filed = view.key(&key_text::digest_of(b"abc")).unwrap();
+    assert_eq!(view.tenant_of(filed).id.as_str(), "filed");
+    assert_eq!(view.tenant_of(filed).header_value, "filed");
+    let ours = view.key(&digest).unwrap();
+    assert_eq!(view.tenant_of(ours).id.as_str(), "acme");
+    assert_eq!(view.keys.len(), 2);
+}
+
+#[test]
+fn a_tombstone_beats_the_file() {
+    let bench = Bench::new();
+    let view = bench.keeper.replace_config(with_plans(FILED)).unwrap();
+    let digest = key_text::digest_of(b"abc");
+    let id = view.key(&digest).unwrap().id.to_string();
+    bench.done(revoke(&id));
+    assert_eq!(bench.status(&digest), Some(KeyStatus::Revoked));
+    bench.keeper.replace_config(with_plans(FILED)).unwrap();
+    assert_eq!(bench.status(&digest), Some(KeyStatus::Revoked));
+    let renamed = FILED.replace("\"old\"", "\"renamed\"");
+    let bench = bench.restarted(with_plans(&renamed)).unwrap();
+    assert_eq!(bench.status(&digest), Some(KeyStatus::Revoked));
+}
+
+#[test]
+fn a_new_digest_under_a_revoked_name_is_refused() {
+    let bench = Bench::new();
+    let view = bench.keeper.replace_config(with_plans(FILED)).unwrap();
+    let digest = key_text::digest_of(b"abc");
+    bench.done(revoke(&view.key(&digest).unwrap().id.to_string()));
+    let replaced = FILED.replace("sha256:ba", "sha256:bb");
+    let error = bench
+        .keeper
+        .replace_config(with_plans(&replaced))
+        .unwrap_err();
+    assert!(error.to_string().contains("another name"), "{error}");
+}
+
+#[test]
+fn a_key_of_the_file_that_lives_in_the_store_is_refused_naming_both() {
+    let bench = Bench::new();
+    let (id, digest) = bench.key(new());
+    let hex: String = digest.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let twice = FILED.replace(
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        &hex,
+    );
+    let error = bench.keeper.replace_config(with_plans(&twice)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(&id) && text.contains("\"old\""), "{text}");
+    assert_eq!(bench.view().generation, 1, "the old one goes on");
+    bench.done(revoke(&id));
+    bench.keeper.replace_config(with_plans(&twice)).unwrap();
+    assert_eq!(bench.status(&digest), Some(KeyStatus::Revoked));
+}
+
+#[test]
+fn a_tenant_in_both_places_is_the_files_at_a_start_and_refused_at_a_reload() {
+    let bench = Bench::new();
+    let both = with_plans("[[tenants]]\nid = \"acme\"\nplan = \"pro\"\n");
+    let error = bench.keeper.replace_config(Arc::clone(&both)).unwrap_err();
+    assert!(matches!(error, KeeperError::Conflicts(_)));
+    assert!(error.to_string().contains("acme"), "{error}");
+    drop(bench.keeper);
+    let store = Store::open(bench.directory.path()).unwrap();
+    let (keeper, conflicts) = Keeper::start(store, both, Box::new(HashMap::new)).unwrap();
+    assert_eq!(conflicts, [TenantId::new("acme").unwrap()]);
+    let view = keeper.snapshot().load_full();
+    assert_eq!(
+        view.plans[view.tenants.entries[0].plan as usize].name,
+        "pro"
+    );
+}
+
+// Fail closed: no key is ever served under a plan, tenant or environment that nobody wrote.
+#[test]
+fn what_the_store_needs_cannot_be_taken_out_of_the_file() {
+    let bench = Bench::new();
+    let (_, digest) = bench.key(NewKey {
+        plan: Some("pro".into()),
+        ..new()
+    });
+    let without =
+        configured("[plans.basic]\nquota = \"1/hour\"\nburst = \"1/min\"\nscopes = [\"*\"]\n");
+    let error = bench
+        .keeper
+        .replace_config(Arc::clone(&without))
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("\"free\"") && text.contains("tenant acme"),
+        "{text}"
+    );
+    assert_eq!(
+        bench.status(&digest),
+        Some(KeyStatus::Active),
+        "the old one goes on"
+    );
+    let error = bench.restarted(without).map(|_| ()).unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+}
+
+#[test]
+fn a_revoked_key_needs_nothing() {
+    let bench = Bench::new();
+    bench.keeper.replace_config(with_plans(FILED)).unwrap();
+    let (id, digest) = bench.key(NewKey {
+        tenant: "filed".into(),
+        ..new()
+    });
+    let error = bench.keeper.replace_config(with_plans("")).unwrap_err();
+    match error {
+        KeeperError::Build(BuildError::Dangling(list)) => {
+            assert_eq!(list[0].what, "tenant");
+            assert_eq!(list[0].needed_by, [format!("key {id}")]);
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.done(revoke(&id));
+    bench.keeper.replace_config(with_plans("")).unwrap();
+    assert_eq!(bench.status(&digest), None);
+}

@@ -1,0 +1,326 @@
+//! What a verb answers: the views of keys and tenants, the key text shown once, and the refusals.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::Serialize;
+use zeroize::Zeroize;
+
+use crate::clock::Wall;
+use crate::model::key::ApiKey;
+use crate::model::key::KeyId;
+use crate::model::key::KeyStatus;
+use crate::model::scope::Scope;
+use crate::model::scope::Scopes;
+use crate::model::tenant::Origin;
+use crate::model::tenant::Tenant;
+use crate::store::error::EXIT_REFUSED;
+use crate::store::error::EXIT_UNAVAILABLE;
+use crate::store::error::StoreError;
+
+/// The text of a key on its one way to whoever asked for it (FA4). Wiped when dropped; `Debug` shows nothing.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyText(String);
+
+impl KeyText {
+    /// Takes a text over.
+    #[must_use]
+    pub fn new(text: String) -> KeyText {
+        KeyText(text)
+    }
+
+    /// The text: only for the one answer that shows it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for KeyText {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("KeyText(***)")
+    }
+}
+
+impl Drop for KeyText {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// What a verb did or found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// A key with a new text: just made, or regenerated.
+    KeyIssued {
+        /// The key.
+        key: Box<KeyView>,
+        /// Its text, shown this once.
+        text: KeyText,
+        /// What the operator should know beside.
+        notes: Vec<String>,
+    },
+    /// A key whose status was asked to change.
+    KeyChanged {
+        /// The key as it now is.
+        key: Box<KeyView>,
+        /// Whether anything changed; `false` when it was so already.
+        changed: bool,
+        /// One sentence for the operator.
+        said: String,
+    },
+    /// Keys.
+    Keys {
+        /// Oldest first.
+        keys: Vec<KeyView>,
+    },
+    /// One key.
+    Key {
+        /// The key.
+        key: Box<KeyView>,
+    },
+    /// A tenant that was made, or asked to change.
+    TenantChanged {
+        /// The tenant as it now is.
+        tenant: TenantView,
+        /// Whether anything changed.
+        changed: bool,
+        /// One sentence for the operator.
+        said: String,
+    },
+    /// Tenants.
+    Tenants {
+        /// By id.
+        tenants: Vec<TenantView>,
+    },
+}
+
+/// A key as lists show it: never its text, never its digest (FA7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyView {
+    /// `key_…`.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// `secret` or `public`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `live`, `test`, …
+    pub environment: String,
+    /// Whose.
+    pub tenant: String,
+    /// First word and last four characters, for example `fp_live_…9xYz`; `None` for keys of the file.
+    pub key: Option<String>,
+    /// Its own plan; `None` is the tenant's.
+    pub plan: Option<String>,
+    /// Its own quota.
+    pub quota: Option<String>,
+    /// Its own burst.
+    pub burst: Option<String>,
+    /// What it may do; `None` inherits.
+    pub scopes: Option<Vec<String>>,
+    /// RFC 3339, UTC, to the second; `None` for keys of the file.
+    pub created_at: Option<String>,
+    /// RFC 3339, UTC, to the second; `None` is never.
+    pub expires_at: Option<String>,
+    /// RFC 3339, UTC, to the second; `None` is never, or not known.
+    pub last_used_at: Option<String>,
+    /// `active`, `inactive`, `expired`, `revoked` (FA11), or `deleted`.
+    pub status: String,
+    /// `store` or `file`.
+    pub declared_in: String,
+}
+
+impl KeyView {
+    /// How a key looks at this point of the wall clock.
+    #[must_use]
+    pub fn of(key: &ApiKey, now: Wall, last_used: Option<Wall>) -> KeyView {
+        let expired = key.expires.is_some_and(|expires| now >= expires);
+        KeyView {
+            id: key.id.to_string(),
+            name: key.name.clone(),
+            kind: key.kind.as_str().to_owned(),
+            environment: key.environment.clone(),
+            tenant: key.tenant.as_str().to_owned(),
+            key: (!key.last_four.is_empty()).then(|| format!("{}…{}", key.prefix, key.last_four)),
+            plan: key.plan.clone(),
+            quota: key.quota.text(),
+            burst: key.burst.text(),
+            scopes: scope_texts(&key.scopes),
+            created_at: (key.created != Wall::default()).then(|| rfc3339(key.created)),
+            expires_at: key.expires.map(rfc3339),
+            last_used_at: last_used.map(rfc3339),
+            status: match key.status {
+                KeyStatus::Active if expired => "expired",
+                status => status.as_str(),
+            }
+            .to_owned(),
+            declared_in: origin_word(key.origin).to_owned(),
+        }
+    }
+}
+
+/// A tenant as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantView {
+    /// Who it is.
+    pub id: String,
+    /// Display name.
+    pub name: String,
+    /// Its plan.
+    pub plan: String,
+    /// `active` or `suspended`.
+    pub status: String,
+    /// `store` or `file`.
+    pub declared_in: String,
+}
+
+impl TenantView {
+    /// How a tenant looks.
+    #[must_use]
+    pub fn of(tenant: &Tenant) -> TenantView {
+        TenantView {
+            id: tenant.id.as_str().to_owned(),
+            name: tenant.name.clone(),
+            plan: tenant.plan.clone(),
+            status: if tenant.suspended {
+                "suspended"
+            } else {
+                "active"
+            }
+            .to_owned(),
+            declared_in: origin_word(tenant.origin).to_owned(),
+        }
+    }
+}
+
+/// Why a verb was not carried out, or not durably.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerbError {
+    /// What is wrong and the way out.
+    #[serde(rename = "error")]
+    pub text: String,
+    /// The exit code of the command.
+    pub exit: u8,
+}
+
+impl VerbError {
+    /// The operator asked for something that cannot be; nothing was changed.
+    #[must_use]
+    pub fn refused(text: impl Into<String>) -> VerbError {
+        VerbError {
+            text: text.into(),
+            exit: EXIT_REFUSED,
+        }
+    }
+
+    /// A revocation that holds in this gateway but could not be written (DESIGN section 11).
+    #[must_use]
+    pub fn not_durable(cause: &StoreError) -> VerbError {
+        VerbError {
+            text: format!(
+                "in force, not durable: this gateway refuses it from now on, but the store could not be written ({cause}); make room or repair the store and repeat the command, or a restart will admit it again"
+            ),
+            exit: EXIT_UNAVAILABLE,
+        }
+    }
+}
+
+/// Why a verb stopped: a rule, or the store itself. What takes rights away holds even when the store fails.
+#[derive(Debug)]
+pub enum Failure {
+    /// A rule forbids it; nothing was changed.
+    Refused(String),
+    /// The store cannot be read or written; nothing was changed.
+    Store(StoreError),
+}
+
+impl Failure {
+    /// A rule forbids it.
+    #[must_use]
+    pub fn refused(text: impl Into<String>) -> Failure {
+        Failure::Refused(text.into())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Store(error)
+    }
+}
+
+impl From<Failure> for VerbError {
+    fn from(failure: Failure) -> VerbError {
+        match failure {
+            Failure::Refused(text) => VerbError::refused(text),
+            Failure::Store(error) => VerbError::from(error),
+        }
+    }
+}
+
+impl From<StoreError> for VerbError {
+    fn from(error: StoreError) -> VerbError {
+        VerbError {
+            exit: error.exit_code(),
+            text: error.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for VerbError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for VerbError {}
+
+/// When each key was last used, as far as somebody knows. Asked once for each verb that lists keys.
+pub type LastUsed = dyn Fn() -> HashMap<KeyId, Wall> + Send + Sync;
+
+/// A point of the wall clock as RFC 3339 in UTC, to the second.
+#[must_use]
+pub fn rfc3339(wall: Wall) -> String {
+    let seconds = i64::try_from(wall.unix_seconds()).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds)
+        .unwrap_or(Timestamp::MAX)
+        .to_string()
+}
+
+fn scope_texts(scopes: &Scopes) -> Option<Vec<String>> {
+    match scopes {
+        Scopes::Inherit => None,
+        Scopes::Listed(listed) => {
+            let text = |scope: &Scope| scope.as_str().to_owned();
+            Some(listed.iter().map(text).collect())
+        }
+    }
+}
+
+fn origin_word(origin: Origin) -> &'static str {
+    match origin {
+        Origin::File => "file",
+        Origin::Store => "store",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339_in_utc_to_the_second() {
+        assert_eq!(rfc3339(Wall(1_770_000_000_900_000)), "2026-02-02T02:40:00Z");
+        assert!(rfc3339(Wall(u64::MAX)).starts_with("9999-12-3"));
+    }
+
+    #[test]
+    fn a_key_text_never_shows_in_debug() {
+        let text = KeyText::new("fp_live_secret".to_owned());
+        assert_eq!(format!("{text:?}"), "KeyText(***)");
+    }
+}

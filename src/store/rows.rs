@@ -1,0 +1,155 @@
+//! Rows of `keys.db` to keys and tenants, and back.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use rusqlite::Row;
+use rusqlite::params;
+use rusqlite::types::Type;
+
+use crate::clock::Wall;
+use crate::model::key::ApiKey;
+use crate::model::key::Digest;
+use crate::model::key::KeyId;
+use crate::model::key::KeyKind;
+use crate::model::key::KeyStatus;
+use crate::model::key::Override;
+use crate::model::scope::Scope;
+use crate::model::scope::Scopes;
+use crate::model::tenant::Origin;
+use crate::model::tenant::Tenant;
+use crate::model::tenant::TenantId;
+
+/// The columns that `key` reads, in its order.
+pub(super) const KEY_COLUMNS: &str = "id, digest, name, kind, environment, tenant, plan, quota, \
+     burst, scopes, created, expires, status, prefix, last_four, declared_in";
+
+/// The columns that `tenant` reads, in its order.
+pub(super) const TENANT_COLUMNS: &str = "id, name, plan, suspended";
+
+pub(super) fn key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
+    let id: String = row.get(0)?;
+    Ok(ApiKey {
+        id: KeyId::parse(&id).map_err(bad(0))?,
+        digest: Digest(row.get(1)?),
+        name: row.get(2)?,
+        kind: KeyKind::parse(row.get_ref(3)?.as_str()?).map_err(bad(3))?,
+        environment: row.get(4)?,
+        tenant: TenantId::new(row.get_ref(5)?.as_str()?).map_err(bad(5))?,
+        plan: row.get(6)?,
+        quota: Override::parse(row.get_ref(7)?.as_str_or_null()?).map_err(bad(7))?,
+        burst: Override::parse(row.get_ref(8)?.as_str_or_null()?).map_err(bad(8))?,
+        scopes: scopes(row.get_ref(9)?.as_str_or_null()?).map_err(bad(9))?,
+        created: wall(row.get(10)?),
+        expires: row.get::<_, Option<i64>>(11)?.map(wall),
+        status: status(row.get_ref(12)?.as_str()?).map_err(bad(12))?,
+        prefix: row.get(13)?,
+        last_four: row.get(14)?,
+        origin: match row.get_ref(15)?.as_str()? {
+            "file" => Origin::File,
+            _ => Origin::Store,
+        },
+    })
+}
+
+pub(super) fn insert_key(connection: &Connection, key: &ApiKey) -> rusqlite::Result<usize> {
+    let sql = format!(
+        "INSERT INTO api_key ({KEY_COLUMNS}, digest_version)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 1)"
+    );
+    connection.execute(
+        &sql,
+        params![
+            key.id.to_string(),
+            key.digest.0,
+            key.name,
+            key.kind.as_str(),
+            key.environment,
+            key.tenant.as_str(),
+            key.plan,
+            key.quota.text(),
+            key.burst.text(),
+            scopes_text(&key.scopes),
+            micros(key.created),
+            key.expires.map(micros),
+            key.status.as_str(),
+            key.prefix,
+            key.last_four,
+            match key.origin {
+                Origin::File => "file",
+                Origin::Store => "store",
+            },
+        ],
+    )
+}
+
+pub(super) fn tenant(row: &Row<'_>) -> rusqlite::Result<Tenant> {
+    Ok(Tenant {
+        id: TenantId::new(row.get_ref(0)?.as_str()?).map_err(bad(0))?,
+        name: row.get(1)?,
+        plan: row.get(2)?,
+        suspended: row.get(3)?,
+        origin: Origin::Store,
+    })
+}
+
+pub(super) fn insert_tenant(
+    connection: &Connection,
+    tenant: &Tenant,
+    created: Wall,
+) -> rusqlite::Result<usize> {
+    let sql = format!("INSERT INTO tenant ({TENANT_COLUMNS}, created) VALUES (?1, ?2, ?3, ?4, ?5)");
+    connection.execute(
+        &sql,
+        params![
+            tenant.id.as_str(),
+            tenant.name,
+            tenant.plan,
+            tenant.suspended,
+            micros(created)
+        ],
+    )
+}
+
+/// SQLite's integers are signed; the last microsecond they hold lies 292,000 years ahead.
+pub(super) fn micros(wall: Wall) -> i64 {
+    i64::try_from(wall.0).unwrap_or(i64::MAX)
+}
+
+fn wall(micros: i64) -> Wall {
+    Wall(u64::try_from(micros).unwrap_or(0))
+}
+
+fn status(text: &str) -> Result<KeyStatus, &'static str> {
+    match text {
+        "active" => Ok(KeyStatus::Active),
+        "inactive" => Ok(KeyStatus::Inactive),
+        "revoked" => Ok(KeyStatus::Revoked),
+        "deleted" => Ok(KeyStatus::Deleted),
+        _ => Err("a key has a status that does not exist"),
+    }
+}
+
+fn scopes(text: Option<&str>) -> Result<Scopes, &'static str> {
+    let Some(text) = text else {
+        return Ok(Scopes::Inherit);
+    };
+    let listed: Result<Arc<[Scope]>, _> = text.split_ascii_whitespace().map(Scope::new).collect();
+    listed.map(Scopes::Listed)
+}
+
+fn scopes_text(scopes: &Scopes) -> Option<String> {
+    match scopes {
+        Scopes::Inherit => None,
+        Scopes::Listed(listed) => {
+            let texts: Vec<&str> = listed.iter().map(Scope::as_str).collect();
+            Some(texts.join(" "))
+        }
+    }
+}
+
+/// A value that our own schema would never have let in: the file is damaged or was edited by hand.
+fn bad<E: Into<Box<dyn Error + Send + Sync>>>(column: usize) -> impl Fn(E) -> rusqlite::Error {
+    move |error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
+}

@@ -1,0 +1,510 @@
+//! `keys.db`: opening, migrating, reading, and one transaction for each change.
+
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use rusqlite::OpenFlags;
+use rusqlite::OptionalExtension;
+use rusqlite::Row;
+use rusqlite::Transaction;
+use rusqlite::TransactionBehavior;
+use rusqlite::params;
+
+use crate::clock::Wall;
+use crate::model::key::ApiKey;
+use crate::model::key::Digest;
+use crate::model::key::KeyId;
+use crate::model::key::KeyStatus;
+use crate::model::tenant::Tenant;
+use crate::model::tenant::TenantId;
+use crate::store::Contents;
+use crate::store::error::StoreError;
+use crate::store::lock::DirectoryLock;
+use crate::store::lock::own_like_directory;
+use crate::store::rows;
+
+/// The open store. While it exists, no other process can open it.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    file: PathBuf,
+    connection: Connection,
+    /// Held for as long as the store is open; last, so that the database is closed first.
+    _lock: DirectoryLock,
+}
+
+/// One change of rows, made by `verbs::prepare` after every rule was checked.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// A new key, or the tombstone of a key that the file declares.
+    InsertKey(Box<ApiKey>),
+    /// A new status.
+    SetStatus(KeyId, KeyStatus),
+    /// A new digest for the same id; the old one is retired for good.
+    ReplaceDigest {
+        /// Whose.
+        id: KeyId,
+        /// The one that ends.
+        old: Digest,
+        /// The one that begins.
+        new: Digest,
+        /// For lists.
+        prefix: String,
+        /// For lists.
+        last_four: String,
+        /// When.
+        now: Wall,
+    },
+    /// A new tenant.
+    InsertTenant(Tenant, Wall),
+    /// Suspends or resumes.
+    SetSuspended(TenantId, bool),
+}
+
+/// How a digest stands in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DigestUse {
+    /// Nobody ever had it.
+    Free,
+    /// It is this key's.
+    Key(KeyId, KeyStatus),
+    /// It was this key's until it was regenerated.
+    Retired(KeyId),
+}
+
+/// What brings `keys.db` from version N to N + 1; version 1 makes it.
+const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+
+const RETIRED: &str = "SELECT digest FROM retired_digest";
+
+impl Store {
+    /// Opens the store in `directory`, making both when they are missing (0700, files 0600), and locks it.
+    ///
+    /// # Errors
+    /// In use, not permitted, from a later version, damaged: see `StoreError`. A file that cannot be used is never changed.
+    pub fn open(directory: &Path) -> Result<Store, StoreError> {
+        let lock = DirectoryLock::take(directory)?;
+        let file = directory.join("keys.db");
+        let exists = file
+            .try_exists()
+            .map_err(|error| StoreError::from_io(&file, error))?;
+        if !exists {
+            create(directory, &file)?;
+        }
+        let failed = |error| StoreError::from_sqlite(&file, error);
+        let mut connection = connect(&file).map_err(failed)?;
+        check_version(&connection, &file)?;
+        settings(&connection).map_err(failed)?;
+        migrate(&mut connection).map_err(failed)?;
+        Ok(Store {
+            directory: directory.to_owned(),
+            connection,
+            file,
+            _lock: lock,
+        })
+    }
+
+    /// Where the store lies.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Everything in it.
+    ///
+    /// # Errors
+    /// The database cannot be read, or a row makes no sense.
+    pub fn load(&self) -> Result<Contents, StoreError> {
+        self.read(|connection| {
+            // One transaction, so that all of it is of one revision.
+            let reading = connection.unchecked_transaction()?;
+            let contents = Contents {
+                revision: revision_of(&reading)?,
+                keys: all(&reading, &key_query(""), rows::key)?,
+                tenants: all(&reading, &tenant_query(""), rows::tenant)?,
+                retired: all(&reading, RETIRED, digest)?,
+            };
+            Ok(contents)
+        })
+    }
+
+    /// The revision that the store stands at.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn revision(&self) -> Result<u64, StoreError> {
+        self.read(revision_of)
+    }
+
+    /// The key with this id, tombstones included.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+        self.read(|connection| {
+            connection
+                .query_row(&key_query("WHERE id = ?1"), [id.to_string()], rows::key)
+                .optional()
+        })
+    }
+
+    /// All keys, tombstones included, oldest first.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn keys(&self) -> Result<Vec<ApiKey>, StoreError> {
+        self.read(|connection| all(connection, &key_query("ORDER BY created, id"), rows::key))
+    }
+
+    /// Whose this digest is or was (FA10).
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn digest_use(&self, digest: &Digest) -> Result<DigestUse, StoreError> {
+        self.read(|connection| {
+            let key = connection
+                .query_row(
+                    &key_query("WHERE digest = ?1"),
+                    [digest.0.as_slice()],
+                    rows::key,
+                )
+                .optional()?;
+            if let Some(key) = key {
+                return Ok(DigestUse::Key(key.id, key.status));
+            }
+            let retired: Option<String> = connection
+                .query_row(
+                    "SELECT key_id FROM retired_digest WHERE digest = ?1",
+                    [digest.0.as_slice()],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            let id = retired.and_then(|id| KeyId::parse(&id).ok());
+            Ok(id.map_or(DigestUse::Free, DigestUse::Retired))
+        })
+    }
+
+    /// Digests that regenerated keys had before.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn retired(&self) -> Result<Vec<Digest>, StoreError> {
+        self.read(|connection| all(connection, RETIRED, digest))
+    }
+
+    /// All tenants, by id.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
+        self.read(|connection| all(connection, &tenant_query("ORDER BY id"), rows::tenant))
+    }
+
+    /// Makes one change durable, as one transaction and one revision; gives the new revision.
+    ///
+    /// # Errors
+    /// Nothing was changed: the disk is full, a row is gone, or a digest or id is taken.
+    pub fn commit(&mut self, write: &Write) -> Result<u64, StoreError> {
+        let file = self.file.clone();
+        commit(&mut self.connection, write).map_err(|error| StoreError::from_sqlite(&file, error))
+    }
+
+    /// Makes every later write fail, as a full disk would.
+    #[cfg(test)]
+    pub(crate) fn refuse_writes(&self, refuse: bool) {
+        self.connection
+            .pragma_update(None, "query_only", refuse)
+            .unwrap();
+    }
+
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        query(&self.connection).map_err(|error| StoreError::from_sqlite(&self.file, error))
+    }
+}
+
+fn commit(connection: &mut Connection, write: &Write) -> rusqlite::Result<u64> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let changed = apply(&transaction, write)?;
+    if changed != 1 {
+        return Err(rusqlite::Error::StatementChangedRows(changed));
+    }
+    transaction.execute("UPDATE meta SET revision = revision + 1", [])?;
+    let revision = revision_of(&transaction)?;
+    transaction.commit()?;
+    Ok(revision)
+}
+
+fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<usize> {
+    match write {
+        Write::InsertKey(key) => rows::insert_key(transaction, key),
+        // A final status stays, whatever a caller asks for (FA10).
+        Write::SetStatus(id, status) => transaction.execute(
+            "UPDATE api_key SET status = ?2
+             WHERE id = ?1 AND (status IN ('active', 'inactive') OR ?2 IN ('revoked', 'deleted'))",
+            params![id.to_string(), status.as_str()],
+        ),
+        Write::ReplaceDigest {
+            id,
+            old,
+            new,
+            prefix,
+            last_four,
+            now,
+        } => {
+            transaction.execute(
+                "INSERT INTO retired_digest (digest, key_id, retired) VALUES (?1, ?2, ?3)",
+                params![old.0, id.to_string(), rows::micros(*now)],
+            )?;
+            transaction.execute(
+                "UPDATE api_key SET digest = ?3, prefix = ?4, last_four = ?5
+                 WHERE id = ?1 AND digest = ?2 AND status IN ('active', 'inactive')",
+                params![id.to_string(), old.0, new.0, prefix, last_four],
+            )
+        }
+        Write::InsertTenant(tenant, created) => rows::insert_tenant(transaction, tenant, *created),
+        Write::SetSuspended(id, suspended) => transaction.execute(
+            "UPDATE tenant SET suspended = ?2 WHERE id = ?1",
+            params![id.as_str(), suspended],
+        ),
+    }
+}
+
+/// Makes `keys.db` under another name and moves it there whole: an empty or half-made `keys.db` is then always damage, never a new store.
+fn create(directory: &Path, file: &Path) -> Result<(), StoreError> {
+    let fresh = directory.join("keys.db.new");
+    let io = |error| StoreError::from_io(&fresh, error);
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&fresh)
+        .map_err(io)?;
+    own_like_directory(directory, &fresh).map_err(io)?;
+    let sqlite = |error| StoreError::from_sqlite(&fresh, error);
+    let mut connection = connect(&fresh).map_err(sqlite)?;
+    migrate(&mut connection).map_err(sqlite)?;
+    connection
+        .close()
+        .map_err(|(_connection, error)| sqlite(error))?;
+    fs::rename(&fresh, file).map_err(io)?;
+    File::open(directory)
+        .and_then(|opened| opened.sync_all())
+        .map_err(|error| StoreError::from_io(directory, error))
+}
+
+fn connect(file: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    // The lock keeps other writers out; a reader such as the sqlite3 shell may still stand in the way for a moment.
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+fn settings(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_row| Ok(()))?;
+    // FULL: a revocation that was answered is on the disk, not only on its way there.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "trusted_schema", false)
+}
+
+fn check_version(connection: &Connection, file: &Path) -> Result<(), StoreError> {
+    let found = version_of(connection).map_err(|error| StoreError::from_sqlite(file, error))?;
+    let known = MIGRATIONS.len() as i64;
+    if found > known {
+        return Err(StoreError::Newer {
+            path: file.to_owned(),
+            found,
+            known,
+        });
+    }
+    if found < 1 {
+        return Err(StoreError::Damaged {
+            path: file.to_owned(),
+            what: "it holds no schema version".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let found = version_of(connection)?;
+    for (done, migration) in MIGRATIONS.iter().enumerate() {
+        let version = done as i64 + 1;
+        if version > found {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute_batch(migration)?;
+            transaction.pragma_update(None, "user_version", version)?;
+            transaction.commit()?;
+        }
+    }
+    Ok(())
+}
+
+fn version_of(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn revision_of(connection: &Connection) -> rusqlite::Result<u64> {
+    let revision: i64 = connection.query_row("SELECT revision FROM meta", [], |row| row.get(0))?;
+    Ok(u64::try_from(revision).unwrap_or(0))
+}
+
+fn key_query(rest: &str) -> String {
+    format!("SELECT {} FROM api_key {rest}", rows::KEY_COLUMNS)
+}
+
+fn digest(row: &Row<'_>) -> rusqlite::Result<Digest> {
+    Ok(Digest(row.get(0)?))
+}
+
+fn tenant_query(rest: &str) -> String {
+    format!("SELECT {} FROM tenant {rest}", rows::TENANT_COLUMNS)
+}
+
+fn all<T>(
+    connection: &Connection,
+    sql: &str,
+    read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map([], read)?;
+    rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn sql(directory: &Path, statement: &str) {
+        let connection = Connection::open(directory.join("keys.db")).unwrap();
+        connection.execute_batch(statement).unwrap();
+    }
+
+    #[test]
+    fn a_new_store_is_empty_and_for_its_owner_alone() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("state");
+        let store = Store::open(&directory).unwrap();
+        let contents = store.load().unwrap();
+        assert_eq!(contents.revision, 0);
+        assert!(contents.keys.is_empty() && contents.tenants.is_empty());
+        for entry in fs::read_dir(&directory).unwrap() {
+            let entry = entry.unwrap();
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", entry.path().display());
+        }
+        let mode: String = store
+            .connection
+            .pragma_query_value(None, "journal_mode", |row| row.get(0))
+            .unwrap();
+        assert_eq!(mode, "wal");
+        let synchronous: i64 = store
+            .connection
+            .pragma_query_value(None, "synchronous", |row| row.get(0))
+            .unwrap();
+        assert_eq!(synchronous, 2, "FULL");
+    }
+
+    #[test]
+    fn a_second_open_is_refused_while_the_first_lives() {
+        let base = tempfile::tempdir().unwrap();
+        let first = Store::open(base.path()).unwrap();
+        let error = Store::open(base.path()).unwrap_err();
+        assert!(error.is_in_use(), "{error}");
+        drop(first);
+        Store::open(base.path()).unwrap();
+    }
+
+    #[test]
+    fn a_store_of_a_later_version_is_refused_naming_both_versions() {
+        let base = tempfile::tempdir().unwrap();
+        drop(Store::open(base.path()).unwrap());
+        sql(base.path(), "PRAGMA user_version = 7");
+        let error = Store::open(base.path()).unwrap_err();
+        assert_eq!(error.exit_code(), 78);
+        let text = error.to_string();
+        assert!(
+            text.contains("version 7") && text.contains("up to 1"),
+            "{text}"
+        );
+    }
+
+    // ASKS 27: what cannot be read is never written over.
+    #[test]
+    fn what_is_no_store_is_named_and_kept() {
+        let header = [b"SQLite format 3\0".as_slice(), &[0xff; 200]].concat();
+        let cases: [&[u8]; 3] = [b"", b"this is no database, by far", &header];
+        for bytes in cases {
+            let base = tempfile::tempdir().unwrap();
+            let file = base.path().join("keys.db");
+            fs::write(&file, bytes).unwrap();
+            let error = Store::open(base.path()).unwrap_err();
+            assert_eq!(error.exit_code(), 78, "{error}");
+            assert!(error.to_string().contains("keys.db"), "{error}");
+            assert_eq!(fs::read(&file).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_damaged_row_is_an_error_and_no_key() {
+        let base = tempfile::tempdir().unwrap();
+        drop(Store::open(base.path()).unwrap());
+        sql(
+            base.path(),
+            "INSERT INTO tenant VALUES ('not an id', 'x', 'free', 0, 0)",
+        );
+        let error = Store::open(base.path()).unwrap().load().unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_half_made_store_is_made_anew() {
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join("keys.db.new"), "half").unwrap();
+        Store::open(base.path()).unwrap().load().unwrap();
+        assert!(!base.path().join("keys.db.new").exists());
+    }
+
+    #[test]
+    fn a_failed_write_changes_nothing() {
+        let base = tempfile::tempdir().unwrap();
+        let mut store = Store::open(base.path()).unwrap();
+        let id = TenantId::new("nobody").unwrap();
+        let write = Write::SetSuspended(id, true);
+        assert!(store.commit(&write).is_err(), "no such row");
+        assert_eq!(store.revision().unwrap(), 0);
+        store.refuse_writes(true);
+        assert!(store.commit(&write).is_err());
+    }
+
+    #[test]
+    fn errors_of_the_file_system_have_their_exit_codes() {
+        let path = Path::new("/state");
+        let cases = [
+            (std::io::ErrorKind::PermissionDenied, 77),
+            (std::io::ErrorKind::ReadOnlyFilesystem, 77),
+            (std::io::ErrorKind::StorageFull, 69),
+        ];
+        for (kind, code) in cases {
+            let error = StoreError::from_io(path, kind.into());
+            assert_eq!(error.exit_code(), code, "{error}");
+            assert!(error.to_string().contains("/state"));
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The verbs that only read.
+
+use crate::model::key::ApiKey;
+use crate::model::key::KeyStatus;
+use crate::store::merge;
+use crate::store::outcome::Failure;
+use crate::store::outcome::KeyView;
+use crate::store::outcome::Outcome;
+use crate::store::outcome::TenantView;
+use crate::store::verbs::Prepared;
+use crate::store::verbs::Scene;
+
+/// All keys but deleted ones, oldest first (FA5, FA7).
+pub(super) fn keys(scene: &Scene<'_>, tenant: Option<&str>) -> Result<Prepared, Failure> {
+    let tenant = tenant.map(|id| scene.tenant(id)).transpose()?;
+    let mut keys = scene.store.keys()?;
+    let declared = merge::declared_keys(scene.declared.keys, &keys, &scene.store.retired()?)
+        .map_err(|clash| Failure::refused(clash.to_string()))?;
+    keys.extend(declared);
+    keys.sort_by_key(|key| (key.created, key.id));
+    let listed = |key: &&ApiKey| {
+        let theirs = tenant.as_ref().is_none_or(|tenant| tenant.id == key.tenant);
+        key.status != KeyStatus::Deleted && theirs
+    };
+    let last_used = (scene.last_used)();
+    let view = |key: &ApiKey| KeyView::of(key, scene.now, last_used.get(&key.id).copied());
+    let keys = keys.iter().filter(listed).map(view);
+    Ok(Prepared::read(Outcome::Keys {
+        keys: keys.collect(),
+    }))
+}
+
+/// One key.
+pub(super) fn key(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
+    let key = scene.key(id)?;
+    let last_used = (scene.last_used)();
+    let last_used = last_used.get(&key.id).copied();
+    let key = Box::new(KeyView::of(&key, scene.now, last_used));
+    Ok(Prepared::read(Outcome::Key { key }))
+}
+
+/// All tenants, by id; the file's beats the store's.
+pub(super) fn tenants(scene: &Scene<'_>) -> Result<Prepared, Failure> {
+    let mut tenants = scene.store.tenants()?;
+    tenants.retain(|tenant| !scene.is_declared_tenant(&tenant.id));
+    tenants.extend_from_slice(scene.declared.tenants);
+    tenants.sort_by(|left, right| left.id.cmp(&right.id));
+    Ok(Prepared::read(Outcome::Tenants {
+        tenants: tenants.iter().map(TenantView::of).collect(),
+    }))
+}

@@ -1,0 +1,176 @@
+//! Every administrative act: the rules first, then one write. `prepare` decides and reads, `Store::commit` writes.
+
+use std::sync::Arc;
+
+use crate::clock::Wall;
+use crate::config::Config;
+use crate::config::KeyFormat;
+use crate::model::key::ApiKey;
+use crate::model::key::Digest;
+use crate::model::key::KeyStatus;
+use crate::model::route::Route;
+use crate::model::tenant::Plan;
+use crate::model::tenant::Tenant;
+use crate::model::tenant::TenantId;
+use crate::store::Store;
+use crate::store::Verb;
+use crate::store::outcome::Failure;
+use crate::store::outcome::LastUsed;
+use crate::store::outcome::Outcome;
+use crate::store::sqlite::Write;
+
+mod create;
+mod find;
+mod list;
+mod status;
+mod tenant;
+
+/// What gateway.toml says that the verbs must know.
+#[derive(Clone, Copy, Debug)]
+pub struct Declared<'a> {
+    /// `[[tenants]]`.
+    pub tenants: &'a [Tenant],
+    /// `[[keys]]`.
+    pub keys: &'a [ApiKey],
+    /// `[plans.NAME]`.
+    pub plans: &'a [Plan],
+    /// The first is the default.
+    pub environments: &'a [String],
+    /// How key texts are made.
+    pub format: &'a KeyFormat,
+    /// What they demand and cost, for advice.
+    pub routes: &'a [Arc<Route>],
+}
+
+impl<'a> Declared<'a> {
+    /// The parts of a configuration that matter here.
+    #[must_use]
+    pub fn of(config: &'a Config) -> Declared<'a> {
+        Declared {
+            tenants: &config.tenants,
+            keys: &config.declared_keys,
+            plans: &config.plans,
+            environments: &config.environments,
+            format: &config.keys,
+            routes: &config.routes,
+        }
+    }
+}
+
+/// A verb that passed every rule and waits to be written.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What to write; `None` when nothing changes.
+    pub write: Option<Write>,
+    /// What the view of requests has to learn.
+    pub change: Change,
+    /// What to answer once it is written.
+    pub outcome: Outcome,
+}
+
+/// A verb that was carried out and is durable.
+#[derive(Debug)]
+pub struct Applied {
+    /// What to answer.
+    pub outcome: Outcome,
+    /// What the view of requests has to learn.
+    pub change: Change,
+    /// The store's new revision; `None` when nothing changed.
+    pub revision: Option<u64>,
+}
+
+/// How the view of requests differs after a verb.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Not at all.
+    Nothing,
+    /// A new key.
+    KeyAdded(Box<ApiKey>),
+    /// The key with this digest has this status.
+    KeyStatus(Digest, KeyStatus),
+    /// The key with the first digest now has the second.
+    KeyMoved(Digest, Digest),
+    /// A new tenant.
+    TenantAdded(Tenant),
+    /// Suspended (`true`) or resumed.
+    TenantSuspended(TenantId, bool),
+}
+
+/// Checks a verb against every rule and says what is to be written. The store must not be written in between: the lock and
+/// the one owner of `Store` see to that.
+///
+/// # Errors
+/// The rule that forbids it, with the way out; or the store cannot be read.
+pub fn prepare(
+    store: &Store,
+    declared: &Declared<'_>,
+    verb: &Verb,
+    now: Wall,
+    last_used: &LastUsed,
+) -> Result<Prepared, Failure> {
+    let scene = Scene {
+        store,
+        declared,
+        now,
+        last_used,
+    };
+    match verb {
+        Verb::KeyCreate(new) => create::create(&scene, new),
+        Verb::KeyList { tenant } => list::keys(&scene, tenant.as_deref()),
+        Verb::KeyShow { id } => list::key(&scene, id),
+        Verb::KeyDeactivate { id } => status::deactivate(&scene, id),
+        Verb::KeyActivate { id } => status::activate(&scene, id),
+        Verb::KeyRegenerate { id } => create::regenerate(&scene, id),
+        Verb::KeyRevoke { id } => status::revoke(&scene, id),
+        Verb::KeyDelete { id } => status::delete(&scene, id),
+        Verb::TenantCreate { id, name, plan } => tenant::create(&scene, id, name.as_deref(), plan),
+        Verb::TenantList => list::tenants(&scene),
+        Verb::TenantSuspend { id } => tenant::suspend(&scene, id, true),
+        Verb::TenantResume { id } => tenant::suspend(&scene, id, false),
+    }
+}
+
+/// Carries a verb out on a store that no gateway is running on.
+///
+/// # Errors
+/// As `prepare`; or the store cannot be written, and nothing was changed.
+pub fn apply(
+    store: &mut Store,
+    declared: &Declared<'_>,
+    verb: &Verb,
+    now: Wall,
+    last_used: &LastUsed,
+) -> Result<Applied, Failure> {
+    let prepared = prepare(store, declared, verb, now, last_used)?;
+    let revision = match &prepared.write {
+        Some(write) => Some(store.commit(write)?),
+        None => None,
+    };
+    Ok(Applied {
+        outcome: prepared.outcome,
+        change: prepared.change,
+        revision,
+    })
+}
+
+/// All that a rule looks at.
+struct Scene<'a> {
+    store: &'a Store,
+    declared: &'a Declared<'a>,
+    now: Wall,
+    last_used: &'a LastUsed,
+}
+
+impl Prepared {
+    /// An answer that changes nothing.
+    fn read(outcome: Outcome) -> Prepared {
+        Prepared {
+            write: None,
+            change: Change::Nothing,
+            outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! Tenants: create, suspend, resume.
+
+use crate::model::tenant::Origin;
+use crate::model::tenant::Tenant;
+use crate::model::tenant::TenantId;
+use crate::store::outcome::Failure;
+use crate::store::outcome::Outcome;
+use crate::store::outcome::TenantView;
+use crate::store::sqlite::Write;
+use crate::store::verbs::Change;
+use crate::store::verbs::Prepared;
+use crate::store::verbs::Scene;
+use crate::store::verbs::find;
+
+/// Makes a tenant in the store.
+pub(super) fn create(
+    scene: &Scene<'_>,
+    id: &str,
+    name: Option<&str>,
+    plan: &str,
+) -> Result<Prepared, Failure> {
+    let id = TenantId::new(id).map_err(Failure::refused)?;
+    let text = id.as_str();
+    if scene.is_declared_tenant(&id) {
+        return Err(declared(text));
+    }
+    if scene.store.tenants()?.iter().any(|tenant| tenant.id == id) {
+        return Err(Failure::refused(format!(
+            "there is a tenant {text} already; `portcullis tenants list` shows it"
+        )));
+    }
+    let name = name.map_or_else(|| Ok(text.to_owned()), find::display_name)?;
+    let plan = scene.plan(plan)?.name.clone();
+    let said = format!(
+        "tenant {text} is made, with plan {plan}; next: `portcullis keys create --tenant {text} --name NAME --inherit`"
+    );
+    let tenant = Tenant {
+        id,
+        name,
+        plan,
+        suspended: false,
+        origin: Origin::Store,
+    };
+    Ok(Prepared {
+        outcome: Outcome::TenantChanged {
+            tenant: TenantView::of(&tenant),
+            changed: true,
+            said,
+        },
+        change: Change::TenantAdded(tenant.clone()),
+        write: Some(Write::InsertTenant(tenant, scene.now)),
+    })
+}
+
+/// Suspends (`true`) or resumes a tenant of the store.
+pub(super) fn suspend(scene: &Scene<'_>, id: &str, suspended: bool) -> Result<Prepared, Failure> {
+    let mut tenant = scene.tenant(id)?;
+    if tenant.origin == Origin::File {
+        return Err(declared(id));
+    }
+    let said = if suspended {
+        format!(
+            "tenant {id} is suspended: requests with its keys get 403; `portcullis tenants resume {id}` ends that"
+        )
+    } else {
+        format!("tenant {id} is active")
+    };
+    let changed = tenant.suspended != suspended;
+    tenant.suspended = suspended;
+    let outcome = Outcome::TenantChanged {
+        tenant: TenantView::of(&tenant),
+        changed,
+        said,
+    };
+    if !changed {
+        return Ok(Prepared::read(outcome));
+    }
+    Ok(Prepared {
+        write: Some(Write::SetSuspended(tenant.id.clone(), suspended)),
+        change: Change::TenantSuspended(tenant.id, suspended),
+        outcome,
+    })
+}
+
+fn declared(id: &str) -> Failure {
+    Failure::refused(format!(
+        "tenant {id} is declared in gateway.toml: change it there"
+    ))
+}

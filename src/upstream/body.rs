@@ -1,0 +1,393 @@
+//! Bodies on their way: counted, bounded, never held whole; a broken one looks broken at the other end.
+
+use std::cell::Cell;
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use bytes::Bytes;
+use http::HeaderName;
+use http_body::Body;
+use http_body::Frame;
+use http_body::SizeHint;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::upstream::deadline::Silence;
+use crate::upstream::drain::drain;
+use crate::upstream::headers::clean_trailers;
+use crate::upstream::pool::Lease;
+
+/// What the forwarder knows of the client's body while hyper's connection task sends it.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    bytes: Cell<u64>,
+    complete: Cell<bool>,
+    awaits_client: Cell<bool>,
+    progressed: Cell<Option<Instant>>,
+    fault: Cell<Option<BodyFault>>,
+}
+
+impl Upload {
+    /// Bytes that the client has sent so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Whether the whole body was handed to the connection.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete.get()
+    }
+
+    /// Whether it is the client that everybody waits for: then the backend's time does not run.
+    pub(super) fn awaits_client(&self) -> bool {
+        self.awaits_client.get() && !self.complete.get()
+    }
+
+    /// When the connection last took a piece of the body; `None` before the first and without a body.
+    pub(super) fn progressed(&self) -> Option<Instant> {
+        self.progressed.get()
+    }
+
+    /// Why the body broke off, if it did.
+    pub(super) fn fault(&self) -> Option<BodyFault> {
+        self.fault.get()
+    }
+}
+
+/// Why a body in transit was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFault {
+    /// The client fell silent, or its time was up.
+    ClientStalled,
+    /// The client sent more than the route allows.
+    TooLarge,
+    /// The client's framing is broken (S3).
+    Malformed,
+    /// The client went away.
+    ClientGone,
+    /// The backend fell silent, or the exchange ran out of time.
+    UpstreamSilent,
+    /// The backend's body ended before its end.
+    UpstreamBroke,
+}
+
+impl fmt::Display for BodyFault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            BodyFault::ClientStalled => "the client stalled while sending its body",
+            BodyFault::TooLarge => "the client's body is larger than allowed",
+            BodyFault::Malformed => "the client's body is not framed correctly",
+            BodyFault::ClientGone => "the client went away while sending its body",
+            BodyFault::UpstreamSilent => "the upstream's body did not go on in time",
+            BodyFault::UpstreamBroke => "the upstream's body broke off",
+        })
+    }
+}
+
+impl Error for BodyFault {}
+
+/// A client's body on its way to a backend: counted, capped, its silences bounded, its trailers dropped (S11, S43).
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    /// `None` once it has ended in whatever way.
+    incoming: Option<Incoming>,
+    upload: Rc<Upload>,
+    bytes_max: u64,
+    silence: Silence,
+    /// Whether the client waits for a 100 before it sends.
+    expects_continue: bool,
+}
+
+impl RequestBody {
+    /// Wraps the client's body.
+    pub(super) fn new(
+        incoming: Incoming,
+        upload: Rc<Upload>,
+        bytes_max: u64,
+        silence: Silence,
+        expects_continue: bool,
+    ) -> RequestBody {
+        let ended = incoming.is_end_stream();
+        upload.complete.set(ended);
+        RequestBody {
+            incoming: (!ended).then_some(incoming),
+            upload,
+            bytes_max,
+            silence,
+            expects_continue,
+        }
+    }
+
+    /// No body, for the second try of a request that had none.
+    pub(super) fn none(upload: Rc<Upload>, silence: Silence) -> RequestBody {
+        RequestBody {
+            incoming: None,
+            upload,
+            bytes_max: 0,
+            silence,
+            expects_continue: false,
+        }
+    }
+
+    fn end(&mut self) {
+        self.incoming = None;
+        self.upload.complete.set(true);
+        self.upload.progressed.set(Some(Instant::now()));
+    }
+
+    fn give_up(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let rest = self.incoming.take();
+        if let Some(rest) = rest.filter(|_| fault == BodyFault::TooLarge) {
+            drain(rest, false);
+        }
+        self.upload.fault.set(Some(fault));
+        Poll::Ready(Some(Err(fault)))
+    }
+
+    fn take(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let bytes = self.upload.bytes.get().saturating_add(data.len() as u64);
+        self.upload.bytes.set(bytes);
+        if bytes > self.bytes_max {
+            return self.give_up(BodyFault::TooLarge);
+        }
+        if self.silence.past_end() {
+            return self.give_up(BodyFault::ClientStalled);
+        }
+        if self.incoming.as_ref().is_some_and(Body::is_end_stream) {
+            self.end();
+        } else {
+            self.upload.progressed.set(Some(Instant::now()));
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+}
+
+impl Drop for RequestBody {
+    /// Left before its end: the backend failed, or answered early, or there was too much of it.
+    fn drop(&mut self) {
+        if let Some(rest) = self.incoming.take() {
+            drain(rest, self.expects_continue);
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let this = &mut *self;
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(incoming).poll_frame(cx);
+        this.upload.awaits_client.set(polled.is_pending());
+        let Poll::Ready(frame) = polled else {
+            ready!(this.silence.poll_expired(cx));
+            return this.give_up(BodyFault::ClientStalled);
+        };
+        this.silence.broken();
+        match frame {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => this.take(data),
+                Err(_trailers) => {
+                    this.end();
+                    Poll::Ready(None)
+                }
+            },
+            Some(Err(error)) => this.give_up(client_fault(&error)),
+            None => {
+                this.end();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // A body given up has not ended: claiming so would end the message towards the backend as if it were whole.
+        self.incoming.is_none() && self.upload.fault.get().is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.incoming {
+            Some(incoming) => incoming.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// How an answer's body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has not ended; said of a body that is being dropped, that the client left first.
+    Unfinished,
+    /// All of it was passed on.
+    Completed,
+    /// The backend broke off; the client saw its answer cut.
+    BrokeOff,
+    /// The backend fell silent or the exchange ran out of time; the client saw its answer cut.
+    TimedOut,
+    /// The client's own body failed while the answer was already flowing; the answer was cut.
+    ClientFailed,
+}
+
+/// A backend's body on its way to the client: every wait bounded, a cut visible as a cut (S34). Dropping it unfinished closes the backend's
+/// connection (S38, S44); ending cleanly gives the connection back.
+#[derive(Debug)]
+pub struct ResponseBody {
+    incoming: Incoming,
+    /// The connection it comes from; gone once the body has ended.
+    lease: Option<Lease>,
+    upload: Rc<Upload>,
+    silence: Silence,
+    tenant: HeaderName,
+    bytes: u64,
+    outcome: Outcome,
+}
+
+impl ResponseBody {
+    pub(super) fn new(
+        incoming: Incoming,
+        lease: Lease,
+        upload: Rc<Upload>,
+        silence: Silence,
+        tenant: HeaderName,
+    ) -> ResponseBody {
+        let mut body = ResponseBody {
+            incoming,
+            lease: Some(lease),
+            upload,
+            silence,
+            tenant,
+            bytes: 0,
+            outcome: Outcome::Unfinished,
+        };
+        // Nobody polls a body that is over from the start (HEAD, 204, 304).
+        if body.incoming.is_end_stream() {
+            body.complete();
+        }
+        body
+    }
+
+    /// Bytes of body passed on so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of body that the client has sent so far.
+    #[must_use]
+    pub fn request_bytes(&self) -> u64 {
+        self.upload.bytes()
+    }
+
+    /// How it ended.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    fn complete(&mut self) {
+        self.outcome = Outcome::Completed;
+        if let Some(lease) = self.lease.take() {
+            if self.upload.is_complete() {
+                lease.release();
+            } else {
+                // Answered before the request was over: the rest of it may still flow, but such a connection is not used again (S5).
+                lease.detach();
+            }
+        }
+    }
+
+    fn cut(
+        &mut self,
+        outcome: Outcome,
+        fault: BodyFault,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        self.outcome = outcome;
+        self.lease = None;
+        Poll::Ready(Some(Err(fault)))
+    }
+
+    fn pass_on(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        match frame.into_data() {
+            Ok(data) => {
+                self.bytes += data.len() as u64;
+                if self.incoming.is_end_stream() {
+                    self.complete();
+                } else if self.silence.past_end() {
+                    return self.cut(Outcome::TimedOut, BodyFault::UpstreamSilent);
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Err(frame) => {
+                self.complete();
+                let Ok(mut trailers) = frame.into_trailers() else {
+                    return Poll::Ready(None);
+                };
+                clean_trailers(&mut trailers, &self.tenant);
+                Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
+            }
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let this = &mut *self;
+        if this.outcome != Outcome::Unfinished {
+            return Poll::Ready(None);
+        }
+        let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) else {
+            ready!(this.silence.poll_expired(cx));
+            return this.cut(Outcome::TimedOut, BodyFault::UpstreamSilent);
+        };
+        this.silence.broken();
+        match frame {
+            Some(Ok(frame)) => this.pass_on(frame),
+            Some(Err(_)) => match this.upload.fault() {
+                Some(fault) => this.cut(Outcome::ClientFailed, fault),
+                None => this.cut(Outcome::BrokeOff, BodyFault::UpstreamBroke),
+            },
+            None => {
+                this.complete();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.outcome == Outcome::Completed
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// Tells a client that broke the framing of its body from one that went away.
+fn client_fault(error: &hyper::Error) -> BodyFault {
+    let io = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    match io.map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData) => {
+            BodyFault::Malformed
+        }
+        _ => BodyFault::ClientGone,
+    }
+}

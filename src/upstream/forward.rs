@@ -1,0 +1,382 @@
+//! One exchange with a backend: send, bound every wait, retry only what is provably safe, stream the answer back.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use http::HeaderValue;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::header;
+use http::request::Parts;
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use tokio::time::Instant;
+use tokio::time::Sleep;
+
+use crate::config::HostHeader;
+use crate::config::Upstream;
+use crate::gate::Admission;
+use crate::gate::Peer;
+use crate::refusal::UpstreamFailure;
+use crate::upstream::Answer;
+use crate::upstream::Failure;
+use crate::upstream::FailureKind;
+use crate::upstream::body::BodyFault;
+use crate::upstream::body::RequestBody;
+use crate::upstream::body::ResponseBody;
+use crate::upstream::body::Upload;
+use crate::upstream::connect::connect;
+use crate::upstream::deadline::Silence;
+use crate::upstream::deadline::after;
+use crate::upstream::deadline::earliest;
+use crate::upstream::drain::drain;
+use crate::upstream::headers;
+use crate::upstream::pool::Claim;
+use crate::upstream::pool::Directory;
+use crate::upstream::pool::Keeping;
+use crate::upstream::pool::Lease;
+use crate::upstream::pool::Server;
+use crate::upstream::pool::Servers;
+
+/// Sends an admitted request and waits for the head of the answer.
+///
+/// # Errors
+/// `Failure` when no answer head came.
+pub(super) async fn forward(
+    directory: &Directory,
+    admission: &Admission,
+    peer: &Peer,
+    request_id: &HeaderValue,
+    head: Parts,
+    body: Incoming,
+) -> Result<Answer, Failure> {
+    let exchange = Exchange::new(directory, admission, &head);
+    let request = exchange.request(peer, request_id, head, body)?;
+    exchange.run(request).await
+}
+
+/// What stays the same over all tries of one request.
+struct Exchange<'a> {
+    directory: &'a Directory,
+    admission: &'a Admission,
+    upstream: &'a Upstream,
+    servers: Servers,
+    upload: Rc<Upload>,
+    /// The client's host as a header value.
+    client_host: Option<HeaderValue>,
+    /// When all of it must be over.
+    end: Option<Instant>,
+}
+
+/// What became of one try.
+enum Sent {
+    Answered(Answer),
+    /// The connection was stale; here is the request to send again, on a fresh one.
+    Again(Request<RequestBody>),
+    /// Not a byte was sent, although the connection was fresh.
+    Unsent(Request<RequestBody>, Failure),
+    Failed(Failure),
+}
+
+impl<'a> Exchange<'a> {
+    fn new(directory: &'a Directory, admission: &'a Admission, head: &Parts) -> Exchange<'a> {
+        let snapshot = admission.snapshot();
+        let route = admission.route();
+        let upstream = &*snapshot.config.upstreams[route.upstream];
+        let total = route.total_timeout.or(upstream.total_timeout);
+        Exchange {
+            directory,
+            admission,
+            upstream,
+            servers: directory.servers(snapshot, route.upstream),
+            upload: Rc::default(),
+            client_host: headers::host_value(&head.headers, admission.host()),
+            end: total.map(|total| after(Instant::now(), total)),
+        }
+    }
+
+    /// The request as it goes out, but for `Host`. Refuses a body that is announced as too large before anybody is contacted.
+    fn request(
+        &self,
+        peer: &Peer,
+        request_id: &HeaderValue,
+        mut head: Parts,
+        body: Incoming,
+    ) -> Result<Request<RequestBody>, Failure> {
+        let config = &self.admission.snapshot().config;
+        let route_max = self.admission.route().body_bytes_max;
+        let bytes_max = route_max.unwrap_or(config.http.body_bytes_max);
+        let length = body.size_hint().exact();
+        let expects_continue = head.headers.contains_key(header::EXPECT);
+        if length.is_some_and(|length| length > bytes_max) {
+            drain(body, expects_continue);
+            return Err(self.client_failed(BodyFault::TooLarge, None));
+        }
+        headers::prepare(&mut head, self.admission, peer, request_id);
+        headers::frame(&mut head, length);
+        let silence = Silence::new(config.connections.stall_timeout, self.end);
+        let upload = Rc::clone(&self.upload);
+        let body = RequestBody::new(body, upload, bytes_max, silence, expects_continue);
+        Ok(Request::from_parts(head, body))
+    }
+
+    /// Tries servers until one has the request. A server that could not be reached is not tried again; what was sent once is sent again
+    /// only where `spare` says so.
+    async fn run(&self, mut request: Request<RequestBody>) -> Result<Answer, Failure> {
+        let mut failed: Vec<usize> = Vec::new();
+        let mut fresh_only = false;
+        loop {
+            let Some(index) = self.directory.choose(&self.servers, &failed) else {
+                return Err(self.backend_failed(UpstreamFailure::Unavailable, None, "no server"));
+            };
+            let server = &self.servers[index];
+            self.set_host(&mut request, server);
+            let failure = match self.lease(server, fresh_only).await {
+                Ok(lease) => match self.send(lease, request).await {
+                    Sent::Answered(answer) => return Ok(answer),
+                    Sent::Failed(failure) => return Err(failure),
+                    Sent::Again(again) => {
+                        request = again;
+                        fresh_only = true;
+                        continue;
+                    }
+                    Sent::Unsent(unsent, failure) => {
+                        request = unsent;
+                        failure
+                    }
+                },
+                Err(failure) => failure,
+            };
+            failed.push(index);
+            if failed.len() > self.upstream.connect_retries as usize
+                || failed.len() >= self.servers.len()
+            {
+                return Err(failure);
+            }
+        }
+    }
+
+    fn set_host(&self, request: &mut Request<RequestBody>, server: &Server) {
+        let host = match &self.upstream.host_header {
+            HostHeader::Client => self.client_host.clone(),
+            HostHeader::Server => server.host_header.clone(),
+            HostHeader::Fixed(value) => Some(value.clone()),
+        };
+        match host {
+            Some(host) => request.headers_mut().insert(header::HOST, host),
+            None => request.headers_mut().remove(header::HOST),
+        };
+    }
+
+    /// An idle connection, or a new one.
+    async fn lease(&self, server: &Rc<Server>, fresh_only: bool) -> Result<Lease, Failure> {
+        let claim = Claim::new(server);
+        let keeping = Keeping::of(self.upstream);
+        if !fresh_only && let Some(connection) = server.take_idle() {
+            return Ok(Lease::new(claim, connection, keeping, true));
+        }
+        match connect(server, self.upstream, self.end).await {
+            Ok(connection) => Ok(Lease::new(claim, connection, keeping, false)),
+            Err(failure) => Err(self.backend_failed(failure.kind, Some(server), &failure.detail)),
+        }
+    }
+
+    async fn send(&self, mut lease: Lease, request: Request<RequestBody>) -> Sent {
+        let spare = if lease.is_reused() {
+            self.spare(&request)
+        } else {
+            None
+        };
+        let Some(sender) = lease.sender() else {
+            let kind = UpstreamFailure::ConnectionTerminated;
+            return Sent::Failed(self.backend_failed(kind, None, "the connection is gone"));
+        };
+        let sent = sender.try_send_request(request);
+        match self.head_of(sent).await {
+            Some(Ok(response)) => self.answer(lease, response),
+            Some(Err(error)) => self.after_error(&lease, error, spare),
+            None => Sent::Failed(self.timed_out(lease.server())),
+        }
+    }
+
+    /// A copy to be sent again should a kept connection turn out to be closed: only of a safe method without a body. A DELETE is idempotent
+    /// too, but answered twice it says 404 to a client whose deletion succeeded (RFC 9110 section 9.2.2; S36).
+    fn spare(&self, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+        let is_safe = matches!(
+            *request.method(),
+            Method::GET | Method::HEAD | Method::OPTIONS
+        );
+        if !is_safe || !request.body().is_end_stream() {
+            return None;
+        }
+        let silence = Silence::new(self.upstream.idle_timeout, self.end);
+        let mut spare = Request::new(RequestBody::none(Rc::clone(&self.upload), silence));
+        *spare.method_mut() = request.method().clone();
+        *spare.uri_mut() = request.uri().clone();
+        *spare.headers_mut() = request.headers().clone();
+        Some(spare)
+    }
+
+    /// Waits for the answer's head; `None` when it did not come in time. The backend's time runs from the last piece of the request that its
+    /// connection took, and not while the client is the one who is waited for.
+    async fn head_of(&self, sent: impl Future<Output = HeadResult>) -> Option<HeadResult> {
+        let mut sent = pin!(sent);
+        let mut timer = pin!(None::<Sleep>);
+        let mut started = None;
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = sent.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            let started = *started.get_or_insert_with(Instant::now);
+            ready!(self.poll_late(timer.as_mut(), started, cx));
+            Poll::Ready(None)
+        })
+        .await
+    }
+
+    /// Ready when the head is late.
+    fn poll_late(
+        &self,
+        mut timer: Pin<&mut Option<Sleep>>,
+        started: Instant,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if timer.is_none() {
+            let due = self.head_due(started, started);
+            timer.set(Some(tokio::time::sleep_until(due)));
+        }
+        while let Some(mut sleep) = timer.as_mut().as_pin_mut() {
+            ready!(sleep.as_mut().poll(cx));
+            let now = Instant::now();
+            let due = self.head_due(started, now);
+            if now >= due {
+                break;
+            }
+            sleep.reset(due);
+        }
+        Poll::Ready(())
+    }
+
+    fn head_due(&self, started: Instant, now: Instant) -> Instant {
+        let from = if self.upload.awaits_client() {
+            now
+        } else {
+            self.upload
+                .progressed()
+                .map_or(started, |progressed| progressed.max(started))
+        };
+        earliest(after(from, self.upstream.first_byte_timeout), self.end)
+    }
+
+    fn answer(&self, lease: Lease, response: Response<Incoming>) -> Sent {
+        let (mut head, incoming) = response.into_parts();
+        if let Some(kind) = headers::fault(&head) {
+            let detail = "the answer's status or framing cannot be passed on";
+            return Sent::Failed(self.backend_failed(kind, Some(lease.server()), detail));
+        }
+        let tenant = &self.admission.snapshot().config.headers.tenant;
+        headers::clean(&mut head, tenant, self.admission.principal().is_some());
+        let server = Rc::clone(&lease.server().name);
+        let silence = Silence::new(self.upstream.idle_timeout, self.end);
+        let upload = Rc::clone(&self.upload);
+        let body = ResponseBody::new(incoming, lease, upload, silence, tenant.clone());
+        Sent::Answered(Answer {
+            response: Response::from_parts(head, body),
+            server,
+        })
+    }
+
+    fn after_error(
+        &self,
+        lease: &Lease,
+        mut error: TrySendError<Request<RequestBody>>,
+        spare: Option<Request<RequestBody>>,
+    ) -> Sent {
+        if let Some(fault) = self.upload.fault() {
+            return Sent::Failed(self.client_failed(fault, Some(lease.server())));
+        }
+        let unsent = error.take_message();
+        let error = error.error();
+        let (kind, detail) = (backend_fault(error), story(error));
+        let failure = self.backend_failed(kind, Some(lease.server()), &detail);
+        match (unsent, spare) {
+            (Some(unsent), _) if lease.is_reused() => Sent::Again(unsent),
+            (Some(unsent), _) => Sent::Unsent(unsent, failure),
+            (None, Some(spare)) if kind == UpstreamFailure::ConnectionTerminated => {
+                Sent::Again(spare)
+            }
+            (None, _) => Sent::Failed(failure),
+        }
+    }
+
+    fn timed_out(&self, server: &Server) -> Failure {
+        if self.upload.awaits_client() {
+            return self.client_failed(BodyFault::ClientStalled, Some(server));
+        }
+        let detail = "no answer head in time";
+        self.backend_failed(UpstreamFailure::ResponseTimeout, Some(server), detail)
+    }
+
+    fn client_failed(&self, fault: BodyFault, server: Option<&Server>) -> Failure {
+        let kind = match fault {
+            BodyFault::ClientStalled => FailureKind::ClientStalled,
+            BodyFault::TooLarge => FailureKind::BodyTooLarge,
+            BodyFault::Malformed => FailureKind::BodyMalformed,
+            BodyFault::ClientGone => FailureKind::ClientGone,
+            BodyFault::UpstreamSilent | BodyFault::UpstreamBroke => {
+                FailureKind::Backend(UpstreamFailure::ConnectionTerminated)
+            }
+        };
+        Failure {
+            kind,
+            server: server.map(|server| Rc::clone(&server.name)),
+            detail: fault.to_string(),
+        }
+    }
+
+    fn backend_failed(
+        &self,
+        kind: UpstreamFailure,
+        server: Option<&Server>,
+        detail: &str,
+    ) -> Failure {
+        Failure {
+            kind: FailureKind::Backend(kind),
+            server: server.map(|server| Rc::clone(&server.name)),
+            detail: format!("upstream {}: {detail}", self.upstream.name),
+        }
+    }
+}
+
+type HeadResult = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
+
+/// What hyper's error says of the backend.
+fn backend_fault(error: &hyper::Error) -> UpstreamFailure {
+    if error.is_parse_too_large() {
+        UpstreamFailure::HeadTooLarge
+    } else if error.is_parse() {
+        UpstreamFailure::ProtocolError
+    } else {
+        // An end or an I/O error before the head was whole, or a connection that closed before the request reached it.
+        UpstreamFailure::ConnectionTerminated
+    }
+}
+
+/// An error with its causes, for the log.
+fn story(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,797 @@
+//! Hop-by-hop and forged headers out, our own in; and the backend's answer cleaned the same way.
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Uri;
+use http::Version;
+use http::header;
+use http::request;
+use http::response;
+
+use crate::config::Config;
+use crate::config::Headers;
+use crate::gate::Admission;
+use crate::gate::Peer;
+use crate::refusal::UpstreamFailure;
+
+/// Makes the head of an admitted request fit for a backend: first everything out that a client may not say, then ours in, last of all
+/// (DESIGN section 3, step 7; S8 to S11, S19). `Host` is set for each server by the caller, framing by `frame`.
+pub(super) fn prepare(
+    head: &mut request::Parts,
+    admission: &Admission,
+    peer: &Peer,
+    request_id: &HeaderValue,
+) {
+    // The path that was decided on and no other, the query untouched, never an authority (S17, S18).
+    head.uri = Uri::from(admission.target().clone());
+    let config = &admission.snapshot().config;
+    remove_forbidden(&mut head.headers, &config.headers);
+    remove_credentials(&mut head.headers, config);
+    join_cookies(&mut head.headers);
+    set_identity(&mut head.headers, admission, request_id);
+    set_forwarded(&mut head.headers, admission, peer);
+    head.headers.append(header::VIA, via(head.version));
+    // The backend is spoken to in HTTP/1.1 whatever the client spoke, and hyper's extensions (upgrade handle, header case) are the client's connection's.
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+}
+
+/// Says how long the body is, once: its exact length, or `chunked`, never both (S1). `length` is `None` when it is not known beforehand.
+pub(super) fn frame(head: &mut request::Parts, length: Option<u64>) {
+    let headers = &mut head.headers;
+    match length {
+        // RFC 9110 section 8.6: a method that usually has a body says that it has none.
+        Some(0) => {
+            let expected = matches!(head.method.as_str(), "POST" | "PUT" | "PATCH");
+            let announced = headers.remove(header::CONTENT_LENGTH).is_some();
+            if expected || announced {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            }
+        }
+        Some(length) => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        // Said here because hyper, left to itself, drops the body of a GET whose length is unknown.
+        None => {
+            headers.remove(header::CONTENT_LENGTH);
+            headers.insert(
+                header::TRANSFER_ENCODING,
+                HeaderValue::from_static("chunked"),
+            );
+        }
+    }
+}
+
+/// What makes an answer head unfit to be passed on, although hyper could parse it (S33, S42).
+pub(super) fn fault(head: &response::Parts) -> Option<UpstreamFailure> {
+    let status = head.status.as_u16();
+    if status == 101 {
+        return Some(UpstreamFailure::UpgradeFailed);
+    }
+    if !(200..600).contains(&status) || !framed_once(&head.headers) {
+        return Some(UpstreamFailure::ProtocolError);
+    }
+    None
+}
+
+/// Makes the head of an answer fit for the client: no hop-by-hop header and no tenant header in any spelling leaves the gateway;
+/// an authenticated answer without a cache policy becomes private (FM5).
+pub(super) fn clean(head: &mut response::Parts, tenant: &HeaderName, authenticated: bool) {
+    let headers = &mut head.headers;
+    let mut doomed = nominated(headers);
+    for name in headers.keys() {
+        // `Trailer` stays: hyper sends a client of HTTP/1.1 those trailers only that it names.
+        let hop_by_hop = is_hop_by_hop(name.as_str()) && name != header::TRAILER;
+        if hop_by_hop || same_name(name.as_str(), tenant.as_str()) {
+            doomed.push(name.clone());
+        }
+    }
+    remove_all(headers, &doomed);
+    // RFC 9110 section 8.6: a 204 has no Content-Length.
+    if head.status == http::StatusCode::NO_CONTENT {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    if authenticated && !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+    // The reason phrase and an upgrade handle are the backend's connection's; hyper writes the version that the client speaks.
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+}
+
+/// Takes out of an answer's trailers what may not stand in its head either (S11, S43).
+pub(super) fn clean_trailers(trailers: &mut HeaderMap, tenant: &HeaderName) {
+    let doomed: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            is_hop_by_hop(name)
+                || same_name(name, tenant.as_str())
+                || matches!(name, "content-length" | "host" | "trailer")
+        })
+        .cloned()
+        .collect();
+    remove_all(trailers, &doomed);
+}
+
+/// One pass over the names, then removal of those that are there: asking the map for each forbidden name costs more (one hash each).
+fn remove_forbidden(headers: &mut HeaderMap, rules: &Headers) {
+    let mut doomed = nominated(headers);
+    for name in headers.keys() {
+        if is_forbidden(name.as_str(), rules) {
+            doomed.push(name.clone());
+        }
+    }
+    remove_all(headers, &doomed);
+}
+
+fn remove_all(headers: &mut HeaderMap, doomed: &[HeaderName]) {
+    for name in doomed {
+        headers.remove(name);
+    }
+}
+
+/// What all `Connection` lines together name and the message carries (RFC 9110 section 7.6.1). Framing and `Host` cannot be nominated;
+/// nominating one of our own names is without effect, since ours are set later (S8).
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let mut names = Vec::new();
+    for line in headers.get_all(header::CONNECTION) {
+        for option in line.as_bytes().split(|byte| *byte == b',') {
+            let Ok(option) = std::str::from_utf8(option.trim_ascii()) else {
+                continue;
+            };
+            if option.is_empty() || !headers.contains_key(option) {
+                continue;
+            }
+            if let Ok(name) = HeaderName::from_bytes(option.as_bytes())
+                && name != header::HOST
+                && name != header::CONTENT_LENGTH
+            {
+                names.push(name);
+            }
+        }
+    }
+    names
+}
+
+/// Whether a client may not send this header to a backend.
+fn is_forbidden(name: &str, rules: &Headers) -> bool {
+    // Framing is ours to restate; only look-alikes of this name go.
+    if name == "content-length" {
+        return false;
+    }
+    is_hop_by_hop(name)
+        || ours(name.len()).iter().any(|own| same_name(name, own))
+        || begins_like(name, "x-forwarded-")
+        || same_name(name, rules.tenant.as_str())
+        || rules
+            .remove
+            .iter()
+            .any(|remove| same_name(name, remove.as_str()))
+        || (name.contains('_') && !rules.keep_underscore)
+}
+
+/// Headers that speak of one connection, in any spelling that a backend may read as the same name.
+fn is_hop_by_hop(name: &str) -> bool {
+    let candidates: &[&str] = match name.len() {
+        2 => &["te"],
+        6 => &["expect"],
+        7 => &["upgrade", "trailer"],
+        10 => &["connection", "keep-alive"],
+        14 => &["http2-settings"],
+        16 => &["proxy-connection"],
+        17 => &["transfer-encoding"],
+        18 => &["proxy-authenticate"],
+        19 => &["proxy-authorization"],
+        _ => return false,
+    };
+    candidates.iter().any(|own| same_name(name, own))
+}
+
+/// The names of this length that only this gateway, or nobody, may send to a backend.
+fn ours(length: usize) -> &'static [&'static str] {
+    match length {
+        // HTTP_PROXY in a CGI environment: the httpoxy attack.
+        5 => &["proxy"],
+        6 => &["x-host"],
+        8 => &["x-scheme"],
+        9 => &["forwarded", "x-real-ip", "x-api-key"],
+        11 => &[
+            "client-cert",
+            "remote-user",
+            "x-client-ip",
+            "x-forwarded",
+            "x-remote-ip",
+        ],
+        12 => &["x-request-id"],
+        13 => &[
+            "x-http-method",
+            "x-remote-addr",
+            "x-remote-user",
+            "x-rewrite-url",
+            "x-script-name",
+        ],
+        14 => &["content-length", "true-client-ip", "x-original-url"],
+        15 => &["x-original-host"],
+        16 => &["cf-connecting-ip", "fastly-client-ip"],
+        17 => &["client-cert-chain", "x-method-override"],
+        19 => &["x-cluster-client-ip"],
+        22 => &["x-http-method-override"],
+        24 => &["x-original-forwarded-for"],
+        _ => &[],
+    }
+}
+
+/// Whether a backend may take two names for the same one: WSGI, CGI and PHP fold case and turn every other character into `_` (S9).
+fn same_name(name: &str, other: &str) -> bool {
+    name.len() == other.len() && begins_like(name, other)
+}
+
+fn begins_like(name: &str, start: &str) -> bool {
+    name.len() >= start.len()
+        && name
+            .bytes()
+            .zip(start.bytes())
+            .all(|(left, right)| folded(left) == folded(right))
+}
+
+fn folded(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() {
+        byte.to_ascii_lowercase()
+    } else {
+        b'-'
+    }
+}
+
+/// No key of ours reaches a backend, also not on a public route where the gate looks at none (S26). `Authorization` of another scheme stays
+/// where it may be passed on.
+fn remove_credentials(headers: &mut HeaderMap, config: &Config) {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return;
+    };
+    let bytes = value.as_bytes();
+    let is_bearer = bytes.len() >= 6 && bytes[..6].eq_ignore_ascii_case(b"bearer");
+    if !config.auth.pass_foreign_authorization || (config.auth.bearer && is_bearer) {
+        headers.remove(header::AUTHORIZATION);
+    }
+}
+
+/// HTTP/2 clients may split `Cookie`; HTTP/1.1 has one line (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else {
+        return;
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    // Joined from valid values by valid bytes; should it fail nevertheless, no cookie is better than half of them.
+    match HeaderValue::try_from(joined) {
+        Ok(value) => headers.insert(header::COOKIE, value),
+        Err(_) => headers.remove(header::COOKIE),
+    };
+}
+
+/// Exactly one tenant, ours; none where nobody was authenticated (DESIGN section 1, promise 3).
+fn set_identity(headers: &mut HeaderMap, admission: &Admission, request_id: &HeaderValue) {
+    let tenant = &admission.snapshot().config.headers.tenant;
+    match admission.tenant() {
+        Some(entry) => headers.insert(tenant, entry.header_value.clone()),
+        None => headers.remove(tenant),
+    };
+    headers.insert(&X_REQUEST_ID, request_id.clone());
+}
+
+/// The client's address, scheme, host and port as this gateway saw them (S10).
+fn set_forwarded(headers: &mut HeaderMap, admission: &Admission, peer: &Peer) {
+    if !admission.snapshot().config.headers.forwarded {
+        return;
+    }
+    let address = peer.address.ip().to_canonical().to_string();
+    if let Ok(address) = HeaderValue::try_from(address) {
+        headers.insert(&X_FORWARDED_FOR, address);
+    }
+    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+    if let Some(host) = host_value(headers, admission.host()) {
+        headers.insert(&X_FORWARDED_HOST, host);
+    }
+    headers.insert(&X_FORWARDED_PORT, HeaderValue::from(peer.local.port()));
+}
+
+/// The host that the client asked for as a header value; shares the client's own line where that says the same.
+pub(super) fn host_value(headers: &HeaderMap, host: &str) -> Option<HeaderValue> {
+    match headers.get(header::HOST) {
+        Some(line) if line.as_bytes() == host.as_bytes() => Some(line.clone()),
+        _ => HeaderValue::from_str(host).ok(),
+    }
+}
+
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_2 => "2 portcullis",
+        Version::HTTP_10 => "1.0 portcullis",
+        _ => "1.1 portcullis",
+    })
+}
+
+/// Whether at most one framing is stated, and one that can be passed on in our own framing: no `Content-Length` twice or beside a coding
+/// (RFC 9112 section 6.3), no coding but `chunked`.
+fn framed_once(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (lengths.next(), codings.next()) {
+        (None, None) => true,
+        (Some(length), None) => {
+            let digits = length.as_bytes();
+            lengths.next().is_none() && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+        }
+        (None, Some(coding)) => {
+            codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+        }
+        (Some(_), Some(_)) => false,
+    }
+}
+
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::HeaderMap;
+    use http::HeaderName;
+    use http::HeaderValue;
+    use http::Request;
+    use http::Response;
+    use http::StatusCode;
+    use http::Version;
+    use http::request;
+    use proptest::prelude::*;
+
+    use super::clean;
+    use super::clean_trailers;
+    use super::fault;
+    use super::folded;
+    use super::frame;
+    use super::prepare;
+    use crate::config::Config;
+    use crate::refusal::UpstreamFailure;
+    use crate::upstream::tests::admission;
+    use crate::upstream::tests::config;
+    use crate::upstream::tests::peer;
+
+    const TENANT: HeaderName = HeaderName::from_static("x-tenant-id");
+
+    fn head(uri: &str, headers: &[(&str, &str)]) -> request::Parts {
+        let mut request = Request::get(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    /// The head that the backend sees, as sorted lines.
+    fn prepared(config: Config, authenticated: bool, head: request::Parts) -> Vec<String> {
+        let mut head = head;
+        let admission = admission(&Arc::new(config), authenticated, "/leases");
+        let id = HeaderValue::from_static("ours");
+        prepare(&mut head, &admission, &peer(), &id);
+        let mut lines: Vec<String> = head
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        lines.sort_unstable();
+        lines
+    }
+
+    /// What of these headers reaches the backend beyond what the gateway sets itself.
+    fn passed(config: Config, headers: &[(&str, &str)]) -> Vec<String> {
+        let set_by_us = prepared(config.clone(), true, head("/leases", &[]));
+        prepared(config, true, head("/leases", headers))
+            .into_iter()
+            .filter(|line| !set_by_us.contains(line))
+            .collect()
+    }
+
+    #[test]
+    fn no_spelling_of_a_trusted_name_reaches_the_backend() {
+        let names = [
+            "X-Tenant-ID",
+            "x-tenant-id",
+            "X_Tenant_ID",
+            "X_TENANT_ID",
+            "X-Tenant_ID",
+            "X_Tenant-Id",
+            "X.Tenant.ID",
+            "X-Tenant.Id",
+            "X~Tenant~Id",
+            "X!Tenant|Id",
+            "X*Tenant'Id",
+            "X`Tenant^Id",
+            "X#Tenant$Id",
+            "X%Tenant&Id",
+            "X+Tenant+Id",
+            "X-Request-Id",
+            "X_Request_Id",
+            "X.Request.Id",
+            "X-Forwarded-For",
+            "X_Forwarded_For",
+            "X-Forwarded-Host",
+            "X-Forwarded-Prefix",
+            "X_Forwarded_Prefix",
+            "X-Forwarded-User",
+            "X-Forwarded-Client-Cert",
+            "X.Forwarded.Port",
+            "X-Forwarded",
+            "Forwarded",
+            "X-Real-IP",
+            "X_Real_IP",
+            "X-Client-IP",
+            "True-Client-IP",
+            "CF-Connecting-IP",
+            "CF_Connecting_IP",
+            "Client-Cert",
+            "Client_Cert",
+            "Client-Cert-Chain",
+            "X-Original-URL",
+            "X_Original_URL",
+            "X-Rewrite-URL",
+            "X-HTTP-Method-Override",
+            "X_HTTP_Method_Override",
+            "X-Method-Override",
+            "X-HTTP-Method",
+            "X-API-Key",
+            "X_API_KEY",
+            "X.Api.Key",
+            "Authorization",
+            "Connection",
+            "Proxy-Connection",
+            "Keep-Alive",
+            "TE",
+            "Transfer-Encoding",
+            "Transfer_Encoding",
+            "Transfer.Encoding",
+            "Content_Length",
+            "Content.Length",
+            "Upgrade",
+            "Trailer",
+            "Expect",
+            "Proxy-Authorization",
+            "Proxy_Authorization",
+            "HTTP2-Settings",
+            "Proxy",
+        ];
+        for keep_underscore in [false, true] {
+            for name in names {
+                let mut config = config(&[]);
+                config.headers.keep_underscore = keep_underscore;
+                let evil = [(name, "evil"), (name, "evil, too"), ("x-fine", "1")];
+                assert_eq!(passed(config, &evil), ["x-fine: 1"], "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_headers_pass_untouched() {
+        let headers = [
+            ("accept", "*/*"),
+            ("content-type", "text/plain"),
+            ("dnt", "1"),
+            (
+                "traceparent",
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            ),
+            ("x-forward", "no dash"),
+            ("x-tenant-ids", "longer"),
+            ("xtenantid", "shorter"),
+        ];
+        let expected: Vec<String> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        assert_eq!(passed(config(&[]), &headers), expected);
+    }
+
+    #[test]
+    fn names_with_an_underscore_pass_only_where_they_are_kept() {
+        let headers = [("my_header", "1"), ("my.header", "2")];
+        assert_eq!(passed(config(&[]), &headers), ["my.header: 2"]);
+        let mut keeping = config(&[]);
+        keeping.headers.keep_underscore = true;
+        assert_eq!(passed(keeping, &headers), ["my.header: 2", "my_header: 1"]);
+    }
+
+    #[test]
+    fn names_that_the_operator_lists_are_removed_in_every_spelling() {
+        let mut config = config(&[]);
+        config.headers.remove = vec![HeaderName::from_static("x-internal-role")];
+        let headers = [("X-Internal-Role", "1"), ("X.Internal.Role", "2")];
+        assert!(passed(config, &headers).is_empty());
+    }
+
+    #[test]
+    fn a_tenant_header_named_with_an_underscore_has_aliases_too() {
+        let mut config = config(&[]);
+        config.headers.tenant = HeaderName::from_static("x_tenant");
+        let lines = prepared(config, true, head("/leases", &[("X-Tenant", "evil")]));
+        assert!(lines.contains(&"x_tenant: acme".to_owned()), "{lines:?}");
+        assert!(!lines.contains(&"x-tenant: evil".to_owned()), "{lines:?}");
+    }
+
+    #[test]
+    fn all_connection_lines_are_obeyed_but_never_against_framing_host_or_ours() {
+        let headers = [
+            ("connection", "close, x-one"),
+            ("connection", "X-Two,, ,x-tenant-id ,via"),
+            (
+                "connection",
+                "host, content-length, x-request-id, x-forwarded-for",
+            ),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+            ("host", "api.example"),
+            ("content-length", "5"),
+        ];
+        let lines = prepared(config(&[]), true, head("/leases", &headers));
+        for expected in [
+            "content-length: 5",
+            "host: api.example",
+            "via: 1.1 portcullis",
+            "x-forwarded-for: 192.0.2.7",
+            "x-request-id: ours",
+            "x-tenant-id: acme",
+            "x-three: 3",
+        ] {
+            assert!(lines.contains(&expected.to_owned()), "{lines:?}");
+        }
+        assert!(!lines.iter().any(|line| line.starts_with("x-one")));
+        assert!(!lines.iter().any(|line| line.starts_with("x-two")));
+        assert!(!lines.iter().any(|line| line.starts_with("connection")));
+    }
+
+    #[test]
+    fn nobody_has_no_tenant() {
+        let lines = prepared(
+            config(&[]),
+            false,
+            head("/leases", &[("x-tenant-id", "evil")]),
+        );
+        assert!(!lines.iter().any(|line| line.starts_with("x-tenant-id")));
+    }
+
+    #[test]
+    fn forwarded_headers_are_ours_or_absent() {
+        let mut off = config(&[]);
+        off.headers.forwarded = false;
+        let lines = prepared(
+            off,
+            true,
+            head("/leases", &[("x-forwarded-for", "1.2.3.4")]),
+        );
+        assert!(!lines.iter().any(|line| line.starts_with("x-forwarded")));
+    }
+
+    #[test]
+    fn authorization_of_another_scheme_passes_where_it_may() {
+        let cases = [
+            (true, true, "Basic abc", true),
+            (true, true, "Bearer fp_live_x", false),
+            (true, true, "bEARER fp_live_x", false),
+            (true, false, "Bearer foreign", true),
+            (false, true, "Basic abc", false),
+            (false, false, "Bearer x", false),
+        ];
+        for (pass, bearer, value, passes) in cases {
+            let mut config = config(&[]);
+            config.auth.pass_foreign_authorization = pass;
+            config.auth.bearer = bearer;
+            let lines = passed(config, &[("authorization", value)]);
+            assert_eq!(!lines.is_empty(), passes, "{pass} {bearer} {value}");
+        }
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_line() {
+        let crumbs = [("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")];
+        assert_eq!(passed(config(&[]), &crumbs), ["cookie: a=1; b=2; c=3"]);
+    }
+
+    #[test]
+    fn via_names_the_protocol_of_the_client_and_keeps_who_came_before() {
+        let cases = [
+            (Version::HTTP_10, "via: 1.0 portcullis"),
+            (Version::HTTP_11, "via: 1.1 portcullis"),
+            (Version::HTTP_2, "via: 2 portcullis"),
+        ];
+        for (version, expected) in cases {
+            let mut head = head("/leases", &[("via", "1.1 cache")]);
+            head.version = version;
+            let lines = prepared(config(&[]), true, head);
+            assert!(lines.contains(&"via: 1.1 cache".to_owned()), "{lines:?}");
+            assert!(lines.contains(&expected.to_owned()), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_target_is_the_admitted_one_whatever_the_head_says() {
+        for uri in ["/leases", "https://evil.example/leases?x", "/other?x"] {
+            let mut head = head(uri, &[]);
+            let admission = admission(&Arc::new(config(&[])), true, "/leases?a=1&b=%2f");
+            let id = HeaderValue::from_static("ours");
+            prepare(&mut head, &admission, &peer(), &id);
+            assert_eq!(head.uri.to_string(), "/leases?a=1&b=%2f");
+        }
+    }
+
+    #[test]
+    fn framing_is_said_once() {
+        let cases = [
+            ("GET", Some(0), None, None),
+            ("GET", Some(0), Some("0"), Some("content-length: 0")),
+            ("POST", Some(0), None, Some("content-length: 0")),
+            ("POST", Some(7), None, Some("content-length: 7")),
+            ("POST", Some(7), Some("7"), Some("content-length: 7")),
+            ("POST", None, Some("7"), Some("transfer-encoding: chunked")),
+            ("GET", None, None, Some("transfer-encoding: chunked")),
+        ];
+        for (method, length, announced, expected) in cases {
+            let mut head = head("/", &[]);
+            head.method = method.parse().unwrap();
+            if let Some(announced) = announced {
+                head.headers
+                    .append("content-length", announced.parse().unwrap());
+                head.headers
+                    .append("content-length", announced.parse().unwrap());
+            }
+            frame(&mut head, length);
+            let lines: Vec<String> = head
+                .headers
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+                .collect();
+            let expected: Vec<&str> = expected.into_iter().collect();
+            assert_eq!(lines, expected, "{method} {length:?} {announced:?}");
+        }
+    }
+
+    #[test]
+    fn answers_lose_what_speaks_of_the_backends_connection_and_the_tenant() {
+        let response = Response::builder()
+            .header("connection", "keep-alive, x-hop")
+            .header("connection", "content-length")
+            .header("keep-alive", "timeout=5")
+            .header("transfer-encoding", "chunked")
+            .header("upgrade", "h2c")
+            .header("x-hop", "1")
+            .header("x-tenant-id", "acme")
+            .header("x_tenant.id", "acme")
+            .header("server", "legacy")
+            .header("x-powered-by", "old")
+            .header("set-cookie", "a=1")
+            .header("set-cookie", "b=2")
+            .header("trailer", "x-sum")
+            .header("content-length", "5");
+        let mut head = response.body(()).unwrap().into_parts().0;
+        clean(&mut head, &TENANT, true);
+        let mut names: Vec<&str> = head.headers.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        let expected = [
+            "cache-control",
+            "content-length",
+            "server",
+            "set-cookie",
+            "set-cookie",
+            "trailer",
+            "x-powered-by",
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(head.headers["cache-control"], "private");
+    }
+
+    #[test]
+    fn a_cache_policy_is_the_backends_where_it_has_one() {
+        let cases = [
+            (Some("public"), true, Some("public")),
+            (Some("public"), false, Some("public")),
+            (None, true, Some("private")),
+            (None, false, None),
+        ];
+        for (policy, authenticated, expected) in cases {
+            let mut head = Response::new(()).into_parts().0;
+            if let Some(policy) = policy {
+                head.headers
+                    .insert("cache-control", policy.parse().unwrap());
+            }
+            clean(&mut head, &TENANT, authenticated);
+            let seen = head.headers.get("cache-control");
+            assert_eq!(seen.map(|value| value.to_str().unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn a_204_has_no_length() {
+        let response = Response::builder()
+            .status(204)
+            .header("content-length", "0");
+        let mut head = response.body(()).unwrap().into_parts().0;
+        clean(&mut head, &TENANT, false);
+        assert!(head.headers.is_empty());
+    }
+
+    #[test]
+    fn statuses_outside_the_protocol_are_faults() {
+        let cases = [
+            (100, Some(UpstreamFailure::ProtocolError)),
+            (101, Some(UpstreamFailure::UpgradeFailed)),
+            (199, Some(UpstreamFailure::ProtocolError)),
+            (200, None),
+            (304, None),
+            (599, None),
+            (600, Some(UpstreamFailure::ProtocolError)),
+            (999, Some(UpstreamFailure::ProtocolError)),
+        ];
+        for (status, expected) in cases {
+            let mut head = Response::new(()).into_parts().0;
+            head.status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(fault(&head), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn trailers_never_carry_framing_or_the_tenant() {
+        let mut trailers = HeaderMap::new();
+        for name in [
+            "x-tenant-id",
+            "x_tenant_id",
+            "transfer-encoding",
+            "content-length",
+            "host",
+            "trailer",
+            "connection",
+            "grpc-status",
+        ] {
+            trailers.append(name, HeaderValue::from_static("0"));
+        }
+        clean_trailers(&mut trailers, &TENANT);
+        let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["grpc-status"]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_client_sends_the_backend_sees_one_tenant_and_it_is_ours(
+            names in proptest::collection::vec(
+                "[xX][-_.~!][tT][eE][nN][aA][nN][tT][-_.~!][iI][dD]|[a-zA-Z_.!-]{1,14}|connection",
+                0..12,
+            ),
+            value in "[ -~]{0,20}",
+        ) {
+            let mut head = head("/leases", &[]);
+            for name in &names {
+                let name: HeaderName = name.parse().unwrap();
+                head.headers.append(name, HeaderValue::from_str(&value).unwrap());
+            }
+            let admission = admission(&Arc::new(config(&[])), true, "/leases");
+            let id = HeaderValue::from_static("ours");
+            prepare(&mut head, &admission, &peer(), &id);
+            let fold = |name: &str| -> Vec<u8> { name.bytes().map(folded).collect() };
+            let tenants: Vec<&HeaderValue> = head
+                .headers
+                .iter()
+                .filter(|(name, _)| fold(name.as_str()) == b"x-tenant-id")
+                .map(|(_, value)| value)
+                .collect();
+            prop_assert_eq!(tenants, ["acme"]);
+            prop_assert!(!head.headers.contains_key("connection"));
+        }
+    }
+}

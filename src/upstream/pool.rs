@@ -1,0 +1,362 @@
+//! The servers that one worker knows, their idle connections, and the choice between them.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::hash::RandomState;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use hyper::client::conn::http1::SendRequest;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::config::Upstream;
+use crate::config::UpstreamServer;
+use crate::snapshot::Snapshot;
+use crate::upstream::body::RequestBody;
+use crate::upstream::deadline::after;
+
+/// Every server of every upstream. Servers are known by host and port, so that a reload keeps their connections.
+pub(super) struct Directory {
+    servers: RefCell<HashMap<UpstreamServer, Rc<Server>>>,
+    /// The servers of the newest configuration, found by index, so that a request hashes no name.
+    current: RefCell<Option<Resolved>>,
+    /// Counts choices; also the source of chance, hence seeded: workers that start together must not choose alike.
+    turn: Cell<u64>,
+}
+
+/// The servers of one upstream, in the order of its `servers`.
+pub(super) type Servers = Rc<[Rc<Server>]>;
+
+struct Resolved {
+    generation: u64,
+    /// Held, so that its address stays its own.
+    config: Arc<Config>,
+    upstreams: Vec<Servers>,
+}
+
+impl Default for Directory {
+    fn default() -> Directory {
+        Directory {
+            servers: RefCell::default(),
+            current: RefCell::default(),
+            turn: Cell::new(RandomState::new().hash_one(0)),
+        }
+    }
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_list()
+            .entries(self.servers.borrow().values())
+            .finish()
+    }
+}
+
+impl Directory {
+    /// The servers of an upstream of this snapshot.
+    pub(super) fn servers(&self, snapshot: &Snapshot, upstream: usize) -> Servers {
+        let mut current = self.current.borrow_mut();
+        if let Some(resolved) = &*current
+            && Arc::ptr_eq(&resolved.config, &snapshot.config)
+        {
+            return Rc::clone(&resolved.upstreams[upstream]);
+        }
+        // A request that began before a reload does not put the old servers back in front.
+        if current
+            .as_ref()
+            .is_some_and(|resolved| resolved.generation > snapshot.generation)
+        {
+            return self.resolve(&snapshot.config.upstreams[upstream]);
+        }
+        let upstreams: Vec<Servers> = snapshot
+            .config
+            .upstreams
+            .iter()
+            .map(|upstream| self.resolve(upstream))
+            .collect();
+        let servers = Rc::clone(&upstreams[upstream]);
+        *current = Some(Resolved {
+            generation: snapshot.generation,
+            config: Arc::clone(&snapshot.config),
+            upstreams,
+        });
+        servers
+    }
+
+    fn resolve(&self, upstream: &Upstream) -> Servers {
+        let mut known = self.servers.borrow_mut();
+        upstream
+            .servers
+            .iter()
+            .map(|server| {
+                let entry = known
+                    .entry(server.clone())
+                    .or_insert_with(|| Rc::new(Server::new(server)));
+                Rc::clone(entry)
+            })
+            .collect()
+    }
+
+    /// The server with the fewest requests outstanding, of two taken by chance, leaving out those at the indexes `failed`; `None` when none is left.
+    pub(super) fn choose(&self, servers: &[Rc<Server>], failed: &[usize]) -> Option<usize> {
+        let turn = self.turn.get().wrapping_add(1);
+        self.turn.set(turn);
+        let outstanding = |index: usize| servers[index].outstanding.get();
+        if failed.is_empty() {
+            return pick(servers.len(), outstanding, turn);
+        }
+        let open: Vec<usize> = (0..servers.len())
+            .filter(|index| !failed.contains(index))
+            .collect();
+        pick(open.len(), |index| outstanding(open[index]), turn).map(|index| open[index])
+    }
+
+    /// Closes connections that were idle for too long or that the backend closed, and forgets servers that no configuration names any more.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        let current = self.current.borrow();
+        self.servers.borrow_mut().retain(|_, server| {
+            let mut idle = server.idle.borrow_mut();
+            idle.retain(|entry| entry.until > now && !entry.sender.is_closed());
+            // The map holds one reference, `current` another where the configuration names the server.
+            let is_known = current.is_none() || Rc::strong_count(server) > 1;
+            is_known || !idle.is_empty()
+        });
+    }
+}
+
+/// Power of two choices; with two servers that is the least loaded. Ties fall to chance, with two servers to turns.
+fn pick(count: usize, outstanding: impl Fn(usize) -> usize, turn: u64) -> Option<usize> {
+    let (first, second) = match count {
+        0 => return None,
+        1 => return Some(0),
+        2 => ((turn % 2) as usize, ((turn + 1) % 2) as usize),
+        _ => {
+            let chance = scattered(turn);
+            let first = (chance >> 32) as usize % count;
+            let step = 1 + (chance & 0xffff_ffff) as usize % (count - 1);
+            (first, (first + step) % count)
+        }
+    };
+    Some(if outstanding(second) < outstanding(first) {
+        second
+    } else {
+        first
+    })
+}
+
+/// Spreads a counter over 64 bits (Steele, Lea and Flood's SplitMix).
+fn scattered(counter: u64) -> u64 {
+    let mixed = counter.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// One server with its idle connections, newest last.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// `host:port`, for logs.
+    pub(super) name: Rc<str>,
+    /// `host:port`, for `Host`.
+    pub(super) host_header: Option<HeaderValue>,
+    /// The host without brackets, to be looked up.
+    pub(super) host: String,
+    /// Its port.
+    pub(super) port: u16,
+    /// Its address, where the configuration gives one instead of a name.
+    pub(super) address: Option<SocketAddr>,
+    idle: RefCell<Vec<Idle>>,
+    outstanding: Cell<usize>,
+}
+
+/// A connection on which nothing is outstanding.
+#[derive(Debug)]
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    task: AbortHandle,
+    until: Instant,
+}
+
+impl Server {
+    fn new(server: &UpstreamServer) -> Server {
+        let bare = server.host.trim_start_matches('[').trim_end_matches(']');
+        let address: Option<IpAddr> = bare.parse().ok();
+        let name = match address {
+            Some(IpAddr::V6(_)) => format!("[{bare}]:{}", server.port),
+            _ => format!("{bare}:{}", server.port),
+        };
+        Server {
+            host_header: HeaderValue::from_str(&name).ok(),
+            name: Rc::from(name),
+            host: bare.to_owned(),
+            port: server.port,
+            address: address.map(|address| SocketAddr::new(address, server.port)),
+            idle: RefCell::default(),
+            outstanding: Cell::new(0),
+        }
+    }
+
+    /// The idle connection used last: the least likely to have been closed by the backend meanwhile.
+    pub(super) fn take_idle(&self) -> Option<Connection> {
+        let now = Instant::now();
+        let mut idle = self.idle.borrow_mut();
+        while let Some(entry) = idle.pop() {
+            if entry.until <= now {
+                idle.clear();
+                return None;
+            }
+            if entry.sender.is_ready() {
+                return Some(Connection {
+                    sender: entry.sender,
+                    task: entry.task,
+                });
+            }
+        }
+        None
+    }
+
+    fn keep(&self, connection: Connection, keeping: Keeping) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < keeping.idle_max {
+            idle.push(Idle {
+                sender: connection.sender,
+                task: connection.task,
+                until: after(Instant::now(), keeping.idle_timeout),
+            });
+        }
+    }
+}
+
+/// A connection and the task that drives it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<RequestBody>,
+    pub(super) task: AbortHandle,
+}
+
+/// How an upstream keeps its idle connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keeping {
+    idle_max: usize,
+    idle_timeout: Duration,
+}
+
+impl Keeping {
+    pub(super) fn of(upstream: &Upstream) -> Keeping {
+        Keeping {
+            idle_max: upstream.pool_idle_max,
+            idle_timeout: upstream.pool_idle_timeout,
+        }
+    }
+}
+
+/// One request outstanding at a server, from the choice of the server to the end of the answer.
+#[derive(Debug)]
+pub(super) struct Claim {
+    server: Rc<Server>,
+}
+
+impl Claim {
+    pub(super) fn new(server: &Rc<Server>) -> Claim {
+        server.outstanding.set(server.outstanding.get() + 1);
+        Claim {
+            server: Rc::clone(server),
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.server
+            .outstanding
+            .set(self.server.outstanding.get() - 1);
+    }
+}
+
+/// A connection in use for one exchange. Dropped, it is closed, whatever was on its way (S38, S44): only `release` keeps it.
+#[derive(Debug)]
+pub(super) struct Lease {
+    claim: Claim,
+    connection: Option<Connection>,
+    keeping: Keeping,
+    /// Whether it served an exchange before this one, and so may have gone stale.
+    reused: bool,
+}
+
+impl Lease {
+    pub(super) fn new(
+        claim: Claim,
+        connection: Connection,
+        keeping: Keeping,
+        reused: bool,
+    ) -> Lease {
+        Lease {
+            claim,
+            connection: Some(connection),
+            keeping,
+            reused,
+        }
+    }
+
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    pub(super) fn server(&self) -> &Server {
+        &self.claim.server
+    }
+
+    pub(super) fn sender(&mut self) -> Option<&mut SendRequest<RequestBody>> {
+        self.connection
+            .as_mut()
+            .map(|connection| &mut connection.sender)
+    }
+
+    /// Keeps the connection for the next exchange, if hyper too says that this one is over and nothing is left on the wire (S35).
+    pub(super) fn release(mut self) {
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        if connection.sender.is_ready() {
+            self.claim.server.keep(connection, self.keeping);
+            return;
+        }
+        if connection.sender.is_closed() {
+            return;
+        }
+        let server = Rc::clone(&self.claim.server);
+        let keeping = self.keeping;
+        tokio::task::spawn_local(async move {
+            match tokio::time::timeout(SETTLE_TIMEOUT, connection.sender.ready()).await {
+                Ok(Ok(())) => server.keep(connection, keeping),
+                _ => connection.task.abort(),
+            }
+        });
+    }
+
+    /// Lets the connection end what it is still sending, and then close.
+    pub(super) fn detach(mut self) {
+        self.connection = None;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.connection {
+            connection.task.abort();
+        }
+    }
+}
+
+/// How long a connection whose answer has ended may take to become ready; it needs one turn of its task.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,0 +1,26 @@
+//! The promises of the gateway, each shown end to end: a real gateway on real sockets before a recording backend.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "test code fails by panicking, waits in real time, and its harness is not an API"
+)]
+
+mod support;
+
+mod admin;
+mod authentication;
+mod harness;
+mod hostile;
+mod key_lifecycle;
+mod permissions;
+mod rate_limits;
+mod real_backends;
+mod reload;
+mod shutdown;
+mod streaming;
+mod tenancy;
+mod transport;

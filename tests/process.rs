@@ -1,0 +1,865 @@
+//! The real binary: its commands, exit codes, signals, and what it writes where.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "test code fails by panicking, waits in real time, and its harness is not an API"
+)]
+
+#[path = "gateway/support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::kill_process;
+use support::client;
+use support::client::Http1;
+use support::eventually;
+use support::gateway::Access;
+use support::gateway::Setup;
+use support::gateway::files_below;
+use support::ports::free_port;
+use support::request::Request;
+use support::upstream::Upstream;
+use support::upstream::find;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
+
+/// A configuration on ports of its own, and what runs on it.
+struct Site {
+    setup: Setup,
+    https: SocketAddr,
+    config: PathBuf,
+}
+
+/// A running gateway process; killed when dropped.
+struct Running {
+    child: Child,
+    errors: PathBuf,
+}
+
+impl Site {
+    fn new(upstream: &Upstream) -> Site {
+        Site::of(Setup::limited(upstream, "100/hour", "unlimited"))
+    }
+
+    fn of(setup: Setup) -> Site {
+        let ports = [free_port(), free_port(), free_port()];
+        let setup = setup
+            .set("listen", "https", &format!(r#"["127.0.0.1:{}"]"#, ports[0]))
+            .set("listen", "http", &format!(r#"["127.0.0.1:{}"]"#, ports[1]))
+            .set("listen", "admin", &format!(r#""127.0.0.1:{}""#, ports[2]));
+        let config = setup.write();
+        let https = SocketAddr::from(([127, 0, 0, 1], ports[0]));
+        Site {
+            setup,
+            https,
+            config,
+        }
+    }
+
+    /// `portcullis WORDS --config …`, to its end.
+    fn command(&self, words: &[&str]) -> Output {
+        Command::new(BINARY)
+            .args(words)
+            .arg("--config")
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// The same, which must succeed; its standard output.
+    #[track_caller]
+    fn told(&self, words: &[&str]) -> String {
+        let output = self.command(words);
+        assert_exit(&output, 0);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn start(&self) -> Running {
+        self.start_with(|_| {})
+    }
+
+    #[track_caller]
+    fn start_with(&self, adjust: impl FnOnce(&mut Command)) -> Running {
+        let errors = self.setup.directory().join("stderr.log");
+        let mut command = Command::new(BINARY);
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&errors).unwrap());
+        adjust(&mut command);
+        let mut running = Running {
+            child: command.spawn().unwrap(),
+            errors,
+        };
+        eventually("the gateway accepts", || {
+            if let Some(status) = running.child.try_wait().unwrap() {
+                panic!("the gateway ended ({status}): {}", running.stderr());
+            }
+            client::tls(self.https, "localhost", client::tls_config(&[])).ok()
+        });
+        running
+    }
+
+    #[track_caller]
+    fn get(&self, key: &str) -> support::request::Answer {
+        Http1::tls(self.https).exchange(&Request::get("/any").bearer(key))
+    }
+
+    #[track_caller]
+    fn key(&self) -> String {
+        let words = [
+            "keys",
+            "create",
+            "--tenant",
+            "acme",
+            "--name",
+            "test",
+            "--inherit",
+        ];
+        self.told(&words).trim().to_owned()
+    }
+}
+
+impl Running {
+    fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.child.id() as i32).unwrap();
+        kill_process(id, signal).unwrap();
+    }
+
+    fn stderr(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    /// Waits for the end; the exit code.
+    fn ended(&mut self) -> Option<i32> {
+        eventually("the gateway ends", || self.child.try_wait().unwrap()).code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[track_caller]
+fn assert_exit(output: &Output, code: i32) {
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "stdout: {}\nstderr: {}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn help_names_the_commands_and_the_signals() {
+    let output = Command::new(BINARY).arg("--help").output().unwrap();
+    assert_exit(&output, 0);
+    let help = String::from_utf8(output.stdout).unwrap();
+    for word in [
+        "run", "check", "demo", "keys", "tenants", "reload", "status", "HUP", "TERM", "USR1",
+    ] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+}
+
+// DESIGN section 9: 2 is usage.
+#[test]
+fn wrong_usage_exits_2() {
+    for words in [
+        &["frobnicate"][..],
+        &["keys", "create"],
+        &["run", "--nope"],
+        &["keys"],
+    ] {
+        let output = Command::new(BINARY).args(words).output().unwrap();
+        assert_exit(&output, 2);
+        assert!(output.stdout.is_empty());
+    }
+}
+
+// DESIGN section 5: scopes are given or inherited on purpose.
+#[test]
+fn keys_create_demands_scopes_or_inherit() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let output = site.command(&["keys", "create", "--tenant", "acme", "--name", "x"]);
+    assert_exit(&output, 2);
+    assert!(errors(&output).contains("--inherit"), "{}", errors(&output));
+}
+
+// FM4: a key has one tenant.
+#[test]
+fn keys_create_takes_one_tenant() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let words = [
+        "keys",
+        "create",
+        "--tenant",
+        "acme",
+        "--tenant",
+        "bravo",
+        "--name",
+        "x",
+        "--inherit",
+    ];
+    assert_exit(&site.command(&words), 2);
+}
+
+// DESIGN section 9: `check` binds nothing and says all that is wrong, with place and way out; 78 is configuration.
+#[test]
+fn check_names_every_bad_line() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    assert_exit(&site.command(&["check"]), 0);
+    let bad = site
+        .setup
+        .clone()
+        .set("listen", "htps", "[]")
+        .plan("open", "100/fortnight", "unlimited")
+        .tenant("bravo", "gold");
+    bad.write();
+    let output = site.command(&["check"]);
+    assert_exit(&output, 78);
+    let text = errors(&output);
+    for word in ["gateway.toml:", "htps", "https", "fortnight", "gold"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let before = text.lines().count();
+    assert!(before > 6, "the source lines are shown: {text}");
+    assert_exit(&site.command(&["run"]), 78);
+}
+
+#[test]
+fn a_missing_file_exits_78() {
+    let output = Command::new(BINARY)
+        .args(["check", "--config", "/nonexistent/gateway.toml"])
+        .output()
+        .unwrap();
+    assert_exit(&output, 78);
+    assert!(errors(&output).contains("gateway.toml"));
+}
+
+// Certificates and keys that cannot be used are found by `check`.
+#[test]
+fn check_finds_unusable_certificates() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let directory = site.setup.directory();
+    let key = directory.join("cert.key");
+    let cases: [(&str, &dyn Fn()); 4] = [
+        ("cert.key", &|| {
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap()
+        }),
+        ("cert.pem", &|| {
+            fs::write(directory.join("cert.pem"), "nothing").unwrap()
+        }),
+        ("cert", &|| {
+            support::certs::leaf(&["localhost"]).write(directory, "other");
+            fs::copy(directory.join("other.key"), &key).unwrap();
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        }),
+        ("cert.pem", &|| {
+            fs::remove_file(directory.join("cert.pem")).unwrap()
+        }),
+    ];
+    for (word, spoil) in cases {
+        support::certs::usual().write(directory, "cert");
+        assert_exit(&site.command(&["check"]), 0);
+        spoil();
+        let output = site.command(&["check"]);
+        assert!(
+            matches!(output.status.code(), Some(77 | 78)),
+            "{}",
+            errors(&output)
+        );
+        assert!(errors(&output).contains(word), "{}", errors(&output));
+    }
+}
+
+// FA4, CW2: the key alone on standard output, once; talk on standard error.
+#[test]
+fn a_key_is_shown_once_on_stdout_alone() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let _running = site.start();
+    let words = [
+        "keys",
+        "create",
+        "--tenant",
+        "acme",
+        "--name",
+        "CI",
+        "--inherit",
+    ];
+    let output = site.command(&words);
+    assert_exit(&output, 0);
+    let shown = String::from_utf8(output.stdout.clone()).unwrap();
+    let key = shown.trim_end_matches('\n');
+    assert_eq!(key.len(), "fp_live_".len() + 36, "{shown:?}");
+    assert!(!errors(&output).contains(key));
+    site.get(key).expect(200);
+    for words in [
+        &["keys", "list"][..],
+        &["keys", "list", "--output", "json"],
+        &["status"],
+    ] {
+        let told = site.told(words);
+        assert!(!told.contains(&key[8..20]), "{told}");
+    }
+}
+
+// FA5, FA7, FF5: lists have names, dates and states, in a table and in JSON.
+#[test]
+fn keys_are_listed_in_words_and_in_json() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let _running = site.start();
+    site.key();
+    let json: serde_json::Value =
+        serde_json::from_str(&site.told(&["keys", "list", "--output", "json"])).unwrap();
+    let text = json.to_string();
+    for member in [
+        "\"name\"",
+        "\"created_at\"",
+        "\"expires_at\"",
+        "\"status\"",
+        "\"active\"",
+    ] {
+        assert!(text.contains(member), "{member}: {text}");
+    }
+    let table = site.told(&["keys", "list"]);
+    assert!(
+        table.contains("test") && table.contains("active"),
+        "{table}"
+    );
+}
+
+// DESIGN section 5: with no gateway running, the same commands write the store themselves.
+#[test]
+fn commands_work_without_a_gateway() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    site.told(&["tenants", "create", "stored", "--plan", "open"]);
+    assert!(site.told(&["tenants", "list"]).contains("stored"));
+    let key = site.key();
+    let _running = site.start();
+    site.get(&key).expect(200);
+}
+
+// FA8: in force when the command returns; the whole life of a key by the command line.
+#[test]
+fn key_verbs_take_effect_before_they_return() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let _running = site.start();
+    let key = site.key();
+    let json: serde_json::Value =
+        serde_json::from_str(&site.told(&["keys", "list", "--output", "json"])).unwrap();
+    let text = json.to_string();
+    let at = text.find("key_").expect("a key id");
+    let id = &text[at..at + 16];
+    for (verb, status) in [("deactivate", 401), ("activate", 200), ("revoke", 401)] {
+        let output = site.command(&["keys", verb, id, "--yes"]);
+        let output = if output.status.code() == Some(2) {
+            site.command(&["keys", verb, id])
+        } else {
+            output
+        };
+        assert_exit(&output, 0);
+        assert_eq!(site.get(&key).status, status, "{verb}");
+    }
+    assert_exit(&site.command(&["keys", "activate", id]), 1);
+    assert_exit(&site.command(&["keys", "show", "key_000000000000"]), 1);
+}
+
+// DESIGN section 9: 69 is "not available": a port or a store that somebody else has.
+#[test]
+fn a_taken_port_exits_69() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let taken = TcpListener::bind(site.https).unwrap();
+    let output = site.command(&["run"]);
+    assert_exit(&output, 69);
+    assert!(
+        errors(&output).contains(&site.https.port().to_string()),
+        "{}",
+        errors(&output)
+    );
+    drop(taken);
+    let _running = site.start();
+    // Another Portcullis on the same port, with a store of its own.
+    let second = Site::new(&upstream);
+    second
+        .setup
+        .clone()
+        .set("listen", "https", &format!(r#"["{}"]"#, site.https))
+        .write();
+    let output = second.command(&["run"]);
+    assert_exit(&output, 69);
+}
+
+#[test]
+fn a_store_in_use_exits_69_and_names_the_process() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let running = site.start();
+    let second = Site::of(
+        site.setup
+            .clone()
+            .set("listen", "admin_socket", r#""two.sock""#),
+    );
+    let output = second.command(&["run"]);
+    assert_exit(&output, 69);
+    assert!(
+        errors(&output).contains(&running.child.id().to_string()),
+        "{}",
+        errors(&output)
+    );
+}
+
+// DESIGN section 9: HUP reloads, and a bad file changes nothing.
+#[test]
+fn hup_reloads() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let running = site.start();
+    let key = site.key();
+    let get = |path: &str| {
+        let request = Request::get(path).bearer(&key);
+        Http1::tls(site.https).exchange(&request).status
+    };
+    assert_eq!(get("/new"), 404);
+    site.setup
+        .clone()
+        .route("/new", &[], Access::AnyKey)
+        .write();
+    running.signal(Signal::HUP);
+    eventually("the reload", || (get("/new") == 200).then_some(()));
+    fs::write(&site.config, "[broken").unwrap();
+    running.signal(Signal::HUP);
+    eventually("the refusal is told", || {
+        running.stderr().contains("gateway.toml:").then_some(())
+    });
+    assert_eq!(get("/new"), 200);
+    let output = site.command(&["reload"]);
+    assert!(
+        matches!(output.status.code(), Some(1 | 78)),
+        "{}",
+        errors(&output)
+    );
+    site.setup.write();
+    assert_exit(&site.command(&["reload"]), 0);
+    assert_eq!(get("/new"), 404);
+}
+
+// DESIGN section 9: TERM drains and exits 0.
+#[test]
+fn term_drains_and_exits_0() {
+    let upstream = Upstream::start();
+    let gate = support::Gate::closed();
+    upstream.script(
+        "/any",
+        vec![
+            support::upstream::Step::ReadBody,
+            support::upstream::Step::Wait(gate.clone()),
+            support::upstream::Step::Send(support::upstream::ok("whole")),
+        ],
+    );
+    let site = Site::new(&upstream);
+    let mut running = site.start();
+    let key = site.key();
+    let mut client = Http1::tls(site.https);
+    client.send(Request::get("/any").bearer(&key).bytes());
+    upstream.wait_for_hits(1);
+    running.signal(Signal::TERM);
+    eventually("new connections are refused", || {
+        std::net::TcpStream::connect(site.https)
+            .is_err()
+            .then_some(())
+    });
+    gate.open();
+    assert_eq!(client.read().text(), "whole");
+    assert_eq!(running.ended(), Some(0));
+}
+
+// DESIGN section 9: a second TERM does not wait.
+#[test]
+fn a_second_term_does_not_wait() {
+    let upstream = Upstream::start();
+    upstream.script(
+        "/any",
+        vec![
+            support::upstream::Step::ReadBody,
+            support::upstream::Step::Hold,
+        ],
+    );
+    let site = Site::of(Setup::usual(&upstream).set("server", "drain_timeout", r#""1h""#));
+    let mut running = site.start();
+    let key = site.key();
+    let mut client = Http1::tls(site.https);
+    client.send(Request::get("/any").bearer(&key).bytes());
+    upstream.wait_for_hits(1);
+    running.signal(Signal::TERM);
+    eventually("the drain has begun", || {
+        std::net::TcpStream::connect(site.https)
+            .is_err()
+            .then_some(())
+    });
+    running.signal(Signal::TERM);
+    running.ended();
+}
+
+// DESIGN section 9: USR1 reopens the log after it was moved away.
+#[test]
+fn usr1_reopens_the_log() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let running = site.start();
+    let key = site.key();
+    let log = site.setup.directory().join("access.log");
+    site.get(&key);
+    eventually("a first line", || {
+        fs::metadata(&log).ok().filter(|file| file.len() > 0)
+    });
+    fs::rename(&log, log.with_extension("1")).unwrap();
+    running.signal(Signal::USR1);
+    eventually("a new file", || log.exists().then_some(()));
+    site.get(&key);
+    eventually("a line in it", || {
+        fs::metadata(&log).ok().filter(|file| file.len() > 0)
+    });
+}
+
+// CHECK4, DESIGN section 1: after kill -9 at most one flush interval is forgotten; never a full new window.
+#[test]
+fn kill_9_forgets_at_most_one_flush_interval() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let mut running = site.start();
+    let key = site.key();
+    let send = |count: usize| {
+        let mut client = Http1::tls(site.https);
+        let request = Request::get("/any").bearer(&key);
+        (0..count)
+            .filter(|_| client.exchange(&request).status == 200)
+            .count()
+    };
+    let counters = || -> Vec<(PathBuf, Vec<u8>)> {
+        let files = files_below(&site.setup.directory().join("state"));
+        let named = |path: &Path| path.to_string_lossy().contains("counters");
+        files.into_iter().filter(|(path, _)| named(path)).collect()
+    };
+    let wait_for_flush_after = |count: usize| {
+        let before = counters();
+        assert_eq!(send(count), count);
+        eventually("a flush", || (counters() != before).then_some(()));
+    };
+    // The first flush may hold a part of the 60; the second began after the first had ended, and so holds all of them.
+    wait_for_flush_after(60);
+    wait_for_flush_after(1);
+    assert_eq!(send(12), 12);
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+    let _again = site.start();
+    let admitted = send(100);
+    assert!(
+        (27..=27 + 13).contains(&admitted),
+        "{admitted} admitted after 73 of 100"
+    );
+}
+
+// CHECK4: counters that cannot be read are not taken for "nothing was used", and the file is left as it is.
+#[test]
+fn damaged_counters_are_not_overwritten() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let mut running = site.start();
+    let key = site.key();
+    site.get(&key).expect(200);
+    running.signal(Signal::TERM);
+    running.ended();
+    let state = site.setup.directory().join("state");
+    let path = state.join("counters.db");
+    let _ = fs::remove_file(state.join("counters.db-wal"));
+    fs::write(
+        &path,
+        "this is no database, and it is long enough to be looked at as one",
+    )
+    .unwrap();
+    for command in ["run", "check"] {
+        let output = site.command(&[command]);
+        assert_eq!(
+            output.status.code(),
+            Some(78),
+            "{command}: {}",
+            errors(&output)
+        );
+    }
+    assert!(fs::read(&path).unwrap().starts_with(b"this is no database"));
+}
+
+// CHECK9, FA4: the key is in no file, on no command line, in no memory that ps shows.
+#[test]
+fn the_key_is_in_no_file_and_on_no_command_line() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let running = site.start();
+    let key = site.key();
+    site.get(&key).expect(200);
+    site.get(&format!("{key}x")).expect(401);
+    let secret = key.as_bytes()[8..32].to_vec();
+    for file in ["cmdline", "environ"] {
+        let bytes = fs::read(format!("/proc/{}/{file}", running.child.id())).unwrap();
+        assert!(find(&bytes, &secret).is_none(), "{file}");
+    }
+    running.signal(Signal::TERM);
+    let mut running = running;
+    running.ended();
+    for (path, bytes) in files_below(site.setup.directory()) {
+        assert!(find(&bytes, &secret).is_none(), "{}", path.display());
+    }
+    for request in upstream.requests() {
+        assert!(find(&request.raw, &secret).is_none());
+    }
+}
+
+// The store's files are the owner's alone.
+#[test]
+fn the_store_is_readable_by_its_owner_only() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let _running = site.start();
+    site.key();
+    let state = site.setup.directory().join("state");
+    for (path, _) in files_below(&state) {
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o007, 0, "{} is {mode:o}", path.display());
+    }
+    let mode = fs::metadata(&state).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "the directory is {mode:o}");
+}
+
+// systemd is told when the gateway is ready, reloads and stops.
+#[test]
+fn systemd_is_told_of_every_state() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let path = site.setup.directory().join("notify.sock");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    let wait_for = |word: &str| {
+        let mut buffer = [0; 4096];
+        loop {
+            let count = socket.recv(&mut buffer).expect("a notification");
+            if String::from_utf8_lossy(&buffer[..count]).contains(word) {
+                return;
+            }
+        }
+    };
+    let mut running = site.start_with(|command| {
+        command.env("NOTIFY_SOCKET", &path);
+    });
+    wait_for("READY=1");
+    running.signal(Signal::HUP);
+    wait_for("RELOADING=1");
+    wait_for("READY=1");
+    running.signal(Signal::TERM);
+    wait_for("STOPPING=1");
+    assert_eq!(running.ended(), Some(0));
+}
+
+// The status tells what runs.
+#[test]
+fn status_tells_what_runs() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let output = site.command(&["status"]);
+    assert_ne!(output.status.code(), Some(0));
+    let running = site.start();
+    let told = site.told(&["status"]);
+    assert!(told.contains(&running.child.id().to_string()), "{told}");
+}
+
+// First contact: `demo` prints curl lines, and each answers what its comment says when they are pasted in order.
+#[test]
+fn the_demo_prints_lines_that_do_what_they_say() {
+    if support::real::left_out("curl") {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let child = Command::new(BINARY)
+        .arg("demo")
+        .current_dir(home.path())
+        .env("HOME", home.path())
+        .env("TMPDIR", home.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut running = Running {
+        child,
+        errors: PathBuf::new(),
+    };
+    let lines = curl_lines(&mut running.child);
+    let mut seen = Vec::new();
+    for line in &lines {
+        let (_, comment) = line
+            .rsplit_once("  # ")
+            .or(line.rsplit_once("# "))
+            .expect("a comment");
+        let expected: u16 = comment[..3].parse().expect("a status");
+        assert_eq!(last_status_of(line, home.path()), expected, "{line}");
+        seen.push(expected);
+    }
+    for status in [200, 401, 403, 429] {
+        assert!(seen.contains(&status), "{status} in {seen:?}");
+    }
+    running.signal(Signal::TERM);
+    assert_eq!(running.ended(), Some(0));
+}
+
+/// Reads what the demo prints on either stream until there are four curl lines and a pause of its own making: the line that
+/// names the last of the four statuses.
+fn curl_lines(child: &mut Child) -> Vec<String> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let streams: [Box<dyn std::io::Read + Send>; 2] = [
+        Box::new(child.stdout.take().unwrap()),
+        Box::new(child.stderr.take().unwrap()),
+    ];
+    for stream in streams {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+    }
+    let mut lines: Vec<String> = Vec::new();
+    let mut heard = Vec::new();
+    loop {
+        let all_four = ["# 200", "# 401", "# 403", "# 429"]
+            .iter()
+            .all(|comment| lines.iter().any(|line| line.contains(comment)));
+        let wait = if all_four {
+            std::time::Duration::from_millis(500)
+        } else {
+            support::PATIENCE
+        };
+        match receiver.recv_timeout(wait) {
+            Ok(line) => {
+                let trimmed = line.trim();
+                if trimmed.contains("curl ") && trimmed.contains("# ") {
+                    lines.push(trimmed.to_owned());
+                }
+                heard.push(line);
+            }
+            Err(_) if all_four => return lines,
+            Err(error) => panic!("{error}: four curl lines in {heard:#?}"),
+        }
+    }
+}
+
+/// Runs a pasted line as a shell would, with a curl that writes each status to a file; the last status of the line.
+fn last_status_of(line: &str, directory: &Path) -> u16 {
+    let statuses = directory.join("statuses");
+    let _ = fs::remove_file(&statuses);
+    let wrapper = directory.join("curl");
+    let real = Command::new("sh")
+        .args(["-c", "command -v curl"])
+        .output()
+        .unwrap();
+    let real = String::from_utf8(real.stdout).unwrap();
+    fs::write(
+        &wrapper,
+        format!(
+            "#!/bin/sh\nexec {} --stderr /dev/null --write-out '%{{stderr}}' -D - -o /dev/null \"$@\" | sed -n 's/^HTTP[^ ]* \\([0-9]*\\).*/\\1/p' | tee -a {}\n",
+            real.trim(),
+            statuses.display()
+        ),
+    )
+    .unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", directory.display(), std::env::var("PATH").unwrap());
+    Command::new("bash")
+        .args(["-c", line])
+        .env("PATH", path)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = fs::read_to_string(&statuses).unwrap_or_default();
+    text.lines()
+        .last()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(0)
+}
+
+// The units: accepted by systemd's own checks, and hardened.
+#[test]
+fn the_systemd_units_verify_and_are_hardened() {
+    if support::real::left_out("systemd") {
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    let directory = tempfile::tempdir().unwrap();
+    let service = fs::read_to_string(root.join("portcullis.service")).unwrap();
+    let exists = directory.path().join("portcullis");
+    fs::copy(BINARY, &exists).unwrap();
+    let installed = "/usr/bin/portcullis";
+    assert!(service.contains(&format!("ExecStart={installed} run")));
+    let copied = service.replace(installed, exists.to_str().unwrap());
+    let unit = directory.path().join("portcullis.service");
+    fs::write(&unit, copied).unwrap();
+    let socket = directory.path().join("portcullis.socket");
+    fs::copy(root.join("portcullis.socket"), &socket).unwrap();
+    let verify = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .args([&unit, &socket])
+        .output()
+        .expect("this test needs systemd-analyze; leave it out by PORTCULLIS_WITHOUT=systemd");
+    let ours: Vec<String> = errors(&verify)
+        .lines()
+        .filter(|line| line.contains("portcullis"))
+        .map(str::to_owned)
+        .collect();
+    assert!(ours.is_empty(), "{ours:#?}");
+    let security = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--threshold=20", "--no-pager"])
+        .arg(&unit)
+        .output()
+        .unwrap();
+    assert_exit(&security, 0);
+}
