@@ -241,3 +241,21 @@ fn curl_gets_in_with_a_key_and_not_without() {
         assert_eq!(status, 401, "{protocol}");
     }
 }
+
+// S5: an answer that is given before the body has come must still arrive; curl 7.88 loses it when the stream is closed under its upload.
+#[test]
+fn curl_gets_the_refusal_of_an_upload() {
+    if real::left_out("curl") {
+        return;
+    }
+    let upstream = Upstream::start();
+    let gateway = Setup::usual(&upstream).start();
+    let url = format!("https://localhost:{}/leases", gateway.https().port());
+    for protocol in ["--http1.1", "--http2"] {
+        for _ in 0..20 {
+            let (status, _) = client::curl(gateway.directory(), &[protocol, "-d", "{}", &url]);
+            assert_eq!(status, 401, "{protocol}");
+        }
+    }
+    assert_eq!(upstream.hits(), 0);
+}
