@@ -54,6 +54,10 @@ const LEAST_VERSIONS: [(&str, [u64; 3]); 14] = [
     ("quinn-proto", [0, 11, 15]),
 ];
 
+const REFUSALS_BEGIN: &str = "<!-- refusals: begin (held to the code by a test) -->";
+
+const REFUSALS_END: &str = "<!-- refusals: end -->";
+
 const README_LINES_MAX: usize = 199;
 
 /// A file of the tree: its path below the root, and its text.
@@ -291,6 +295,25 @@ fn no_file_names_a_machine() {
 #[test]
 fn tables_that_strangers_fill_have_a_random_seed() {
     hold(&sources(&["src"]), hashers_are_seeded);
+}
+
+/// README prints what clients see; `BLESS=1` writes it anew.
+#[test]
+fn readme_prints_the_refusals_of_the_code() {
+    let path = root().join("README.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(REFUSALS_BEGIN).expect("the begin mark");
+    let (printed, after) = rest.split_once(REFUSALS_END).expect("the end mark");
+    let expected = format!("\n{}", portcullis::refusal::Refusal::table());
+    if std::env::var_os("BLESS").is_some() {
+        let fresh = format!("{before}{REFUSALS_BEGIN}{expected}{REFUSALS_END}{after}");
+        fs::write(path, fresh).unwrap();
+        return;
+    }
+    assert_eq!(
+        printed, expected,
+        "run with BLESS=1 and look at the difference"
+    );
 }
 
 #[test]
