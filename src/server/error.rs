@@ -64,7 +64,7 @@ impl From<io::Error> for StartError {
 impl From<Problems> for StartError {
     fn from(problems: Problems) -> StartError {
         StartError {
-            exit_code: 78,
+            exit_code: if problems.is_denied() { 77 } else { 78 },
             text: problems.to_string(),
         }
     }
@@ -72,7 +72,11 @@ impl From<Problems> for StartError {
 
 impl From<Vec<TlsProblem>> for StartError {
     fn from(problems: Vec<TlsProblem>) -> StartError {
-        StartError::config(tls_text(&problems))
+        let is_denied = problems.iter().all(|problem| problem.is_denied);
+        StartError {
+            exit_code: if is_denied { 77 } else { 78 },
+            text: tls_text(&problems),
+        }
     }
 }
 
@@ -114,9 +118,14 @@ impl From<CountersError> for StartError {
 
 impl From<StoreError> for StartError {
     fn from(error: StoreError) -> StartError {
+        let way_out = if error.is_in_use() {
+            "; stop it first, or set another store.path"
+        } else {
+            ""
+        };
         StartError {
             exit_code: error.exit_code(),
-            text: error.to_string(),
+            text: format!("{error}{way_out}"),
         }
     }
 }

@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::Access;
+use rustix::io::Errno;
+
 use crate::clock::Clock;
 use crate::config;
 use crate::config::Config;
@@ -17,11 +20,13 @@ use crate::shutdown::Signals;
 use crate::snapshot::build;
 use crate::store::Contents;
 use crate::store::Store;
+use crate::store::StoreError;
 use crate::store::counters::Counters;
 
 use super::Gateway;
 use super::StartError;
 use super::demo as demonstration;
+use super::logging;
 
 /// `portcullis run`: serves until TERM or INT, then drains.
 pub fn run(config_path: &Path) -> ExitCode {
@@ -37,7 +42,7 @@ pub fn run(config_path: &Path) -> ExitCode {
 
 /// `portcullis demo`: everything made on the spot, then what `run` does.
 pub fn demo() -> ExitCode {
-    init_logging(tracing::Level::WARN);
+    logging::start(tracing::Level::WARN);
     match demonstration::start() {
         Ok((demo, introduction)) => {
             println!("{introduction}");
@@ -53,7 +58,7 @@ impl demonstration::Demo {
     }
 }
 
-/// `portcullis check`: loads certificates, opens the store, resolves references; binds nothing, changes nothing.
+/// `portcullis check`: loads certificates, opens the store, resolves references; binds nothing, changes nothing. `-` is standard input.
 pub fn check(config_path: &Path, dump: bool) -> ExitCode {
     match check_all(config_path) {
         Ok((config, notes)) => {
@@ -72,7 +77,11 @@ pub fn check(config_path: &Path, dump: bool) -> ExitCode {
 }
 
 fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
-    let loaded = config::load(config_path)?;
+    let loaded = if config_path == Path::new("-") {
+        config::load_piped(std::io::stdin().lock())?
+    } else {
+        config::load(config_path)?
+    };
     let mut notes = Vec::new();
     if !loaded.warnings.is_empty() {
         notes.push(loaded.warnings.to_string());
@@ -88,9 +97,13 @@ fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
     Ok((loaded.config, notes))
 }
 
-/// A store that a running gateway holds is left alone; a missing one is not made.
+/// A store that a running gateway holds is left alone; a missing one is not made, but has to be possible.
 fn stored_contents(config: &Config, notes: &mut Vec<String>) -> Result<Contents, StartError> {
-    if !config.store.path.join("keys.db").exists() {
+    let directory = &config.store.path;
+    writable(directory)?;
+    let file = directory.join("keys.db");
+    let exists = file.try_exists();
+    if !exists.map_err(|error| StoreError::from_io(&file, error))? {
         return Ok(Contents::default());
     }
     match Store::open(&config.store.path) {
@@ -108,6 +121,23 @@ fn stored_contents(config: &Config, notes: &mut Vec<String>) -> Result<Contents,
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether this user may write in the directory, or make it: asked of the nearest one that exists.
+fn writable(directory: &Path) -> Result<(), StoreError> {
+    let rights = Access::WRITE_OK | Access::EXEC_OK;
+    for place in directory.ancestors() {
+        let place = if place.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            place
+        };
+        match rustix::fs::access(place, rights) {
+            Err(Errno::NOENT) => {}
+            verdict => return verdict.map_err(|error| StoreError::from_io(place, error.into())),
+        }
+    }
+    Ok(())
 }
 
 fn serve(mut gateway: Gateway) -> ExitCode {
@@ -156,18 +186,7 @@ fn serve_until_stopped(gateway: &mut Gateway) -> ExitCode {
 fn start_logging(config_path: &Path) {
     let level =
         config::load(config_path).map_or(tracing::Level::INFO, |loaded| loaded.config.log.level);
-    init_logging(level);
-}
-
-fn init_logging(level: tracing::Level) {
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .finish();
-    // A second call in one process keeps the first subscriber.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    logging::start(level);
 }
 
 /// No core file and no debugger of the same user: memory holds TLS keys and, for microseconds, API keys.
