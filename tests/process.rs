@@ -800,6 +800,33 @@ fn files_that_this_user_may_not_read_exit_77() {
     }
 }
 
+// Paths of the file that a start would stumble over: the same message and code from `check`.
+#[test]
+fn paths_that_cannot_be_used_are_named() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let log = r#""file:missing/access.log""#;
+    site.setup.clone().set("log", "access", log).write();
+    for command in ["check", "run"] {
+        let output = site.command(&[command]);
+        assert_exit(&output, 78);
+        let text = errors(&output);
+        let told = text.contains("log.access: ") && text.contains("the directory has to exist");
+        assert!(told, "{text}");
+    }
+    fs::create_dir(site.setup.directory().join("missing")).unwrap();
+    assert_exit(&site.command(&["check"]), 0);
+    fs::write(site.setup.directory().join("file"), "mine").unwrap();
+    for socket in [r#""missing/none/admin.sock""#, r#""file""#] {
+        let setup = site.setup.clone();
+        setup.set("listen", "admin_socket", socket).write();
+        let output = site.command(&["run"]);
+        assert_exit(&output, 78);
+        let text = errors(&output);
+        assert!(text.contains("listen.admin_socket"), "{text}");
+    }
+}
+
 #[test]
 fn check_reads_standard_input() {
     let upstream = Upstream::start();

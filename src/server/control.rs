@@ -75,9 +75,8 @@ pub(crate) fn bind_admin(
     let tcp = inherited.map(TcpListener::from_std).transpose()?;
     let socket = admin::bind_socket(&listen.admin_socket).map_err(|error| {
         let path = listen.admin_socket.display();
-        StartError::unavailable(format!(
-            "listen.admin_socket: cannot listen on {path}: {error}"
-        ))
+        let text = format!("listen.admin_socket: cannot listen on {path}: {error}");
+        StartError::of_path(text, &error)
     })?;
     Ok(AdminListeners { tcp, socket })
 }

@@ -24,20 +24,25 @@ impl StartError {
         StartError { exit_code: 1, text }
     }
 
-    /// Something needed is not available: 69.
-    pub(crate) fn unavailable(text: String) -> StartError {
-        StartError {
-            exit_code: 69,
-            text,
-        }
-    }
-
     /// The configuration is wrong: 78.
     pub(crate) fn config(text: String) -> StartError {
         StartError {
             exit_code: 78,
             text,
         }
+    }
+
+    /// A path of the configuration that cannot be used: 77 where this user may not, 78 where the path is wrong, else 69.
+    pub(crate) fn of_path(text: String, error: &io::Error) -> StartError {
+        let exit_code = match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => 77,
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::AlreadyExists => 78,
+            _ => 69,
+        };
+        StartError { exit_code, text }
     }
 
     /// 1 failure, 69 something needed is not available, 77 no permission, 78 configuration.

@@ -1,5 +1,6 @@
 //! Assembly: the only room that knows all parts. Starts them in order, stops them in the opposite order.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -382,11 +383,18 @@ fn start_log(config: &Config) -> Result<Option<access_log::Writer>, StartError> 
         AccessLog::Stdout => access_log::Target::Stdout,
         AccessLog::File(path) => access_log::Target::File(path.clone()),
     };
-    let writer = access_log::Writer::start(target).map_err(|error| {
-        StartError::failed(format!(
-            "log.access: cannot write to {:?}: {error}",
-            config.log.access
-        ))
-    })?;
+    let writer = access_log::Writer::start(target).map_err(|error| log_error(config, &error))?;
     Ok(Some(writer))
+}
+
+/// What keeps the access log from being written, and the way out.
+fn log_error(config: &Config, error: &io::Error) -> StartError {
+    let path = match &config.log.access {
+        AccessLog::File(path) => path.display().to_string(),
+        AccessLog::Stdout | AccessLog::Off => "standard output".to_owned(),
+    };
+    let text = format!(
+        "log.access: {path}: {error}; the directory has to exist, and this user has to be allowed to write there"
+    );
+    StartError::of_path(text, error)
 }

@@ -1,5 +1,6 @@
 //! What the commands `run`, `demo` and `check` do with the process they are given.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::config::AccessLog;
 use crate::config::Config;
 use crate::edge::listener;
 use crate::edge::listener::Inherited;
@@ -88,6 +90,7 @@ fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
     }
     let certificates = Certificates::load(&loaded.config.tls, Clock::system().now().wall)?;
     notes.extend(certificates.warnings.iter().map(ToString::to_string));
+    loggable(&loaded.config).map_err(|error| super::log_error(&loaded.config, &error))?;
     let contents = stored_contents(&loaded.config, &mut notes)?;
     let config = Arc::new(loaded.config.clone());
     let built = build::build(config, &contents, 0)?;
@@ -120,6 +123,24 @@ fn stored_contents(config: &Config, notes: &mut Vec<String>) -> Result<Contents,
             Ok(Contents::default())
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the file of the access log can be written, or made in its directory.
+fn loggable(config: &Config) -> io::Result<()> {
+    let AccessLog::File(path) = &config.log.access else {
+        return Ok(());
+    };
+    match rustix::fs::access(path, Access::WRITE_OK) {
+        Err(Errno::NOENT) => {
+            let directory = path.parent().filter(|parent| *parent != Path::new(""));
+            let directory = directory.unwrap_or(Path::new("."));
+            Ok(rustix::fs::access(
+                directory,
+                Access::WRITE_OK | Access::EXEC_OK,
+            )?)
+        }
+        verdict => Ok(verdict?),
     }
 }
 
