@@ -758,6 +758,7 @@ fn set_mode(path: &Path, mode: u32) {
 fn check_finds_a_store_that_cannot_be_written() {
     let upstream = Upstream::start();
     let site = Site::new(&upstream);
+    site.setup.clone().set("log", "access", r#""off""#).write();
     let directory = site.setup.directory();
     // The key's mode is not what this is about: it is given to whoever runs the command.
     if rustix::process::geteuid().is_root() {
