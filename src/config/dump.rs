@@ -14,7 +14,6 @@ use crate::config::LimitSubject;
 use crate::config::Upstream;
 use crate::config::names::show_server;
 use crate::config::values::show_duration;
-use crate::config::values::show_rate;
 use crate::config::values::show_size;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
@@ -276,7 +275,7 @@ fn dump_key(out: &mut Writer, key: &ApiKey) {
         match own {
             Override::Plan => {}
             Override::Unlimited => out.text(name, "unlimited"),
-            Override::Rate(limit) => out.text(name, &show_rate(limit)),
+            Override::Rate(limit) => out.text(name, &limit.to_string()),
         }
     }
     out.text("environment", &key.environment);
@@ -314,7 +313,7 @@ fn dump_errors(out: &mut Writer, prefix: &str, errors: Errors) {
 }
 
 fn rate(limit: Option<Rate>) -> String {
-    limit.map_or("unlimited".into(), show_rate)
+    limit.map_or("unlimited".into(), |limit| limit.to_string())
 }
 
 /// A name as a TOML key: quoted when it holds a dot.
