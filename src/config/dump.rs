@@ -86,9 +86,11 @@ impl Config {
             ("head_timeout", connections.head_timeout),
             ("idle_timeout", connections.idle_timeout),
             ("stall_timeout", connections.stall_timeout),
+            ("unread_timeout", connections.unread_timeout),
         ] {
             out.text(name, &show_duration(span));
         }
+        out.text("unread_bytes_max", &show_size(connections.unread_bytes_max));
         out.bare("http2_streams_max", connections.http2_streams_max);
         out.table("[http]");
         out.text(
@@ -170,6 +172,10 @@ impl Config {
             AccessLog::Stdout => out.text("access", "stdout"),
             AccessLog::File(path) => out.text("access", &format!("file:{}", path.display())),
         }
+        out.text(
+            "queue_bytes_max",
+            &show_size(self.log.queue_bytes_max as u64),
+        );
         out.text("level", &self.log.level.as_str().to_ascii_lowercase());
     }
 
@@ -191,6 +197,7 @@ impl Config {
             &show_duration(upstream.pool_idle_timeout),
         );
         out.text("head_bytes_max", &show_size(upstream.head_bytes_max as u64));
+        out.bare("header_count_max", upstream.header_count_max);
         out.bare("connect_retries", upstream.connect_retries);
         match &upstream.host_header {
             HostHeader::Client => out.text("host_header", "client"),
@@ -247,6 +254,12 @@ impl Config {
             ),
             ("server.workers", self.server.workers != next.server.workers),
             ("store.path", self.store.path != next.store.path),
+            ("log.access", self.log.access != next.log.access),
+            (
+                "log.queue_bytes_max",
+                self.log.queue_bytes_max != next.log.queue_bytes_max,
+            ),
+            ("log.level", self.log.level != next.log.level),
         ];
         let changed = differs.into_iter().filter(|(_, differs)| *differs);
         changed.map(|(key, _)| key).collect()

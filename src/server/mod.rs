@@ -356,11 +356,12 @@ fn start_log(config: &Config) -> Result<Option<access_log::Writer>, StartError> 
         AccessLog::Stdout => access_log::Target::Stdout,
         AccessLog::File(path) => access_log::Target::File(path.clone()),
     };
-    let writer = access_log::Writer::start(target).map_err(|error| {
-        StartError::failed(format!(
-            "log.access: cannot write to {:?}: {error}",
-            config.log.access
-        ))
-    })?;
+    let writer =
+        access_log::Writer::start(target, config.log.queue_bytes_max).map_err(|error| {
+            StartError::failed(format!(
+                "log.access: cannot write to {:?}: {error}",
+                config.log.access
+            ))
+        })?;
     Ok(Some(writer))
 }
