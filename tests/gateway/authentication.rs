@@ -202,7 +202,17 @@ fn the_credential_does_not_reach_the_backend_of_a_public_route() {
 #[test]
 fn all_bad_credentials_get_the_same_answer() {
     let upstream = Upstream::start();
-    let gateway = Setup::usual(&upstream).start();
+    let gateway = Setup::usual(&upstream)
+        .upstream("sandbox", upstream.address)
+        .set("upstreams.sandbox", "environment", r#""test""#)
+        .route_to(
+            "sandbox",
+            "/sandbox",
+            &[],
+            Access::AnyKey,
+            "environment = \"test\"\n",
+        )
+        .start();
     let answers = bad_credentials(&gateway);
     for (name, answer) in &answers {
         assert_eq!(answer.status, 401, "{name}");
@@ -253,7 +263,22 @@ fn bad_credentials(gateway: &Gateway) -> Vec<(&'static str, Answer)> {
         ("deleted", deleted.text),
     ]
     .into_iter()
-    .map(|(name, key)| (name, gateway.send(&Request::get("/any").bearer(&key))))
+    .map(|(name, key)| (name, Request::get("/any").bearer(&key)))
+    .chain([
+        (
+            "ambiguous",
+            Request::get("/any").bearer("x").header("X-API-Key", "y"),
+        ),
+        (
+            "another scheme",
+            Request::get("/any").header("Authorization", "Basic x"),
+        ),
+        (
+            "wrong environment",
+            Request::get("/sandbox").bearer(&gateway.key("acme").text),
+        ),
+    ])
+    .map(|(name, request)| (name, gateway.send(&request)))
     .collect()
 }
 

@@ -415,6 +415,8 @@ fn send_everywhere(gateway: &Gateway, key: &str, seen: &mut Vec<u8>) {
         format!("/any?api_key={encoded}"),
         format!("/any?x=1&token={key}"),
         format!("/any/{key}"),
+        format!("/any/{encoded}"),
+        format!("/nowhere/{encoded}"),
         format!("/nowhere/{key}"),
         format!("/{key}"),
     ];
