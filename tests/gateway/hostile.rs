@@ -934,6 +934,7 @@ fn unread_bodies_and_large_answers_are_bounded_as_configured() {
     let gateway = Setup::usual(&upstream)
         .set("upstreams.legacy", "header_count_max", "200")
         .set("connections", "unread_bytes_max", r#""1KiB""#)
+        .set("connections", "unread_timeout", r#""5min""#)
         .start();
     gateway.send(&Request::get("/public/150")).expect(200);
     gateway.send(&Request::get("/public/250")).expect(502);
