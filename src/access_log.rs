@@ -16,9 +16,6 @@ use std::thread::JoinHandle;
 /// A worker hands its lines over once they exceed this many bytes (or when it is told to, every 200 ms).
 const HAND_OVER_BYTES: usize = 32 * 1024;
 
-/// Batches that may wait for the disk; beyond it lines are dropped and counted, requests never wait.
-const BATCHES_WAITING_MAX: usize = 256;
-
 /// A text in a line is cut after this many bytes.
 const TEXT_BYTES_MAX: usize = 2048;
 
@@ -101,13 +98,13 @@ pub struct Sink {
 }
 
 impl Writer {
-    /// Opens the target and starts the thread.
+    /// Opens the target and starts the thread. Of lines that were handed over, `queue_bytes_max` bytes may wait for it.
     ///
     /// # Errors
     /// When the file cannot be opened or no thread can be had.
-    pub fn start(target: Target) -> io::Result<Writer> {
+    pub fn start(target: Target, queue_bytes_max: usize) -> io::Result<Writer> {
         let mut out = open(&target)?;
-        let (orders, inbox) = mpsc::sync_channel(BATCHES_WAITING_MAX);
+        let (orders, inbox) = mpsc::sync_channel(queue_bytes_max / HAND_OVER_BYTES);
         let thread = std::thread::Builder::new().name(String::from("access-log")).spawn(move || {
             for order in inbox {
                 match order {
@@ -438,7 +435,7 @@ mod tests {
     fn a_file_is_reopened_where_it_was() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
-        let writer = Writer::start(Target::File(path.clone())).unwrap();
+        let writer = Writer::start(Target::File(path.clone()), 1 << 20).unwrap();
         let sink = writer.sink(Arc::default());
         sink.record(&entry("/one", "h"));
         sink.hand_over();

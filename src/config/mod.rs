@@ -274,6 +274,10 @@ pub struct Connections {
     pub idle_timeout: Duration,
     /// Longest silence of a client that is sending a body or should be reading an answer. 100ms to 1h.
     pub stall_timeout: Duration,
+    /// Of a body that was answered unread: bytes that are thrown away before the connection is given up. 0B to 64MiB.
+    pub unread_bytes_max: u64,
+    /// How long that may take. 100ms to 5min.
+    pub unread_timeout: Duration,
     /// HTTP/2 streams open at once on one connection. 1 to 10,000.
     pub http2_streams_max: u32,
 }
@@ -397,11 +401,13 @@ pub enum LimitSubject {
     Both,
 }
 
-/// `[log]`.
+/// `[log]`; a change needs a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// Where access lines go.
     pub access: AccessLog,
+    /// Access lines, bytes, that may wait for the disk; beyond it lines are lost and counted, requests never wait. 64KiB to 1GiB.
+    pub queue_bytes_max: usize,
     /// Least level of operator events on stderr.
     pub level: tracing::Level,
 }
@@ -438,6 +444,8 @@ pub struct Upstream {
     pub pool_idle_timeout: Duration,
     /// Answer head, bytes; beyond it 502. 8KiB to 1MiB.
     pub head_bytes_max: usize,
+    /// Header fields of an answer; beyond it 502. 1 to 1,000.
+    pub header_count_max: usize,
     /// Tries on further servers after a connection could not be made. 0 to 10.
     pub connect_retries: u32,
     /// The `Host` that the backend sees.

@@ -143,6 +143,8 @@ pub(super) fn connections(root: &mut Reader<'_>) -> Connections {
         head_timeout: table.duration("head_timeout", "10s", ("100ms", "5min")),
         idle_timeout: table.duration("idle_timeout", "75s", ("100ms", "1h")),
         stall_timeout: table.duration("stall_timeout", "30s", ("100ms", "1h")),
+        unread_bytes_max: table.size("unread_bytes_max", "256KiB", ("0B", "64MiB")) as u64,
+        unread_timeout: table.duration("unread_timeout", "5s", ("100ms", "5min")),
         http2_streams_max: table.number("http2_streams_max", 100, 1, 10_000),
     })
 }
@@ -372,6 +374,7 @@ pub(super) fn log(root: &mut Reader<'_>, base: &Path) -> Log {
         ];
         Log {
             access: access.map_or(AccessLog::Stdout, Spanned::into_inner),
+            queue_bytes_max: table.size("queue_bytes_max", "8MiB", ("64KiB", "1GiB")),
             level: table.choice("level", tracing::Level::INFO, &levels),
         }
     })

@@ -33,6 +33,7 @@ use crate::gate::Peer;
 use crate::handler::Worker;
 use crate::handler::handle;
 use crate::handler::refuse_plaintext;
+use crate::handler::tls_expected;
 use crate::shutdown::State;
 use crate::shutdown::Watch;
 
@@ -76,7 +77,9 @@ pub async fn run_worker(
 ) -> io::Result<()> {
     let snapshot = Arc::clone(&worker.snapshot);
     let settings = Box::new(move || Settings::of(&snapshot.load().config));
-    let edge = Edge::new(settings, tls, counters);
+    let explainer = Rc::clone(&worker);
+    let explain = Box::new(move || tls_expected(&explainer));
+    let edge = Edge::new(settings, tls, counters, explain);
     let refuser = Rc::clone(&worker);
     let secure: Start = Rc::new(move |seat, arrival| {
         let worker = Rc::clone(&worker);
@@ -117,6 +120,8 @@ struct Edge {
     /// The certificates in force; each handshake takes what it finds.
     tls: Arc<ArcSwap<ServerConfig>>,
     counters: Arc<ConnectionCounters>,
+    /// What HTTP in clear on a TLS port is answered.
+    explain: Box<dyn Fn() -> Response<Bytes>>,
     registry: Registry,
 }
 
@@ -125,11 +130,13 @@ impl Edge {
         settings: Box<dyn Fn() -> Settings>,
         tls: Arc<ArcSwap<ServerConfig>>,
         counters: Arc<ConnectionCounters>,
+        explain: Box<dyn Fn() -> Response<Bytes>>,
     ) -> Rc<Edge> {
         Rc::new(Edge {
             settings,
             tls,
             counters,
+            explain,
             registry: Registry::new(),
         })
     }
@@ -272,7 +279,11 @@ impl Seat {
             && let Some(socket) = progress.take_leftover()
         {
             self.client.enter(Phase::Lingering);
-            let _ = self.client.unless_cut(plaintext::explain(socket)).await;
+            let answer = (self.edge.explain)();
+            let _ = self
+                .client
+                .unless_cut(plaintext::explain(socket, answer))
+                .await;
         }
     }
 }

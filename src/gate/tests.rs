@@ -112,6 +112,8 @@ fn config() -> Config {
             head_timeout: second,
             idle_timeout: second,
             stall_timeout: second,
+            unread_bytes_max: 256 * 1024,
+            unread_timeout: Duration::from_secs(5),
             http2_streams_max: 1,
         },
         http: Http {
@@ -160,6 +162,7 @@ fn config() -> Config {
         },
         log: Log {
             access: AccessLog::Off,
+            queue_bytes_max: 1 << 20,
             level: tracing::Level::INFO,
         },
         environments: vec!["live".to_owned(), "test".to_owned()],

@@ -4,9 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::Request;
 use http::Response;
-use http::header::EXPECT;
 use http::request::Parts;
 use hyper::body::Incoming;
 
@@ -21,6 +21,7 @@ use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::upstream::FailureKind;
 use crate::upstream::Pools;
+use crate::upstream::Unread;
 use crate::upstream::drain;
 use crate::usage::Usage;
 
@@ -104,7 +105,10 @@ pub async fn handle(worker: Rc<Worker>, peer: Peer, request: Request<Incoming>) 
             forward(&worker, account, head, body).await
         }
         Err(refused) => {
-            drain(body, head.headers.contains_key(EXPECT));
+            drain(
+                body,
+                Unread::of(&head.headers, &snapshot.config.connections),
+            );
             let answer = answer::refusal(
                 &account,
                 &snapshot,
@@ -126,8 +130,11 @@ pub fn refuse_plaintext(
 ) -> Response<Body> {
     let now = worker.clock.now();
     let snapshot = worker.snapshot.load_full();
-    let (head, unread) = request.into_parts();
-    drain(unread, head.headers.contains_key(EXPECT));
+    let (head, body) = request.into_parts();
+    drain(
+        body,
+        Unread::of(&head.headers, &snapshot.config.connections),
+    );
     let exposed = gate::peek(&head.headers, &snapshot.config.auth, &snapshot);
     if let Some(key) = exposed {
         tracing::warn!(key_id = %key, client = %peer.address.ip(), "key_seen_in_plaintext: regenerate this key");
@@ -136,6 +143,12 @@ pub fn refuse_plaintext(
     let answer = answer::plaintext(&account, &snapshot, &head);
     account.refused_in_clear(exposed, answer.status());
     answer.map(|text| Body::local(text, account))
+}
+
+/// What a client is told that speaks HTTP in clear on a TLS port; it is no request, and the edge counts it as a connection (S25).
+pub fn tls_expected(worker: &Worker) -> Response<Bytes> {
+    let request_id = worker.request_ids.next(worker.clock.now().wall);
+    answer::tls_expected(&worker.snapshot.load().config, &request_id)
 }
 
 async fn forward(

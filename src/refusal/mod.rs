@@ -13,6 +13,8 @@ mod response;
 pub enum Refusal {
     /// 400: the request is ambiguous or malformed; the text says what (never a value that the client sent).
     BadRequest(&'static str),
+    /// 400 in clear on a TLS port (S25).
+    TlsExpected,
     /// 401 with the bare challenge: nothing was presented.
     CredentialMissing,
     /// 401 `invalid_token`: whatever was presented does not stand. One answer for unknown, malformed, expired, revoked, inactive, wrong environment.
@@ -168,6 +170,7 @@ impl Refusal {
     pub fn examples() -> Vec<Refusal> {
         let mut all = vec![
             Refusal::BadRequest("The request is malformed or ambiguous."),
+            Refusal::TlsExpected,
             Refusal::CredentialMissing,
             Refusal::CredentialInvalid,
             Refusal::CredentialAmbiguous,
@@ -217,6 +220,9 @@ impl Refusal {
             Refusal::BadRequest(detail) => row(StatusCode::BAD_REQUEST, "bad_request", detail)
                 .grpc(13)
                 .closing(),
+            Refusal::TlsExpected => {
+                row(StatusCode::BAD_REQUEST, "https_required", TLS_EXPECTED).closing()
+            }
             Refusal::CredentialMissing => unauthorized().challenge(Challenge::Bare),
             Refusal::CredentialInvalid | Refusal::CredentialAmbiguous => unauthorized(),
             Refusal::PlaintextRefused => forbidden("https_required", PLAINTEXT).closing(),
@@ -379,6 +385,8 @@ impl UpstreamFailure {
 
 const PLAINTEXT: &str = "This API is served over HTTPS only. A key that was sent in clear is no longer secret and should be replaced.";
 
+const TLS_EXPECTED: &str = "This port speaks HTTPS; use an https:// URL.";
+
 /// gRPC status 14 (unavailable) unless said otherwise.
 fn row(status: StatusCode, code: &'static str, detail: &'static str) -> Row {
     Row {
@@ -448,6 +456,7 @@ mod tests {
             Refusal::Upstream(_) => 17,
             Refusal::Overloaded => 18,
             Refusal::Internal => 19,
+            Refusal::TlsExpected => 20,
         }
     }
 
@@ -456,7 +465,7 @@ mod tests {
         let mut numbers: Vec<usize> = Refusal::examples().iter().map(number).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..21).collect::<Vec<_>>());
     }
 
     #[test]

@@ -383,7 +383,8 @@ fn start_log(config: &Config) -> Result<Option<access_log::Writer>, StartError> 
         AccessLog::Stdout => access_log::Target::Stdout,
         AccessLog::File(path) => access_log::Target::File(path.clone()),
     };
-    let writer = access_log::Writer::start(target).map_err(|error| log_error(config, &error))?;
+    let writer = access_log::Writer::start(target, config.log.queue_bytes_max)
+        .map_err(|error| log_error(config, &error))?;
     Ok(Some(writer))
 }
 

@@ -13,6 +13,7 @@ mod support;
 
 mod admin;
 mod authentication;
+mod declared;
 mod harness;
 mod hostile;
 mod key_lifecycle;

@@ -89,6 +89,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         pool_idle_max: 8,
         pool_idle_timeout: PATIENCE,
         head_bytes_max: 8192,
+        header_count_max: 100,
         connect_retries: 1,
         host_header: HostHeader::Client,
         environment: Environment(0),
@@ -111,6 +112,8 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
             head_timeout: PATIENCE,
             idle_timeout: PATIENCE,
             stall_timeout: PATIENCE,
+            unread_bytes_max: 256 * 1024,
+            unread_timeout: Duration::from_secs(5),
             http2_streams_max: 100,
         },
         http: Http {
@@ -159,6 +162,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         },
         log: Log {
             access: AccessLog::Off,
+            queue_bytes_max: 1 << 20,
             level: tracing::Level::INFO,
         },
         environments: vec!["live".to_owned()],
