@@ -20,7 +20,10 @@ pub fn drain(body: Incoming, expects_continue: bool) {
     if expects_continue || body.is_end_stream() {
         return;
     }
-    tokio::task::spawn_local(tokio::time::timeout(TIME_MAX, throw_away(body)));
+    // The timer is made inside the task: a body that is dropped with its worker, at the end of a drain, is drained outside of the runtime.
+    tokio::task::spawn_local(async move {
+        let _ = tokio::time::timeout(TIME_MAX, throw_away(body)).await;
+    });
 }
 
 async fn throw_away(mut body: Incoming) {
