@@ -541,6 +541,48 @@ fn a_second_term_does_not_wait() {
     running.ended();
 }
 
+// Uploads that are cut at the end of a drain end quietly: nothing of them outlives the runtime it needs.
+#[test]
+fn uploads_cut_by_a_second_term_cause_no_panic() {
+    let upstream = Upstream::start();
+    // More than the runtime takes up in one turn.
+    const UPLOADS: usize = 150;
+    // Answered early, so that the rest of the upload still flows when nobody waits for an answer any more.
+    let answer = support::upstream::Step::Send(support::upstream::ok("early"));
+    upstream.script("/any", vec![answer, support::upstream::Step::Hold]);
+    let site = Site::of(Setup::usual(&upstream).set("server", "workers", "1").set(
+        "server",
+        "drain_timeout",
+        r#""1h""#,
+    ));
+    let mut running = site.start();
+    let request = Request::new("POST", "/any").bearer(&site.key());
+    let request = request.header("Content-Length", "1000000");
+    let uploads: Vec<Http1> = (0..UPLOADS)
+        .map(|_| {
+            let mut client = Http1::tls(site.https);
+            client.send(request.bytes());
+            client.send("the first of it");
+            client.read().expect(200);
+            client
+        })
+        .collect();
+    running.signal(Signal::TERM);
+    eventually("the drain has begun", || {
+        std::net::TcpStream::connect(site.https)
+            .is_err()
+            .then_some(())
+    });
+    running.signal(Signal::TERM);
+    running.ended();
+    drop(uploads);
+    assert!(
+        !running.stderr().contains("panicked"),
+        "{}",
+        running.stderr()
+    );
+}
+
 // DESIGN section 9: USR1 reopens the log after it was moved away.
 #[test]
 fn usr1_reopens_the_log() {

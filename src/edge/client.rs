@@ -134,6 +134,7 @@ impl Client {
             blocked_since: self.progress.blocked_since(),
             flooded: self.progress.flooded(),
             finishing_since: self.finishing_since.get(),
+            silent_since_told: phase == Phase::Http2 && self.progress.reading_since() == 0,
             draining: self.draining.get(),
         }
     }
@@ -154,6 +155,10 @@ impl Client {
             self.order.set(order);
             if let Order::Finish(_) = order {
                 self.finishing_since.set(self.progress.now());
+                // Over HTTP/2, where heads are timed by their frames, what comes from now on tells that the client still listens.
+                if self.phase.get() == Phase::Http2 {
+                    self.progress.forget_reads();
+                }
             }
             if let Some(waker) = self.waker.borrow().as_ref() {
                 waker.wake_by_ref();
@@ -278,7 +283,9 @@ impl Drop for UnderWay {
         let client = &self.client;
         client.requests.set(client.requests.get() - 1);
         client.quiet_since.set(client.progress.now());
-        client.progress.forget_reads();
+        if self.stream.is_none() {
+            client.progress.forget_reads();
+        }
         if let Some(stream) = &self.stream {
             let mut streams = client.streams.borrow_mut();
             if let Some(at) = streams.iter().position(|other| Rc::ptr_eq(other, stream)) {

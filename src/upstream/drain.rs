@@ -49,10 +49,10 @@ pub fn drain(body: Incoming, unread: Unread) {
     if unread.expects_continue || unread.bytes_max == 0 || body.is_end_stream() {
         return;
     }
-    tokio::task::spawn_local(tokio::time::timeout(
-        unread.timeout,
-        throw_away(body, unread.bytes_max),
-    ));
+    // The timer is made inside the task: a body that is dropped with its worker, at the end of a drain, is drained outside of the runtime.
+    tokio::task::spawn_local(async move {
+        let _ = tokio::time::timeout(unread.timeout, throw_away(body, unread.bytes_max)).await;
+    });
 }
 
 async fn throw_away(mut body: Incoming, bytes_max: u64) {

@@ -838,6 +838,56 @@ fn the_log_holds_no_query_and_no_header_values() {
     assert!(!gateway.log().contains("hidden"), "{}", gateway.log());
 }
 
+// S26: a key that somebody wrote where a method or a host belongs is not logged either, nor one in a path encoded twice.
+#[test]
+fn the_log_holds_no_key_from_a_request_line() {
+    let (_upstream, gateway) = usual();
+    let key = gateway.key("acme").text;
+    let twice = format!("/public/{}", key.replace('_', "%255f"));
+    // One connection, hence one worker: its lines are in the log when the marker's is.
+    let mut client = gateway.connect();
+    client.exchange(&Request::get(&twice)).expect(200);
+    let odd = Request::new(&key, "/public/x");
+    client.exchange(&odd).expect(200);
+    client
+        .exchange(&Request::get("/public/x").host(&key))
+        .expect(200);
+    client.exchange(&Request::get("/public/marker")).expect(200);
+    gateway.log_line("/public/marker");
+    let log = gateway.log().to_ascii_lowercase();
+    let secret = key.rsplit('_').next().unwrap().to_ascii_lowercase();
+    assert!(!log.contains(&secret), "{log}");
+    assert_eq!(log.matches("[redacted]").count(), 3);
+}
+
+// S4: white space around a value would vanish on the way to HTTP/1.1, so that two readers see two values; it is malformed in HTTP/2.
+#[test]
+fn padded_values_over_http2_reach_nobody() {
+    let (upstream, gateway) = usual();
+    let mut client = Frames::connect(gateway.https());
+    for value in [" a", "a ", "\ta", "a\t", " "] {
+        let mut fields = frames::get("/public/x");
+        fields.push(("x-padded", value));
+        assert_eq!(client.exchange(&fields), Outcome::Status(400), "{value:?}");
+    }
+    let mut fields = frames::get("/public/x");
+    fields.extend([("x-empty", ""), ("x-inner", "a b")]);
+    assert_eq!(client.exchange(&fields), Outcome::Status(200));
+    assert_eq!(upstream.hits(), 1);
+}
+
+// RFC 9110 section 9.1: a method in small letters is not the one that a route names, but a lenient backend may take it for that.
+#[test]
+fn methods_in_small_letters_reach_nobody() {
+    let (upstream, gateway) = usual();
+    let key = gateway.key("acme").text;
+    for method in ["get", "Delete", "pOST", "trace"] {
+        let request = Request::new(method, "/any").bearer(&key);
+        gateway.send(&request).expect(400);
+    }
+    assert_eq!(upstream.hits(), 0);
+}
+
 // TRACE would show a client what the gateway adds; it is refused.
 #[test]
 fn trace_and_connect_are_refused() {
