@@ -126,6 +126,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         headers: settings::headers(root),
         errors,
         limits: settings::limits(root),
+        revocation: settings::revocation(root),
         log: settings::log(root, base),
         plans: values_of(&entries.plans),
         tenants: values_of(&entries.tenants),
@@ -202,6 +203,8 @@ pub struct Config {
     pub errors: Errors,
     /// Limits in general.
     pub limits: LimitsConfig,
+    /// What a key's end does to its requests.
+    pub revocation: Revocation,
     /// Logs.
     pub log: Log,
     /// Names of environments, 1 to 16; index 0 is the default, `live` unless the file says otherwise.
@@ -379,6 +382,13 @@ pub enum LimitSubject {
     Tenant,
     /// Both, in one step.
     Both,
+}
+
+/// `[revocation]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Whether requests in flight are ended with their key; `false` lets them finish (C-20).
+    pub abort_in_flight: bool,
 }
 
 /// `[log]`.

@@ -15,6 +15,7 @@ mod admin;
 mod authentication;
 mod harness;
 mod hostile;
+mod in_flight;
 mod key_lifecycle;
 mod permissions;
 mod rate_limits;
