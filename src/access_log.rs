@@ -62,7 +62,7 @@ pub struct Entry<'a> {
     pub total_micros: u64,
     /// From there to the head of the backend's answer; 0 when none was asked.
     pub upstream_micros: u64,
-    /// `complete`, `client_left`, `client_failed`, `upstream_cut` or `timed_out`.
+    /// `complete`, `client_left`, `client_failed`, `upstream_cut`, `timed_out` or `revoked`.
     pub end: &'a str,
 }
 

@@ -117,7 +117,7 @@ pub(super) enum Keys {
     Activate(Id),
     /// A new text for the same key; the old one ends at once
     Regenerate(Final),
-    /// End a key for good, at once
+    /// End a key for good, at once, requests in flight included
     Revoke(Final),
     /// End a key for good and take it off the lists
     Delete(Final),

@@ -166,6 +166,9 @@ impl Config {
         );
         out.bare("x_headers", self.limits.x_headers);
         out.bare("ietf_headers", self.limits.ietf_headers);
+        out.table("[revocation]");
+        let abort = self.revocation.abort_in_flight;
+        out.text("in_flight", if abort { "abort" } else { "finish" });
         out.table("[log]");
         match &self.log.access {
             AccessLog::Off => out.text("access", "off"),

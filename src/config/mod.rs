@@ -142,6 +142,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         headers: settings::headers(root),
         errors,
         limits: settings::limits(root),
+        revocation: settings::revocation(root),
         log: settings::log(root, base),
         plans: values_of(&entries.plans),
         tenants: values_of(&entries.tenants),
@@ -218,6 +219,8 @@ pub struct Config {
     pub errors: Errors,
     /// Limits in general.
     pub limits: LimitsConfig,
+    /// What a key's end does to its requests.
+    pub revocation: Revocation,
     /// Logs.
     pub log: Log,
     /// Names of environments, 1 to 16; index 0 is the default, `live` unless the file says otherwise.
@@ -401,7 +404,14 @@ pub enum LimitSubject {
     Both,
 }
 
-/// `[log]`; a change needs a restart.
+/// `[revocation]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Whether requests in flight are ended with their key; `false` lets them finish (C-20).
+    pub abort_in_flight: bool,
+}
+
+/// `[log]`; `access` and `queue_bytes_max` need a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// Where access lines go.

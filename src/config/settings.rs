@@ -19,6 +19,7 @@ use crate::config::LimitSubject;
 use crate::config::LimitsConfig;
 use crate::config::Listen;
 use crate::config::Log;
+use crate::config::Revocation;
 use crate::config::Server;
 use crate::config::SniCertificate;
 use crate::config::StoreConfig;
@@ -350,6 +351,13 @@ pub(super) fn limits(root: &mut Reader<'_>) -> LimitsConfig {
         ),
         x_headers: table.flag("x_headers", true),
         ietf_headers: table.flag("ietf_headers", true),
+    })
+}
+
+/// `[revocation]`.
+pub(super) fn revocation(root: &mut Reader<'_>) -> Revocation {
+    root.table("revocation", "revocation", |table| Revocation {
+        abort_in_flight: table.choice("in_flight", true, &[("abort", true), ("finish", false)]),
     })
 }
 

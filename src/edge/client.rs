@@ -15,6 +15,8 @@ use std::task::Waker;
 
 use tokio::task::AbortHandle;
 
+use crate::handler::in_flight::Carrier;
+
 use super::counters::ConnectionCounters;
 use super::sweep::View;
 use super::sweep::over;
@@ -43,6 +45,8 @@ pub(super) enum Why {
     Stalled,
     Flooded,
     Drain,
+    /// The key of the answer under way was revoked.
+    Revoked,
     /// Told to finish, with nothing left to answer, and did not.
     Unfinished,
 }
@@ -86,6 +90,22 @@ struct Stream {
     /// stream while the socket goes on, so the socket's notes cannot tell.
     owed_since: Cell<u32>,
     task: RefCell<Option<AbortHandle>>,
+}
+
+impl Carrier for Client {
+    /// HTTP/1.1 has one answer at a time, and no other way to cut it than to close (RFC 9112 section 8).
+    fn cut(&self) {
+        self.give(Order::Cut(Why::Revoked));
+    }
+}
+
+impl Carrier for Stream {
+    /// Dropping the stream's task sends RST_STREAM CANCEL and drops what waits for the client's window.
+    fn cut(&self) {
+        if let Some(task) = self.task.borrow().as_ref() {
+            task.abort();
+        }
+    }
 }
 
 impl Client {
@@ -266,6 +286,14 @@ impl UnderWay {
         UnderWay {
             client: Rc::clone(client),
             stream,
+        }
+    }
+
+    /// What carries the answer.
+    pub(super) fn carrier(&self) -> Rc<dyn Carrier> {
+        match &self.stream {
+            Some(stream) => Rc::clone(stream) as Rc<dyn Carrier>,
+            None => Rc::clone(&self.client) as Rc<dyn Carrier>,
         }
     }
 

@@ -32,6 +32,7 @@ use crate::config::Connections;
 use crate::gate::Peer;
 use crate::handler::Worker;
 use crate::handler::handle;
+use crate::handler::in_flight::Carrier;
 use crate::handler::refuse_plaintext;
 use crate::handler::tls_expected;
 use crate::shutdown::State;
@@ -83,13 +84,14 @@ pub async fn run_worker(
     let refuser = Rc::clone(&worker);
     let secure: Start = Rc::new(move |seat, arrival| {
         let worker = Rc::clone(&worker);
-        let answer = move |peer, request| handle(Rc::clone(&worker), peer, request);
+        let answer =
+            move |peer, carrier, request| handle(Rc::clone(&worker), peer, carrier, request);
         spawn_local(secure(seat, arrival, answer));
     });
     let plain: Start = Rc::new(move |seat, arrival| {
         let worker = Rc::clone(&refuser);
         let answer =
-            move |peer, request| std::future::ready(refuse_plaintext(&worker, peer, request));
+            move |peer, _, request| std::future::ready(refuse_plaintext(&worker, peer, request));
         spawn_local(plain(seat, arrival, answer));
     });
     edge.run(sockets, secure, plain, shutdown).await
@@ -298,7 +300,7 @@ impl Drop for Seat {
 /// or only the other protocol, needs.
 async fn secure<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
 where
-    H: Fn(Peer, Request<Incoming>) -> F + 'static,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -321,7 +323,7 @@ where
 /// A connection of a plain listener: one refusal, then closed.
 async fn plain<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
 where
-    H: Fn(Peer, Request<Incoming>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -333,7 +335,7 @@ where
 async fn speak_http1<T, H, F, B>(seat: Seat, io: T, keep_alive: bool, peer: Peer, answer: H)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Request<Incoming>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -346,7 +348,7 @@ where
 async fn speak_http2<T, H, F, B>(seat: Seat, io: T, peer: Peer, answer: H)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Request<Incoming>) -> F + 'static,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,

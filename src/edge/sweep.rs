@@ -118,7 +118,7 @@ fn count(counters: &ConnectionCounters, order: Order) {
         Why::Idle => &counters.idle_closed,
         Why::Stalled => &counters.stalled,
         Why::Flooded => &counters.flooded,
-        Why::Drain | Why::Unfinished => return,
+        Why::Drain | Why::Revoked | Why::Unfinished => return,
     };
     counter.fetch_add(1, Ordering::Relaxed);
 }

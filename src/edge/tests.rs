@@ -259,14 +259,15 @@ struct Hold {
 fn start_secure(hold: Hold) -> Start {
     Rc::new(move |seat: Seat, arrival: Arrival| {
         let hold = hold.clone();
-        let answer = move |peer, request| answer(hold.clone(), peer, request);
+        let answer = move |peer, _, request| answer(hold.clone(), peer, request);
         tokio::task::spawn_local(secure(seat, arrival, answer));
     })
 }
 
 fn start_plain() -> Start {
     Rc::new(|seat: Seat, arrival: Arrival| {
-        let answer = |_: Peer, _: Request<Incoming>| async { text(StatusCode::FORBIDDEN, "https") };
+        let answer =
+            |_: Peer, _, _: Request<Incoming>| async { text(StatusCode::FORBIDDEN, "https") };
         tokio::task::spawn_local(plain(seat, arrival, answer));
     })
 }

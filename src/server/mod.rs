@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
@@ -27,6 +28,7 @@ use crate::edge::listener::WorkerSockets;
 use crate::edge::tls::Certificates;
 use crate::handler::Shared;
 use crate::handler::Worker;
+use crate::handler::in_flight::end_revoked;
 use crate::metrics::Metrics;
 use crate::quota::Quota;
 use crate::shutdown::Shutdown;
@@ -149,6 +151,8 @@ struct DataThreads {
     shared: Shared,
     tls: Arc<ArcSwap<rustls::ServerConfig>>,
     connections: Arc<ConnectionCounters>,
+    /// Tells when requests in flight may have to end.
+    endings: watch::Receiver<()>,
     watch: Watch,
 }
 
@@ -181,6 +185,7 @@ impl DataThreads {
         let worker = Rc::new(Worker::new(self.shared, Pools::default(), log));
         let tasks = LocalSet::new();
         tasks.spawn_local(housekeeping(Rc::clone(&worker)));
+        tasks.spawn_local(end_revoked(Rc::clone(&worker), self.endings));
         let serving = edge::run_worker(worker, sockets, self.tls, self.connections, self.watch);
         if let Err(error) = tasks.block_on(&runtime, serving) {
             tracing::error!(%error, "a worker could not serve its sockets");
@@ -259,6 +264,7 @@ impl Gateway {
             shared: state.shared(&clock, &metrics),
             tls: Arc::clone(reloader.tls()),
             connections: Arc::clone(&connections),
+            endings: state.keeper.endings(),
             watch: shutdown.watch(),
         };
         let workers = data.start(bound.workers, log.as_ref())?;

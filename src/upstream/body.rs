@@ -31,6 +31,8 @@ pub(super) struct Upload {
     awaits_client: Cell<bool>,
     progressed: Cell<Option<Instant>>,
     fault: Cell<Option<BodyFault>>,
+    /// Set when the answer was given up: then nobody waits for a polite end of the body either.
+    abandoned: Cell<bool>,
 }
 
 impl Upload {
@@ -171,7 +173,9 @@ impl RequestBody {
 impl Drop for RequestBody {
     /// Left before its end: the backend failed, or answered early, or there was too much of it.
     fn drop(&mut self) {
-        if let Some(rest) = self.incoming.take() {
+        if let Some(rest) = self.incoming.take()
+            && !self.upload.abandoned.get()
+        {
             drain(rest, self.unread);
         }
     }
@@ -337,6 +341,15 @@ impl ResponseBody {
                 clean_trailers(&mut trailers, &self.tenant);
                 Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
             }
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    /// Left before its end: an HTTP/2 stream is reset only once the client's body, too, is let go.
+    fn drop(&mut self) {
+        if self.outcome == Outcome::Unfinished {
+            self.upload.abandoned.set(true);
         }
     }
 }

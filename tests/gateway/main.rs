@@ -16,6 +16,7 @@ mod authentication;
 mod declared;
 mod harness;
 mod hostile;
+mod in_flight;
 mod key_lifecycle;
 mod permissions;
 mod rate_limits;

@@ -39,6 +39,7 @@ use crate::config::LimitSubject;
 use crate::config::LimitsConfig;
 use crate::config::Listen;
 use crate::config::Log;
+use crate::config::Revocation;
 use crate::config::StoreConfig;
 use crate::config::Tls;
 use crate::config::Upstream;
@@ -159,6 +160,9 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
             subject: LimitSubject::Key,
             x_headers: true,
             ietf_headers: true,
+        },
+        revocation: Revocation {
+            abort_in_flight: true,
         },
         log: Log {
             access: AccessLog::Off,
