@@ -14,6 +14,7 @@ use portcullis::quota::Charge;
 use portcullis::quota::Numbers;
 use portcullis::quota::Quota;
 use portcullis::quota::headers;
+use portcullis::quota::headers::Shown;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -70,6 +71,12 @@ struct Case {
     limits: Limits,
 }
 
+const SHOWN: Shown = Shown {
+    x: true,
+    ietf: true,
+    reset_as_delta: false,
+};
+
 impl Case {
     /// Every key has been charged once, so that every entry exists.
     fn new(name: &'static str, keys: u32) -> Case {
@@ -116,7 +123,7 @@ impl Case {
             let numbers = self.charge(key(index), u64::from(round) * 2_100);
             if self.name == "headers" {
                 let mut fields = HeaderMap::new();
-                headers::apply(&mut fields, &numbers.unwrap_or_default(), true, true);
+                headers::apply(&mut fields, &numbers.unwrap_or_default(), &SHOWN);
                 std::hint::black_box(&fields);
             }
             std::hint::black_box(&numbers);

@@ -20,9 +20,12 @@ use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::key::KeyKind;
 use crate::model::key::Override;
+use crate::model::limit::Mode;
 use crate::model::limit::Rate;
 use crate::model::route::Access;
 use crate::model::route::Route;
+use crate::model::scope::Scope;
+use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
 use crate::refusal::Shape;
 
@@ -42,6 +45,7 @@ impl Config {
             out.text("burst", &rate(plan.limits.burst));
             out.list("scopes", plan.scopes.iter().map(|scope| scope.as_str()));
             out.bare("api_access", plan.api_access);
+            out.text("mode", mode(plan.mode));
         }
         for tenant in &self.tenants {
             out.table("[[tenants]]");
@@ -135,7 +139,13 @@ impl Config {
             "headers",
             places.iter().filter(|(on, _)| *on).map(|(_, name)| name),
         );
-        out.text("query_parameter", "");
+        let parameter = self.auth.query_parameter.as_deref();
+        out.text("query_parameter", parameter.unwrap_or(""));
+        let refuse = self.auth.refuse_secret_keys_in_browsers;
+        out.text(
+            "secret_keys_in_browsers",
+            if refuse { "refuse" } else { "allow" },
+        );
         out.text("realm", &self.auth.realm);
         let pass = self.auth.pass_foreign_authorization;
         out.text(
@@ -147,11 +157,18 @@ impl Config {
         out.text("public_prefix", &self.keys.public_prefix);
         out.table("[tenant_header]");
         out.text("name", self.headers.tenant.as_str());
+        out.table("[subject_header]");
+        let subject = self.headers.subject.as_ref();
+        out.text("name", subject.map_or("", |name| name.as_str()));
         out.table("[headers]");
         let keep = self.headers.keep_underscore;
         out.text("underscore_headers", if keep { "keep" } else { "drop" });
         out.list("remove", &self.headers.remove);
         out.bare("forwarded", self.headers.forwarded);
+        out.table("[scopes]");
+        let superuser = self.scopes.superuser.iter();
+        out.list("superuser", superuser.map(|scope| scope.as_str()));
+        out.bare("implies", implies(&self.scopes));
         out.table("[errors]");
         dump_errors(out, "", self.errors);
         out.table("[limits]");
@@ -165,6 +182,9 @@ impl Config {
         );
         out.bare("x_headers", self.limits.x_headers);
         out.bare("ietf_headers", self.limits.ietf_headers);
+        let delta = self.limits.reset_as_delta;
+        out.text("reset", if delta { "delta" } else { "unix" });
+        out.text("mode", mode(self.limits.mode));
         out.table("[log]");
         match &self.log.access {
             AccessLog::Off => out.text("access", "off"),
@@ -227,6 +247,8 @@ impl Config {
             out.text("total_timeout", &show_duration(span));
         }
         out.bare("raw_path", route.raw_path);
+        out.list("origins", &route.origins);
+        out.text("mode", mode(route.mode));
     }
 
     fn environment(&self, environment: Environment) -> &str {
@@ -311,6 +333,25 @@ fn dump_errors(out: &mut Writer, prefix: &str, errors: Errors) {
         },
     );
     out.bare(&format!("{prefix}name_permission"), errors.name_permission);
+}
+
+fn implies(rules: &ScopeRules) -> String {
+    let rule = |(scope, implied): (&Scope, &Vec<Scope>)| {
+        let implied: Vec<String> = implied.iter().map(|more| quoted(more.as_str())).collect();
+        format!("{} = [{}]", quoted(scope.as_str()), implied.join(", "))
+    };
+    let rules: Vec<String> = rules.implies.iter().map(rule).collect();
+    match rules.is_empty() {
+        true => "{}".into(),
+        false => format!("{{ {} }}", rules.join(", ")),
+    }
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Observe => "observe",
+    }
 }
 
 fn rate(limit: Option<Rate>) -> String {

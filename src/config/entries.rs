@@ -111,6 +111,7 @@ pub(super) fn plans(root: &mut Reader<'_>) -> Vec<Placed<Plan>> {
             limits,
             scopes: inner(scopes),
             api_access: table.flag("api_access", true),
+            mode: settings::mode(table),
         };
         Placed { value: plan, at }
     })
@@ -370,6 +371,8 @@ fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<R
         values::bounded(text, TOTAL, values::duration)
     });
     let raw_path = table.flag("raw_path", false);
+    let origins = inner(table.list("origins", names::web_origin));
+    let mode = settings::mode(table);
     let path = path?;
     at.name = path.span();
     Some(Placed {
@@ -385,6 +388,8 @@ fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<R
             body_bytes_max,
             total_timeout: total_timeout.map(Spanned::into_inner),
             raw_path,
+            origins,
+            mode,
         }),
     })
 }

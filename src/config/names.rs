@@ -12,6 +12,7 @@ use crate::config::values::Wrong;
 use crate::config::values::digits_only;
 use crate::config::values::wrong;
 use crate::model::route::pattern::Pattern;
+use crate::model::web_origin;
 
 /// An IP address and a port, to listen on.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Wrong> {
@@ -188,6 +189,29 @@ pub(super) fn display_name(text: &str) -> Result<String, Wrong> {
         false => wrong(
             "this is not a name",
             "use 1 to 128 characters, no control characters",
+        ),
+    }
+}
+
+/// The name of the query parameter that carries a key: what needs no encoding in a URL.
+pub(super) fn query_parameter(text: &str) -> Result<String, Wrong> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match text.len() <= 64 && text.bytes().all(plain) {
+        true => Ok(text.to_owned()),
+        false => wrong(
+            format!("\"{text}\" is no name of a query parameter"),
+            "use 1 to 64 letters, digits and . _ -, for example \"api_key\"; \"\" for none",
+        ),
+    }
+}
+
+/// An origin as browsers write it, or `*`.
+pub(super) fn web_origin(text: &str) -> Result<String, Wrong> {
+    match web_origin::is_valid(text) || text == "*" {
+        true => Ok(text.to_owned()),
+        false => wrong(
+            format!("\"{text}\" is not an origin"),
+            "write it as browsers do: \"https://app.example\" or \"http://localhost:3000\", lower case, no path, no default port; or \"*\"",
         ),
     }
 }

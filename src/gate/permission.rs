@@ -17,7 +17,7 @@ pub(super) fn check(snapshot: &Snapshot, key: &KeyEntry, access: &Access) -> Res
         Access::Scope(scope) => scope,
     };
     let mut granted = snapshot.plan_of(key).scopes.iter();
-    if !key.scopes.cover(scope) {
+    if !snapshot.config.scopes.cover(&key.scopes, scope) {
         return Err(missing(scope, "scope_not_of_key"));
     }
     if !granted.any(|pattern| pattern.grants(scope)) {

@@ -26,10 +26,12 @@ use crate::config::Tls;
 use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
 use crate::model::limit::Limits;
+use crate::model::limit::Mode;
 use crate::model::limit::Rate;
 use crate::model::route::RouteTable;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopePattern;
+use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Plan;
 use crate::model::tenant::TenantId;
@@ -138,6 +140,8 @@ fn config() -> Config {
             x_api_key: true,
             realm: "api".to_owned(),
             pass_foreign_authorization: false,
+            query_parameter: None,
+            refuse_secret_keys_in_browsers: false,
         },
         keys: KeyFormat {
             secret_prefix: "fp".to_owned(),
@@ -145,10 +149,12 @@ fn config() -> Config {
         },
         headers: Headers {
             tenant: HeaderName::from_static("x-tenant-id"),
+            subject: None,
             keep_underscore: false,
             remove: Vec::new(),
             forwarded: true,
         },
+        scopes: ScopeRules::default(),
         errors: Errors {
             shape: Shape::Problem,
             name_permission: true,
@@ -157,6 +163,8 @@ fn config() -> Config {
             subject: LimitSubject::Key,
             x_headers: true,
             ietf_headers: true,
+            reset_as_delta: false,
+            mode: Mode::Enforce,
         },
         log: Log {
             access: AccessLog::Off,
@@ -184,6 +192,8 @@ fn route(path: &str, methods: &[&str], access: Access) -> Route {
         body_bytes_max: None,
         total_timeout: None,
         raw_path: false,
+        origins: Vec::new(),
+        mode: Mode::Enforce,
     }
 }
 
@@ -205,6 +215,7 @@ fn plan(name: &str, hourly: u32) -> Plan {
         limits: Limits { quota, burst: None },
         scopes: vec![ScopePattern::new("leases:*").unwrap()],
         api_access: true,
+        mode: Mode::Enforce,
     }
 }
 
@@ -704,7 +715,7 @@ fn fa29_a_known_key_is_seen_in_clear_whatever_its_standing() {
     let snapshot = World::new().key("revoked", revoked).build();
     let seen = |lines: &[(&'static str, &str)]| {
         let head = head("GET", "/", lines);
-        peek(&head.headers, &snapshot.config.auth, &snapshot)
+        peek(&head, &snapshot.config.auth, &snapshot)
     };
     let good = Some(KeyId([b'g'; 12]));
     assert_eq!(seen(&[]), None);

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::gate;
 use crate::gate::Admission;
 use crate::gate::Peer;
+use crate::gate::Refused;
 use crate::metrics::Metrics;
 use crate::quota::Quota;
 use crate::refusal::Refusal;
@@ -95,6 +96,12 @@ pub async fn handle(worker: Rc<Worker>, peer: Peer, request: Request<Incoming>) 
     let snapshot = worker.snapshot.load_full();
     let (mut head, body) = request.into_parts();
     let mut account = Account::open(Rc::clone(&worker), now, peer, &head);
+    if let Some(preflight) = gate::preflight(&snapshot, &head) {
+        drain(body, head.headers.contains_key(EXPECT));
+        let answer = answer::preflight(&account, &snapshot, &preflight);
+        account.preflight(preflight, answer.status());
+        return answer.map(|text| Body::local(text, account));
+    }
     match gate::admit(&snapshot, &worker.quota, now, &peer, &mut head) {
         Ok(admission) => {
             if let Some(principal) = admission.principal() {
@@ -111,10 +118,19 @@ pub async fn handle(worker: Rc<Worker>, peer: Peer, request: Request<Incoming>) 
                 &refused.refusal,
                 refused.numbers.as_ref(),
                 refused.host.as_deref(),
+                &refused.manner,
             );
+            report(&refused, &peer);
             account.refused(&snapshot, *refused, answer.status());
             answer.map(|text| Body::local(text, account))
         }
+    }
+}
+
+/// A secret key that stands in a web page is anybody's (FF20).
+fn report(refused: &Refused, peer: &Peer) {
+    if let (gate::SECRET_KEY_IN_BROWSER, Some(key)) = (refused.reason, &refused.key) {
+        tracing::warn!(key_id = %key, client = %peer.address.ip(), "secret_key_in_browser: regenerate this key, and give the page a public one");
     }
 }
 
@@ -128,7 +144,7 @@ pub fn refuse_plaintext(
     let snapshot = worker.snapshot.load_full();
     let (head, unread) = request.into_parts();
     drain(unread, head.headers.contains_key(EXPECT));
-    let exposed = gate::peek(&head.headers, &snapshot.config.auth, &snapshot);
+    let exposed = gate::peek(&head, &snapshot.config.auth, &snapshot);
     if let Some(key) = exposed {
         tracing::warn!(key_id = %key, client = %peer.address.ip(), "key_seen_in_plaintext: regenerate this key");
     }
@@ -192,7 +208,11 @@ fn failed(
     let host = admission
         .as_ref()
         .map(|admission| answer::without_port(admission.host()));
-    let answer = answer::refusal(&account, &snapshot, &refusal, numbers, host);
+    let manner = admission
+        .as_ref()
+        .map(|admission| admission.manner().clone());
+    let manner = manner.unwrap_or_default();
+    let answer = answer::refusal(&account, &snapshot, &refusal, numbers, host, &manner);
     account.failed(reason, detail, answer.status());
     answer.map(|text| Body::local(text, account))
 }

@@ -6,3 +6,4 @@ pub mod limit;
 pub mod route;
 pub mod scope;
 pub mod tenant;
+pub mod web_origin;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::limit::Limits;
+use crate::model::limit::Mode;
 use crate::model::scope::ScopePattern;
 
 /// The public name of one organisation, sent to backends in the tenant header: 1 to 64 of `A-Z a-z 0-9 . _ -`, beginning with a letter or digit.
@@ -75,4 +76,6 @@ pub struct Plan {
     pub scopes: Vec<ScopePattern>,
     /// Whether keys may call the API at all; `false` answers 403 to valid keys (CW3).
     pub api_access: bool,
+    /// Whether its limits and scopes hold for its keys or are only observed.
+    pub mode: Mode,
 }

@@ -27,6 +27,10 @@ pub enum Refusal {
     TenantSuspended,
     /// 403: the plan has no API access (CW3).
     PlanWithoutApi,
+    /// 403: this key may not be used from the web page that sends it (FF2), or from none (FF20).
+    OriginNotAllowed,
+    /// 403: this key may not be used from the address that sends it.
+    AddressNotAllowed,
     /// 403: the key lacks this scope (FA19).
     ScopeMissing(Scope),
     /// 404: no route.
@@ -184,6 +188,8 @@ impl Refusal {
             Refusal::PlaintextRefused,
             Refusal::TenantSuspended,
             Refusal::PlanWithoutApi,
+            Refusal::OriginNotAllowed,
+            Refusal::AddressNotAllowed,
         ];
         all.extend(Scope::new("leases:write").map(Refusal::ScopeMissing));
         all.extend([
@@ -237,6 +243,14 @@ impl Refusal {
             Refusal::PlanWithoutApi => {
                 forbidden("plan_without_api", "The plan does not include API access.")
             }
+            Refusal::OriginNotAllowed => forbidden(
+                "origin_not_allowed",
+                "This key may not be used from this web page.",
+            ),
+            Refusal::AddressNotAllowed => forbidden(
+                "address_not_allowed",
+                "This key may not be used from this address.",
+            ),
             Refusal::ScopeMissing(_) => forbidden("forbidden", "Insufficient permissions")
                 .reason("scope_missing")
                 .challenge(Challenge::InsufficientScope),
@@ -476,6 +490,8 @@ mod tests {
             Refusal::Upstream(_) => 17,
             Refusal::Overloaded => 18,
             Refusal::Internal => 19,
+            Refusal::OriginNotAllowed => 20,
+            Refusal::AddressNotAllowed => 21,
         }
     }
 
@@ -484,7 +500,7 @@ mod tests {
         let mut numbers: Vec<usize> = Refusal::examples().iter().map(number).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..22).collect::<Vec<_>>());
     }
 
     #[test]

@@ -46,9 +46,11 @@ use crate::config::UpstreamServer;
 use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::model::key::Environment;
+use crate::model::limit::Mode;
 use crate::model::route::Access;
 use crate::model::route::Route;
 use crate::model::route::RouteTable;
+use crate::model::scope::ScopeRules;
 use crate::model::tenant::TenantId;
 use crate::refusal::Shape;
 use crate::snapshot::Snapshot;
@@ -137,6 +139,8 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
             x_api_key: true,
             realm: "api".to_owned(),
             pass_foreign_authorization: false,
+            query_parameter: None,
+            refuse_secret_keys_in_browsers: false,
         },
         keys: KeyFormat {
             secret_prefix: "fp".to_owned(),
@@ -144,10 +148,12 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         },
         headers: Headers {
             tenant: HeaderName::from_static("x-tenant-id"),
+            subject: None,
             keep_underscore: false,
             remove: Vec::new(),
             forwarded: true,
         },
+        scopes: ScopeRules::default(),
         errors: Errors {
             shape: Shape::Problem,
             name_permission: true,
@@ -156,6 +162,8 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
             subject: LimitSubject::Key,
             x_headers: true,
             ietf_headers: true,
+            reset_as_delta: false,
+            mode: Mode::Enforce,
         },
         log: Log {
             access: AccessLog::Off,
@@ -203,6 +211,8 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
         body_bytes_max: None,
         total_timeout: None,
         raw_path: false,
+        origins: Vec::new(),
+        mode: Mode::Enforce,
     };
     let tenant = authenticated.then_some(0);
     let host = "api.example";
