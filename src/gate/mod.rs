@@ -221,12 +221,10 @@ fn charge(
     known: &mut Known,
 ) -> Result<(), Fault> {
     let tenant = snapshot.tenant_of(key);
-    let key_limits = match &key.limits {
-        Some(limits) => limits,
-        None => &snapshot.plan_of(key).limits,
-    };
-    let by_key = Some((key.id, key_limits));
-    let by_tenant = Some((&tenant.id, &snapshot.plans[tenant.plan as usize].limits));
+    let of_key = snapshot.limits_of(key);
+    let of_tenant = snapshot.limits_of_tenant(tenant);
+    let by_key = Some((key.id, &of_key));
+    let by_tenant = Some((&tenant.id, &of_tenant));
     let (key, tenant) = match snapshot.config.limits.subject {
         LimitSubject::Key => (by_key, None),
         LimitSubject::Tenant => (None, by_tenant),

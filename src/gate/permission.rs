@@ -1,4 +1,4 @@
-//! Whether a key and its plan together grant what a route demands (DESIGN section 3, step 6).
+//! Whether a key, its tenant and its plan together grant what a route demands (DESIGN section 3, step 6).
 
 use super::Fault;
 use crate::model::route::Access;
@@ -7,7 +7,7 @@ use crate::refusal::Refusal;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
 
-/// The scope must be covered by the key and granted by the plan; compared whole, never by prefix (FA14, CW6).
+/// The scope must be covered by the key and by its tenant (FA15) and granted by the plan; compared whole, never by prefix (FA14, CW6).
 ///
 /// # Errors
 /// 403 with the scope that is missing.
@@ -19,6 +19,9 @@ pub(super) fn check(snapshot: &Snapshot, key: &KeyEntry, access: &Access) -> Res
     let mut granted = snapshot.plan_of(key).scopes.iter();
     if !key.scopes.cover(scope) {
         return Err(missing(scope, "scope_not_of_key"));
+    }
+    if !snapshot.tenant_of(key).scopes.cover(scope) {
+        return Err(missing(scope, "scope_not_of_tenant"));
     }
     if !granted.any(|pattern| pattern.grants(scope)) {
         return Err(missing(scope, "scope_not_of_plan"));
