@@ -46,12 +46,15 @@ impl Config {
             out.list("scopes", plan.scopes.iter().map(|scope| scope.as_str()));
             out.bare("api_access", plan.api_access);
             out.text("mode", mode(plan.mode));
+            out.bare("granular_scopes", plan.granular_scopes);
         }
         for tenant in &self.tenants {
             out.table("[[tenants]]");
             out.text("id", tenant.id.as_str());
             out.text("name", &tenant.name);
             out.text("plan", &tenant.plan);
+            dump_scopes(&mut out, &tenant.scopes);
+            dump_own_limits(&mut out, tenant.quota, tenant.burst);
             out.bare("suspended", tenant.suspended);
         }
         for key in &self.declared_keys {
@@ -287,20 +290,11 @@ fn dump_key(out: &mut Writer, key: &ApiKey) {
     out.text("digest", &format!("sha256:{hex}"));
     out.text("tenant", key.tenant.as_str());
     out.text("name", &key.name);
-    match &key.scopes {
-        Scopes::Inherit => out.text("scopes", "inherit"),
-        Scopes::Listed(scopes) => out.list("scopes", scopes.iter().map(|scope| scope.as_str())),
-    }
+    dump_scopes(out, &key.scopes);
     if let Some(plan) = &key.plan {
         out.text("plan", plan);
     }
-    for (name, own) in [("quota", key.quota), ("burst", key.burst)] {
-        match own {
-            Override::Plan => {}
-            Override::Unlimited => out.text(name, "unlimited"),
-            Override::Rate(limit) => out.text(name, &show_rate(limit)),
-        }
-    }
+    dump_own_limits(out, key.quota, key.burst);
     out.text("environment", &key.environment);
     out.text(
         "kind",
@@ -316,6 +310,31 @@ fn dump_key(out: &mut Writer, key: &ApiKey) {
         "expires",
         &expires.map_or("never".into(), |stamp| stamp.to_string()),
     );
+    if let Some(subject) = &key.binding.subject {
+        out.text("subject", subject);
+    }
+    out.list("origins", &key.binding.origins);
+    out.list("cidrs", &key.binding.cidrs);
+    if let Some(note) = &key.note {
+        out.text("note", note);
+    }
+}
+
+fn dump_scopes(out: &mut Writer, scopes: &Scopes) {
+    match scopes {
+        Scopes::Inherit => out.text("scopes", "inherit"),
+        Scopes::Listed(scopes) => out.list("scopes", scopes.iter().map(|scope| scope.as_str())),
+    }
+}
+
+fn dump_own_limits(out: &mut Writer, quota: Override, burst: Override) {
+    for (name, own) in [("quota", quota), ("burst", burst)] {
+        match own {
+            Override::Plan => {}
+            Override::Unlimited => out.text(name, "unlimited"),
+            Override::Rate(limit) => out.text(name, &show_rate(limit)),
+        }
+    }
 }
 
 fn dump_certificate(out: &mut Writer, files: &CertificateFiles) {

@@ -11,8 +11,8 @@ use crate::config::UpstreamServer;
 use crate::config::values::Wrong;
 use crate::config::values::digits_only;
 use crate::config::values::wrong;
+use crate::model::binding::WebOrigin;
 use crate::model::route::pattern::Pattern;
-use crate::model::web_origin;
 
 /// An IP address and a port, to listen on.
 pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Wrong> {
@@ -207,12 +207,15 @@ pub(super) fn query_parameter(text: &str) -> Result<String, Wrong> {
 
 /// An origin as browsers write it, or `*`.
 pub(super) fn web_origin(text: &str) -> Result<String, Wrong> {
-    match web_origin::is_valid(text) || text == "*" {
-        true => Ok(text.to_owned()),
-        false => wrong(
-            format!("\"{text}\" is not an origin"),
-            "write it as browsers do: \"https://app.example\" or \"http://localhost:3000\", lower case, no path, no default port; or \"*\"",
-        ),
+    match text {
+        "*" => Ok(text.to_owned()),
+        _ => match WebOrigin::parse(text) {
+            Ok(origin) => Ok(origin.as_str().to_owned()),
+            Err(why) => wrong(
+                format!("\"{text}\" is not an origin"),
+                format!("{why}; or \"*\" for all"),
+            ),
+        },
     }
 }
 

@@ -108,7 +108,15 @@ pub(super) fn check(headers: &HeaderMap, key: &KeyEntry, auth: &Auth) -> Result<
     {
         return Err(refused(SECRET_KEY_IN_BROWSER));
     }
-    Ok(())
+    let origins = match &key.binding {
+        Some(binding) if !binding.origins.is_empty() => &binding.origins,
+        _ => return Ok(()),
+    };
+    let mut lines = headers.get_all(header::ORIGIN).iter();
+    match lines.all(|line| web_origin::allowed(origins, line.as_bytes())) {
+        true => Ok(()),
+        false => Err(refused("origin_not_of_key")),
+    }
 }
 
 /// The reason of a refusal that an operator must hear of: the key is published.

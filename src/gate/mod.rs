@@ -67,6 +67,8 @@ pub struct Principal {
     tenant: u32,
     /// When the key ends, as it was when it was admitted.
     expires: Wall,
+    /// Whom it acts for (FA18).
+    subject: Option<Arc<str>>,
 }
 
 /// Proof that every check passed. Only this module can make one, and the forwarder demands it.
@@ -144,7 +146,7 @@ pub fn admit(
     snapshot: &Arc<Snapshot>,
     quota: &Quota,
     now: Now,
-    _peer: &Peer,
+    peer: &Peer,
     head: &mut Parts,
 ) -> Result<Admission, Box<Refused>> {
     let mut known = Known::default();
@@ -152,7 +154,7 @@ pub fn admit(
         Ok(host) => host,
         Err(fault) => return Err(known.refused(fault, None)),
     };
-    match check(snapshot, quota, now, &host, head, &mut known) {
+    match check(snapshot, quota, now, peer, &host, head, &mut known) {
         Ok((route, target)) => Ok(Admission {
             snapshot: Arc::clone(snapshot),
             route,
@@ -171,6 +173,7 @@ fn check(
     snapshot: &Snapshot,
     quota: &Quota,
     now: Now,
+    peer: &Peer,
     host: &host::Host,
     head: &mut Parts,
     known: &mut Known,
@@ -195,7 +198,8 @@ fn check(
     known.principal = Some(Principal::of(digest, key));
     let places = environments(config, host.name(), known.route.as_deref());
     standing::check(snapshot, key, places, now.wall)?;
-    used_from_here(config, key, head, known)?;
+    standing::check_address(key, peer.address.ip())?;
+    check_page(config, key, head, known)?;
     let charged = charge(snapshot, quota, key, cost_of(&found), now, known);
     known.observe(charged, limits_mode(snapshot, key, known.route.as_deref()))?;
     let route = served(found)?;
@@ -204,8 +208,8 @@ fn check(
     Ok((route, target))
 }
 
-/// The web page and the address that a request comes from must be among the key's own, where it has any.
-fn used_from_here(
+/// The web page that sends a request must be among the key's own, where it has any.
+fn check_page(
     config: &Config,
     key: &KeyEntry,
     head: &Parts,
@@ -292,12 +296,10 @@ fn charge(
     known: &mut Known,
 ) -> Result<(), Fault> {
     let tenant = snapshot.tenant_of(key);
-    let key_limits = match &key.limits {
-        Some(limits) => limits,
-        None => &snapshot.plan_of(key).limits,
-    };
-    let by_key = Some((key.id, key_limits));
-    let by_tenant = Some((&tenant.id, &snapshot.plans[tenant.plan as usize].limits));
+    let of_key = snapshot.limits_of(key);
+    let of_tenant = snapshot.limits_of_tenant(tenant);
+    let by_key = Some((key.id, &of_key));
+    let by_tenant = Some((&tenant.id, &of_tenant));
     let (key, tenant) = match snapshot.config.limits.subject {
         LimitSubject::Key => (by_key, None),
         LimitSubject::Tenant => (None, by_tenant),
@@ -417,6 +419,7 @@ impl Principal {
             digest,
             tenant: key.tenant,
             expires: key.expires,
+            subject: key.binding.as_ref().and_then(|own| own.subject.clone()),
         }
     }
 }
@@ -446,6 +449,12 @@ impl Admission {
         self.principal
             .as_ref()
             .map(|principal| &self.snapshot.tenants.entries[principal.tenant as usize])
+    }
+
+    /// Whom the key acts for, if anybody in particular (FA18).
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.principal.as_ref()?.subject.as_deref()
     }
 
     /// For the rate-limit headers; `None` on public routes.
@@ -518,6 +527,7 @@ impl Admission {
                 digest: Digest([0; 32]),
                 tenant,
                 expires: crate::snapshot::NEVER_EXPIRES,
+                subject: None,
             }),
             numbers: None,
             host: host.to_owned(),

@@ -25,6 +25,7 @@ use crate::config::StoreConfig;
 use crate::config::Tls;
 use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
+use crate::model::key::Override;
 use crate::model::limit::Limits;
 use crate::model::limit::Mode;
 use crate::model::limit::Rate;
@@ -37,6 +38,7 @@ use crate::model::tenant::Plan;
 use crate::model::tenant::TenantId;
 use crate::refusal::Shape;
 use crate::snapshot::NEVER_EXPIRES;
+use crate::snapshot::OwnLimits;
 use crate::snapshot::TenantTable;
 use crate::snapshot::key_table::KeyTable;
 
@@ -216,6 +218,7 @@ fn plan(name: &str, hourly: u32) -> Plan {
         scopes: vec![ScopePattern::new("leases:*").unwrap()],
         api_access: true,
         mode: Mode::Enforce,
+        granular_scopes: true,
     }
 }
 
@@ -224,6 +227,8 @@ fn tenant(id: &str) -> TenantEntry {
         id: TenantId::new(id).unwrap(),
         header_value: HeaderValue::from_str(id).unwrap(),
         plan: 0,
+        scopes: Scopes::Inherit,
+        own: OwnLimits::NONE,
         suspended: false,
     }
 }
@@ -237,7 +242,8 @@ fn key(letter: u8) -> KeyEntry {
         status: KeyStatus::Active,
         kind: KeyKind::Secret,
         environment: LIVE,
-        limits: None,
+        own: None,
+        binding: None,
         scopes: Scopes::Listed(Arc::new([scope("leases:read"), scope("leases:write")])),
     }
 }
@@ -444,14 +450,14 @@ fn the_route_says_what_a_request_costs_and_an_own_limit_beats_the_plans() {
         cost: 3,
         ..route("/dear", &[], Access::AnyKey)
     });
-    let quota_of_seven = Some(Rate {
+    let quota_of_seven = Override::Rate(Rate {
         count: 7,
         seconds: 3600,
     });
     let own = KeyEntry {
-        limits: Some(Box::new(Limits {
+        own: Some(Box::new(OwnLimits {
             quota: quota_of_seven,
-            burst: None,
+            burst: Override::Plan,
         })),
         ..key(b'o')
     };

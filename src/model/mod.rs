@@ -1,5 +1,6 @@
 //! Plain data with its rules: keys, tenants, plans, routes. No I/O, no clock, no async.
 
+pub mod binding;
 pub mod key;
 pub mod key_text;
 pub mod limit;

@@ -13,9 +13,12 @@ mod support;
 
 mod admin;
 mod authentication;
+mod browsers;
+mod environments;
 mod harness;
 mod hostile;
 mod key_lifecycle;
+mod observe;
 mod permissions;
 mod rate_limits;
 mod real_backends;

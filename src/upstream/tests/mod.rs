@@ -51,8 +51,10 @@ use crate::model::route::Access;
 use crate::model::route::Route;
 use crate::model::route::RouteTable;
 use crate::model::scope::ScopeRules;
+use crate::model::scope::Scopes;
 use crate::model::tenant::TenantId;
 use crate::refusal::Shape;
+use crate::snapshot::OwnLimits;
 use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
 use crate::snapshot::TenantTable;
@@ -187,6 +189,8 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
             header_value: HeaderValue::from_static("acme"),
             id,
             plan: 0,
+            scopes: Scopes::Inherit,
+            own: OwnLimits::NONE,
             suspended: false,
         }],
         by_id: Default::default(),

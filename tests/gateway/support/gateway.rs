@@ -240,7 +240,7 @@ pub fn new_key(tenant: &str) -> NewKey {
         burst: None,
         scopes: None,
         expires_in_seconds: None,
-        expires_at_unix_seconds: None,
+        ..NewKey::default()
     }
 }
 
