@@ -20,6 +20,7 @@ mod hostile;
 mod key_lifecycle;
 mod observe;
 mod permissions;
+mod profiles;
 mod rate_limits;
 mod real_backends;
 mod reload;
