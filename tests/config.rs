@@ -174,6 +174,7 @@ fn only_what_is_read_at_start_needs_a_restart() {
         "listen.admin_socket",
         "server.workers",
         "store.path",
+        "log.access",
     ];
     assert_eq!(config.restart_needed(&next.unwrap().config), all);
     let next = parse(&with_examples());

@@ -273,6 +273,7 @@ impl Config {
             ),
             ("server.workers", self.server.workers != next.server.workers),
             ("store.path", self.store.path != next.store.path),
+            ("log.access", self.log.access != next.log.access),
         ];
         let changed = differs.into_iter().filter(|(_, differs)| *differs);
         changed.map(|(key, _)| key).collect()

@@ -13,6 +13,7 @@ mod settings;
 mod typed;
 mod values;
 
+use std::io;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -57,14 +58,29 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with it, at once; the file being unreadable, larger than 64 MiB or not UTF-8 included.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    read(std::fs::File::open(path), path)
+}
+
+/// The same from what is piped in; relative paths begin at the working directory.
+///
+/// # Errors
+/// As `load`.
+pub fn load_piped(input: impl Read) -> Result<Loaded, Problems> {
+    read(Ok(input), Path::new("<stdin>"))
+}
+
+fn read(input: io::Result<impl Read>, path: &Path) -> Result<Loaded, Problems> {
     let shown = path.display().to_string();
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read = input.and_then(|input| input.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     if let Err(error) = read {
         let what = format!("cannot be read: {error}");
         let help = "name the file with --config, or give the user of the gateway read permission";
-        return Err(Problems::of_file(&shown, what, help));
+        let problems = Problems::of_file(&shown, what, help);
+        return Err(match error.kind() {
+            std::io::ErrorKind::PermissionDenied => problems.denied(),
+            _ => problems,
+        });
     }
     if bytes.len() as u64 > FILE_BYTES_MAX {
         let what = "is larger than 64 MiB".to_owned();

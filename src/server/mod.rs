@@ -1,6 +1,8 @@
 //! Assembly: the only room that knows all parts. Starts them in order, stops them in the opposite order.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -33,6 +35,7 @@ use crate::snapshot::build;
 use crate::snapshot::change::Keeper;
 use crate::store::Outcome;
 use crate::store::Store;
+use crate::store::StoreError;
 use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::counters::Counters;
@@ -50,6 +53,7 @@ mod control;
 mod demo;
 mod error;
 mod flush;
+mod logging;
 mod process;
 mod readings;
 mod reload;
@@ -81,7 +85,7 @@ struct State {
 
 impl State {
     fn open(config: &Arc<Config>, clock: &Clock) -> Result<State, StartError> {
-        let store = Store::open(&config.store.path)?;
+        let store = open_store(config)?;
         let now = clock.now();
         let (counters, saved) = Counters::open(&config.store.path, now)?;
         let quota = Arc::new(Quota::new());
@@ -115,6 +119,28 @@ impl State {
             metrics: Arc::clone(metrics),
         }
     }
+}
+
+/// How often, and how long apart, a store is tried that a command holds at this moment.
+const STORE_TRIES: u32 = 30;
+const STORE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Opens the store. A command (`keys create` beside a start) holds it for milliseconds and is waited for; a gateway, which
+/// answers on its admin socket, is not.
+fn open_store(config: &Config) -> Result<Store, StoreError> {
+    let socket = &config.listen.admin_socket;
+    for attempt in 0..STORE_TRIES {
+        match Store::open(&config.store.path) {
+            Err(error) if error.is_in_use() && UnixStream::connect(socket).is_err() => {
+                if attempt == 0 {
+                    tracing::info!("{error}; waiting for it");
+                }
+                std::thread::sleep(STORE_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+    Store::open(&config.store.path)
 }
 
 /// What every data thread is given.
@@ -247,6 +273,7 @@ impl Gateway {
                 metrics,
                 addresses: addresses.clone(),
                 watch: shutdown.watch(),
+                started: clock.now().mono,
             },
         );
         Ok(Gateway {
@@ -356,11 +383,18 @@ fn start_log(config: &Config) -> Result<Option<access_log::Writer>, StartError> 
         AccessLog::Stdout => access_log::Target::Stdout,
         AccessLog::File(path) => access_log::Target::File(path.clone()),
     };
-    let writer = access_log::Writer::start(target).map_err(|error| {
-        StartError::failed(format!(
-            "log.access: cannot write to {:?}: {error}",
-            config.log.access
-        ))
-    })?;
+    let writer = access_log::Writer::start(target).map_err(|error| log_error(config, &error))?;
     Ok(Some(writer))
+}
+
+/// What keeps the access log from being written, and the way out.
+fn log_error(config: &Config, error: &io::Error) -> StartError {
+    let path = match &config.log.access {
+        AccessLog::File(path) => path.display().to_string(),
+        AccessLog::Stdout | AccessLog::Off => "standard output".to_owned(),
+    };
+    let text = format!(
+        "log.access: {path}: {error}; the directory has to exist, and this user has to be allowed to write there"
+    );
+    StartError::of_path(text, error)
 }

@@ -75,8 +75,8 @@ fn a_plan_or_a_route_is_observed_alone() {
     gateway.get("/tried", &strict).expect(200);
     assert_eq!(would_refuse(&gateway, "limit_exceeded"), 4);
     assert_eq!(would_refuse(&gateway, "scope_not_of_key"), 1);
-    let line = gateway.log_line("\"http.route\":\"/tried\"");
-    assert_eq!(line["would_refuse"], "scope_not_of_key");
+    let line = gateway.log_line(r#""would_refuse":"scope_not_of_key""#);
+    assert_eq!(line["http.route"], "/tried");
 }
 
 // What is observed is limits and scopes: no key, no entry.
