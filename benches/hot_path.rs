@@ -27,6 +27,7 @@ use portcullis::quota::Charge;
 use portcullis::quota::Numbers;
 use portcullis::quota::Quota;
 use portcullis::quota::headers;
+use portcullis::quota::headers::Shown;
 use portcullis::snapshot::KeyEntry;
 use portcullis::snapshot::NEVER_EXPIRES;
 use portcullis::snapshot::Snapshot;
@@ -89,6 +90,12 @@ struct Case {
     limits: Limits,
     micros: u64,
 }
+
+const SHOWN: Shown = Shown {
+    x: true,
+    ietf: true,
+    reset_as_delta: false,
+};
 
 impl Case {
     /// Every key is known and has been charged once, so that every entry exists.
@@ -173,7 +180,7 @@ impl Case {
             let numbers = self.charge(self.index(round));
             if self.name == "headers" {
                 let mut fields = HeaderMap::new();
-                headers::apply(&mut fields, &numbers.unwrap_or_default(), true, true);
+                headers::apply(&mut fields, &numbers.unwrap_or_default(), &SHOWN);
                 std::hint::black_box(&fields);
             }
             std::hint::black_box(&numbers);
@@ -207,7 +214,8 @@ fn key_entry(index: u32) -> KeyEntry {
         status: KeyStatus::Active,
         kind: KeyKind::Secret,
         environment: Environment(0),
-        limits: None,
+        own: None,
+        binding: None,
         scopes: Scopes::Inherit,
     }
 }

@@ -38,10 +38,12 @@ pub struct Entry<'a> {
     pub protocol: &'a str,
     /// Status sent.
     pub status: u16,
-    /// `forwarded`, `refused` or `failed`.
+    /// `forwarded`, `refused`, `failed` or `preflight`.
     pub decision: &'a str,
     /// Why it was refused or how it failed, one word.
     pub reason: &'a str,
+    /// Why it would have been refused by a rule that is only observed, one word.
+    pub would_refuse: &'a str,
     /// The route's pattern.
     pub route: &'a str,
     /// The tenant's id.
@@ -233,6 +235,7 @@ fn write_entry(out: &mut Vec<u8>, entry: &Entry<'_>) {
     number(out, "http.response.status_code", u64::from(entry.status));
     text(out, "decision", entry.decision);
     text(out, "reason", entry.reason);
+    text(out, "would_refuse", entry.would_refuse);
     text(out, "http.route", entry.route);
     text(out, "tenant", entry.tenant);
     text(out, "key_id", entry.key_id);
@@ -384,6 +387,7 @@ mod tests {
             status: 200,
             decision: "forwarded",
             reason: "",
+            would_refuse: "",
             route: "",
             tenant: "acme",
             key_id: "key_0123456789ab",

@@ -79,6 +79,7 @@ struct Reading {
 pub struct Metrics {
     routes: RwLock<HashMap<String, Arc<RouteMetrics>>>,
     refusals: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
+    would_refuse: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
     readings: RwLock<Vec<Reading>>,
     /// Requests between their head and the end of their answer.
     pub requests_in_flight: AtomicU64,
@@ -109,6 +110,14 @@ impl Metrics {
             return Arc::clone(found);
         }
         Arc::clone(write(&self.refusals).entry(reason).or_default())
+    }
+
+    /// The counter of requests that passed a rule which is only observed, for one reason. A worker keeps the handle.
+    pub fn would_refuse(&self, reason: &'static str) -> Arc<AtomicU64> {
+        if let Some(found) = read(&self.would_refuse).get(reason) {
+            return Arc::clone(found);
+        }
+        Arc::clone(write(&self.would_refuse).entry(reason).or_default())
     }
 
     /// Adds a number that is read at each scrape. Readings of one name must be added one after the other.
@@ -183,17 +192,14 @@ impl Metrics {
             None,
             MetricType::Counter,
         )?;
-        let refusals = read(&self.refusals);
-        let mut sorted: Vec<_> = refusals.iter().collect();
-        sorted.sort_unstable_by_key(|(reason, _)| **reason);
-        for (reason, count) in sorted {
-            encode_count(
-                &mut family,
-                &[("reason", reason)],
-                count.load(Ordering::Relaxed),
-            )?;
-        }
-        Ok(())
+        encode_reasons(&mut family, &read(&self.refusals))?;
+        let mut family = encoder.encode_descriptor(
+            "portcullis_would_refuse",
+            "Requests that passed a rule in observe mode, by the reason they would have been refused for",
+            None,
+            MetricType::Counter,
+        )?;
+        encode_reasons(&mut family, &read(&self.would_refuse))
     }
 
     fn encode_readings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -232,6 +238,19 @@ impl Collector for Metrics {
         self.encode_refusals(&mut encoder)?;
         self.encode_readings(&mut encoder)
     }
+}
+
+fn encode_reasons(
+    family: &mut MetricEncoder<'_>,
+    counts: &HashMap<&'static str, Arc<AtomicU64>>,
+) -> fmt::Result {
+    let mut sorted: Vec<_> = counts.iter().collect();
+    sorted.sort_unstable_by_key(|(reason, _)| **reason);
+    for (reason, count) in sorted {
+        let labels = [("reason", *reason)];
+        encode_count(family, &labels, count.load(Ordering::Relaxed))?;
+    }
+    Ok(())
 }
 
 fn encode_reading(metric: &mut MetricEncoder<'_>, reading: &Reading) -> fmt::Result {

@@ -200,6 +200,18 @@ pub(super) struct CreateKey {
     /// A burst limit of its own, for example 20/min, or unlimited
     #[arg(long, value_name = "RATE")]
     burst: Option<String>,
+    /// The end user that it acts for
+    #[arg(long, value_name = "NAME")]
+    subject: Option<String>,
+    /// A browser origin it may be used from, for example https://app.example.com; may be repeated
+    #[arg(long, value_name = "ORIGIN", num_args = 1.., value_delimiter = ',')]
+    origin: Vec<String>,
+    /// A network it may be used from, for example 203.0.113.0/24; may be repeated
+    #[arg(long, value_name = "CIDR", num_args = 1.., value_delimiter = ',')]
+    cidr: Vec<String>,
+    /// A remark for operators
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
 }
 
 impl CreateKey {
@@ -216,6 +228,10 @@ impl CreateKey {
             scopes: (!self.inherit).then_some(self.scope),
             expires_in_seconds: self.expires.in_seconds(),
             expires_at_unix_seconds: self.expires.at_unix_seconds(),
+            subject: self.subject,
+            origins: self.origin,
+            cidrs: self.cidr,
+            note: self.note,
         })
     }
 }

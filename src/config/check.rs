@@ -155,6 +155,18 @@ fn affordable(route: &Placed<Arc<Route>>, all: &Entries, notes: &Notes) {
             }
         }
     }
+    for tenant in &all.tenants {
+        for own in [tenant.value.quota, tenant.value.burst] {
+            if let Override::Rate(limit) = own
+                && too_small(&limit)
+                && tenant_may_use(&tenant.value, &route.value, all)
+            {
+                let id = tenant.value.id.as_str();
+                let owner = format!("{} of tenant \"{id}\"", limit);
+                report(limit, owner, &tenant.at.name);
+            }
+        }
+    }
     for key in &all.keys {
         for own in [key.value.quota, key.value.burst] {
             if let Override::Rate(limit) = own
@@ -174,6 +186,15 @@ fn may_use(plan: &Plan, route: &Route) -> bool {
             Access::Scope(scope) => plan.scopes.iter().any(|grant| grant.grants(scope)),
             Access::AnyKey | Access::Public => true,
         }
+}
+
+fn tenant_may_use(tenant: &Tenant, route: &Route, all: &Entries) -> bool {
+    let plan = all.plans.iter().find(|p| p.value.name == tenant.plan);
+    let covered = match &route.access {
+        Access::Scope(scope) => tenant.scopes.cover(scope),
+        Access::AnyKey | Access::Public => true,
+    };
+    covered && plan.is_some_and(|plan| may_use(&plan.value, route))
 }
 
 fn key_may_use(key: &ApiKey, route: &Route, all: &Entries) -> bool {

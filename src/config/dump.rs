@@ -19,9 +19,12 @@ use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::key::KeyKind;
 use crate::model::key::Override;
+use crate::model::limit::Mode;
 use crate::model::limit::Rate;
 use crate::model::route::Access;
 use crate::model::route::Route;
+use crate::model::scope::Scope;
+use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
 use crate::refusal::Shape;
 
@@ -41,12 +44,16 @@ impl Config {
             out.text("burst", &rate(plan.limits.burst));
             out.list("scopes", plan.scopes.iter().map(|scope| scope.as_str()));
             out.bare("api_access", plan.api_access);
+            out.text("mode", mode(plan.mode));
+            out.bare("granular_scopes", plan.granular_scopes);
         }
         for tenant in &self.tenants {
             out.table("[[tenants]]");
             out.text("id", tenant.id.as_str());
             out.text("name", &tenant.name);
             out.text("plan", &tenant.plan);
+            dump_scopes(&mut out, &tenant.scopes);
+            dump_own_limits(&mut out, tenant.quota, tenant.burst);
             out.bare("suspended", tenant.suspended);
         }
         for key in &self.declared_keys {
@@ -136,7 +143,13 @@ impl Config {
             "headers",
             places.iter().filter(|(on, _)| *on).map(|(_, name)| name),
         );
-        out.text("query_parameter", "");
+        let parameter = self.auth.query_parameter.as_deref();
+        out.text("query_parameter", parameter.unwrap_or(""));
+        let refuse = self.auth.refuse_secret_keys_in_browsers;
+        out.text(
+            "secret_keys_in_browsers",
+            if refuse { "refuse" } else { "allow" },
+        );
         out.text("realm", &self.auth.realm);
         let pass = self.auth.pass_foreign_authorization;
         out.text(
@@ -148,11 +161,18 @@ impl Config {
         out.text("public_prefix", &self.keys.public_prefix);
         out.table("[tenant_header]");
         out.text("name", self.headers.tenant.as_str());
+        out.table("[subject_header]");
+        let subject = self.headers.subject.as_ref();
+        out.text("name", subject.map_or("", |name| name.as_str()));
         out.table("[headers]");
         let keep = self.headers.keep_underscore;
         out.text("underscore_headers", if keep { "keep" } else { "drop" });
         out.list("remove", &self.headers.remove);
         out.bare("forwarded", self.headers.forwarded);
+        out.table("[scopes]");
+        let superuser = self.scopes.superuser.iter();
+        out.list("superuser", superuser.map(|scope| scope.as_str()));
+        out.bare("implies", implies(&self.scopes));
         out.table("[errors]");
         dump_errors(out, "", self.errors);
         out.table("[limits]");
@@ -166,6 +186,9 @@ impl Config {
         );
         out.bare("x_headers", self.limits.x_headers);
         out.bare("ietf_headers", self.limits.ietf_headers);
+        let delta = self.limits.reset_as_delta;
+        out.text("reset", if delta { "delta" } else { "unix" });
+        out.text("mode", mode(self.limits.mode));
         out.table("[revocation]");
         let abort = self.revocation.abort_in_flight;
         out.text("in_flight", if abort { "abort" } else { "finish" });
@@ -236,6 +259,8 @@ impl Config {
             out.text("total_timeout", &show_duration(span));
         }
         out.bare("raw_path", route.raw_path);
+        out.list("origins", &route.origins);
+        out.text("mode", mode(route.mode));
     }
 
     fn environment(&self, environment: Environment) -> &str {
@@ -279,20 +304,11 @@ fn dump_key(out: &mut Writer, key: &ApiKey) {
     out.text("digest", &format!("sha256:{hex}"));
     out.text("tenant", key.tenant.as_str());
     out.text("name", &key.name);
-    match &key.scopes {
-        Scopes::Inherit => out.text("scopes", "inherit"),
-        Scopes::Listed(scopes) => out.list("scopes", scopes.iter().map(|scope| scope.as_str())),
-    }
+    dump_scopes(out, &key.scopes);
     if let Some(plan) = &key.plan {
         out.text("plan", plan);
     }
-    for (name, own) in [("quota", key.quota), ("burst", key.burst)] {
-        match own {
-            Override::Plan => {}
-            Override::Unlimited => out.text(name, "unlimited"),
-            Override::Rate(limit) => out.text(name, &limit.to_string()),
-        }
-    }
+    dump_own_limits(out, key.quota, key.burst);
     out.text("environment", &key.environment);
     out.text(
         "kind",
@@ -308,6 +324,31 @@ fn dump_key(out: &mut Writer, key: &ApiKey) {
         "expires",
         &expires.map_or("never".into(), |stamp| stamp.to_string()),
     );
+    if let Some(subject) = &key.binding.subject {
+        out.text("subject", subject);
+    }
+    out.list("origins", &key.binding.origins);
+    out.list("cidrs", &key.binding.cidrs);
+    if let Some(note) = &key.note {
+        out.text("note", note);
+    }
+}
+
+fn dump_scopes(out: &mut Writer, scopes: &Scopes) {
+    match scopes {
+        Scopes::Inherit => out.text("scopes", "inherit"),
+        Scopes::Listed(scopes) => out.list("scopes", scopes.iter().map(|scope| scope.as_str())),
+    }
+}
+
+fn dump_own_limits(out: &mut Writer, quota: Override, burst: Override) {
+    for (name, own) in [("quota", quota), ("burst", burst)] {
+        match own {
+            Override::Plan => {}
+            Override::Unlimited => out.text(name, "unlimited"),
+            Override::Rate(limit) => out.text(name, &limit.to_string()),
+        }
+    }
 }
 
 fn dump_certificate(out: &mut Writer, files: &CertificateFiles) {
@@ -325,6 +366,25 @@ fn dump_errors(out: &mut Writer, prefix: &str, errors: Errors) {
         },
     );
     out.bare(&format!("{prefix}name_permission"), errors.name_permission);
+}
+
+fn implies(rules: &ScopeRules) -> String {
+    let rule = |(scope, implied): (&Scope, &Vec<Scope>)| {
+        let implied: Vec<String> = implied.iter().map(|more| quoted(more.as_str())).collect();
+        format!("{} = [{}]", quoted(scope.as_str()), implied.join(", "))
+    };
+    let rules: Vec<String> = rules.implies.iter().map(rule).collect();
+    match rules.is_empty() {
+        true => "{}".into(),
+        false => format!("{{ {} }}", rules.join(", ")),
+    }
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Observe => "observe",
+    }
 }
 
 fn rate(limit: Option<Rate>) -> String {

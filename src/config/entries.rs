@@ -19,6 +19,9 @@ use crate::config::settings;
 use crate::config::values;
 use crate::config::values::Wrong;
 use crate::config::values::wrong;
+use crate::model::binding;
+use crate::model::binding::Binding;
+use crate::model::binding::WebOrigin;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::key::KeyId;
@@ -111,6 +114,8 @@ pub(super) fn plans(root: &mut Reader<'_>) -> Vec<Placed<Plan>> {
             limits,
             scopes: inner(scopes),
             api_access: table.flag("api_access", true),
+            mode: settings::mode(table),
+            granular_scopes: table.flag("granular_scopes", true),
         };
         Placed { value: plan, at }
     })
@@ -141,6 +146,11 @@ pub(super) fn tenants(root: &mut Reader<'_>, declared: &Declared<'_>) -> Vec<Pla
         }
         let plan = table.reference("plan", &declared.plans);
         let suspended = table.flag("suspended", false);
+        let scopes = match table.has("scopes") {
+            true => listed_scopes(table),
+            false => Scopes::Inherit,
+        };
+        let (quota, burst) = (own_limit(table, "quota"), own_limit(table, "burst"));
         let id = id?;
         let at = Places {
             name: id.span(),
@@ -152,6 +162,9 @@ pub(super) fn tenants(root: &mut Reader<'_>, declared: &Declared<'_>) -> Vec<Pla
                 name: name.map_or_else(|| id.as_str().to_owned(), Spanned::into_inner),
                 id,
                 plan: plan.unwrap_or_default(),
+                scopes,
+                quota,
+                burst,
                 suspended,
                 origin: Origin::File,
             },
@@ -195,6 +208,8 @@ fn key(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<ApiKey>
     let kinds = [("secret", KeyKind::Secret), ("public", KeyKind::Public)];
     let kind = table.choice("kind", KeyKind::Secret, &kinds);
     let expires = table.word("expires", values::expiry);
+    let binding = binding(table);
+    let note = table.word("note", |text| Ok(text.to_owned()));
     let (digest, name) = (digest?, name?);
     let tenant = TenantId::new(&tenant?).ok()?;
     Some(Placed {
@@ -219,6 +234,8 @@ fn key(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<ApiKey>
             status: KeyStatus::Active,
             prefix: String::new(),
             last_four: String::new(),
+            binding,
+            note: note.map(Spanned::into_inner),
             origin: Origin::File,
         },
     })
@@ -238,19 +255,39 @@ fn key_id(tenant: &TenantId, name: &str) -> KeyId {
 }
 
 fn key_scopes(table: &mut Reader<'_>) -> Scopes {
-    const HELP: &str = "write scopes = [\"leases:read\"], or scopes = \"inherit\" for all that tenant and plan grant";
     if !table.has("scopes") {
-        table.missing("scopes", HELP);
+        table.missing("scopes", SCOPES_HELP);
     }
+    listed_scopes(table)
+}
+
+fn listed_scopes(table: &mut Reader<'_>) -> Scopes {
     if table.is_text("scopes") {
         table.word("scopes", |text| match text {
             "inherit" => Ok(()),
-            _ => wrong(format!("\"{text}\" is no list of scopes"), HELP),
+            _ => wrong(format!("\"{text}\" is no list of scopes"), SCOPES_HELP),
         });
         return Scopes::Inherit;
     }
     let listed = table.list("scopes", |text| scope_word(Scope::new(text), text));
     Scopes::Listed(inner(listed).into())
+}
+
+fn binding(table: &mut Reader<'_>) -> Binding {
+    let subject = table.word("subject", |text| {
+        binding::subject(text).or_else(|why| wrong(format!("\"{text}\" is not a subject"), why))
+    });
+    let origins = table.list("origins", |text| {
+        WebOrigin::parse(text).or_else(|why| wrong(format!("\"{text}\" is not an origin"), why))
+    });
+    let cidrs = table.list("cidrs", |text| {
+        binding::network(text).or_else(|why| wrong(format!("\"{text}\" is not a network"), why))
+    });
+    Binding {
+        subject: subject.map(Spanned::into_inner),
+        origins: inner(origins),
+        cidrs: inner(cidrs),
+    }
 }
 
 fn own_limit(table: &mut Reader<'_>, key: &'static str) -> Override {
@@ -371,6 +408,8 @@ fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<R
         values::bounded(text, TOTAL, values::duration)
     });
     let raw_path = table.flag("raw_path", false);
+    let origins = inner(table.list("origins", names::web_origin));
+    let mode = settings::mode(table);
     let path = path?;
     at.name = path.span();
     Some(Placed {
@@ -386,6 +425,8 @@ fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<R
             body_bytes_max,
             total_timeout: total_timeout.map(Spanned::into_inner),
             raw_path,
+            origins,
+            mode,
         }),
     })
 }
@@ -438,6 +479,9 @@ fn inner<T>(list: Option<Vec<Spanned<T>>>) -> Vec<T> {
         .map(Spanned::into_inner)
         .collect()
 }
+
+const SCOPES_HELP: &str =
+    "write scopes = [\"leases:read\"], or scopes = \"inherit\" for all that tenant and plan grant";
 
 /// Bounds of `total_timeout`, in upstreams and routes.
 const TOTAL: (&str, &str) = ("10ms", "24h");

@@ -33,7 +33,9 @@ use crate::config::file::Reader;
 use crate::config::problem::Notes;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
+use crate::model::limit::Mode;
 use crate::model::route::Route;
+use crate::model::scope::ScopeRules;
 use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
 use crate::refusal::Shape;
@@ -140,6 +142,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         auth: settings::auth(root),
         keys: settings::key_format(root),
         headers: settings::headers(root),
+        scopes: settings::scopes(root),
         errors,
         limits: settings::limits(root),
         revocation: settings::revocation(root),
@@ -215,6 +218,8 @@ pub struct Config {
     pub keys: KeyFormat,
     /// Header names: the tenant's, and what is cleaned.
     pub headers: Headers,
+    /// What scopes carry with them.
+    pub scopes: ScopeRules,
     /// Shape of the gateway's own answers.
     pub errors: Errors,
     /// Limits in general.
@@ -349,6 +354,10 @@ pub struct Auth {
     pub realm: String,
     /// `true` passes an `Authorization` of another scheme on to the backend when a valid X-API-Key stands beside it; `false` refuses it.
     pub pass_foreign_authorization: bool,
+    /// Name of the query parameter that may carry a key (FF11): 1 to 64 of `A-Z a-z 0-9 . _ -`; `None` for none (C-12).
+    pub query_parameter: Option<String>,
+    /// Whether a secret key that a browser sends gets 403 (FF20, C-14).
+    pub refuse_secret_keys_in_browsers: bool,
 }
 
 /// `[key_format]`.
@@ -360,11 +369,13 @@ pub struct KeyFormat {
     pub public_prefix: String,
 }
 
-/// `[headers]` and `[tenant_header]`.
+/// `[headers]`, `[tenant_header]` and `[subject_header]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Headers {
     /// The trusted tenant header.
     pub tenant: HeaderName,
+    /// The trusted header that carries the key's subject (FA18); `None` sends none.
+    pub subject: Option<HeaderName>,
     /// Whether names with `_` reach the backend (`underscore_headers = "keep"`); aliases of trusted names never do.
     pub keep_underscore: bool,
     /// More names that only this gateway or nobody may set; removed from every request, lower case.
@@ -391,6 +402,10 @@ pub struct LimitsConfig {
     pub x_headers: bool,
     /// `RateLimit` and `RateLimit-Policy` on authenticated answers.
     pub ietf_headers: bool,
+    /// Whether `X-RateLimit-Reset` says how many seconds are left instead of the Unix time (C-23).
+    pub reset_as_delta: bool,
+    /// Whether any limit holds or all are only observed.
+    pub mode: Mode,
 }
 
 /// Whose windows a request is charged to.

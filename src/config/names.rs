@@ -11,6 +11,7 @@ use crate::config::UpstreamServer;
 use crate::config::values::Wrong;
 use crate::config::values::digits_only;
 use crate::config::values::wrong;
+use crate::model::binding::WebOrigin;
 use crate::model::route::pattern::Pattern;
 
 /// An IP address and a port, to listen on.
@@ -189,6 +190,32 @@ pub(super) fn display_name(text: &str) -> Result<String, Wrong> {
             "this is not a name",
             "use 1 to 128 characters, no control characters",
         ),
+    }
+}
+
+/// The name of the query parameter that carries a key: what needs no encoding in a URL.
+pub(super) fn query_parameter(text: &str) -> Result<String, Wrong> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match text.len() <= 64 && text.bytes().all(plain) {
+        true => Ok(text.to_owned()),
+        false => wrong(
+            format!("\"{text}\" is no name of a query parameter"),
+            "use 1 to 64 letters, digits and . _ -, for example \"api_key\"; \"\" for none",
+        ),
+    }
+}
+
+/// An origin as browsers write it, or `*`.
+pub(super) fn web_origin(text: &str) -> Result<String, Wrong> {
+    match text {
+        "*" => Ok(text.to_owned()),
+        _ => match WebOrigin::parse(text) {
+            Ok(origin) => Ok(origin.as_str().to_owned()),
+            Err(why) => wrong(
+                format!("\"{text}\" is not an origin"),
+                format!("{why}; or \"*\" for all"),
+            ),
+        },
     }
 }
 

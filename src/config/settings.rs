@@ -1,11 +1,13 @@
 //! The tables that stand once: one function per table, each key with its default and bounds.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
 
 use http::HeaderName;
 use toml::Spanned;
+use toml::de::DeValue;
 
 use crate::config::AccessLog;
 use crate::config::Auth;
@@ -30,6 +32,9 @@ use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::values::Wrong;
 use crate::config::values::wrong;
+use crate::model::limit::Mode;
+use crate::model::scope::Scope;
+use crate::model::scope::ScopeRules;
 use crate::refusal::Shape;
 
 /// `environments`: 1 to 16 names; the first is the default of hosts, routes, upstreams and keys.
@@ -255,12 +260,9 @@ pub(super) fn auth(root: &mut Reader<'_>) -> Auth {
                 "write headers = [\"authorization\", \"x-api-key\"], or one of them",
             ));
         }
-        table.word("query_parameter", |text| match text {
-            "" => Ok(()),
-            _ => wrong(
-                "keys in the query are not supported yet",
-                "write query_parameter = \"\"; clients send Authorization: Bearer or X-API-Key",
-            ),
+        let query_parameter = table.word("query_parameter", |text| match text {
+            "" => Ok(None),
+            text => names::query_parameter(text).map(Some),
         });
         let takes = |bearer| match &headers {
             Some(headers) => headers.iter().any(|header| *header.get_ref() == bearer),
@@ -276,6 +278,12 @@ pub(super) fn auth(root: &mut Reader<'_>) -> Auth {
                 "foreign_authorization",
                 false,
                 &[("refuse", false), ("pass", true)],
+            ),
+            query_parameter: query_parameter.and_then(Spanned::into_inner),
+            refuse_secret_keys_in_browsers: table.choice(
+                "secret_keys_in_browsers",
+                false,
+                &[("allow", false), ("refuse", true)],
             ),
         }
     })
@@ -296,7 +304,64 @@ pub(super) fn key_format(root: &mut Reader<'_>) -> KeyFormat {
     })
 }
 
-/// `[tenant_header]` and `[headers]`.
+/// `[scopes]`.
+pub(super) fn scopes(root: &mut Reader<'_>) -> ScopeRules {
+    root.table("scopes", "scopes", |table| ScopeRules {
+        superuser: table
+            .list("superuser", scope)
+            .unwrap_or_default()
+            .into_iter()
+            .map(Spanned::into_inner)
+            .collect(),
+        implies: implies(table),
+    })
+}
+
+fn scope(text: &str) -> Result<Scope, Wrong> {
+    Scope::new(text).or_else(|why| wrong(format!("\"{text}\" is not a scope"), why))
+}
+
+/// `implies = { "leases:write" = ["leases:read"] }`: the names are the operator's, so no key of them is known beforehand.
+fn implies(table: &mut Reader<'_>) -> BTreeMap<Scope, Vec<Scope>> {
+    const HELP: &str = "write implies = { \"leases:write\" = [\"leases:read\"] }, or {} for none";
+    let mut rules = BTreeMap::new();
+    let Some(value) = table.ask("implies") else {
+        return rules;
+    };
+    let Some(entries) = value.get_ref().as_table() else {
+        table.refuse_kind(value, "implies", "a table of lists", HELP.into());
+        return rules;
+    };
+    for (name, implied) in entries {
+        let Some(list) = implied.get_ref().as_array() else {
+            table.refuse_kind(implied, "implies", "a list of scopes", HELP.into());
+            continue;
+        };
+        let texts = list.iter().map(|entry| match entry.get_ref() {
+            DeValue::String(text) => (entry.span(), scope(text)),
+            _ => (entry.span(), wrong("this is not a scope", HELP)),
+        });
+        let mut read = Vec::new();
+        for (at, word) in std::iter::once((name.span(), scope(name.get_ref()))).chain(texts) {
+            match word {
+                Ok(word) => read.push(word),
+                Err(wrong) => table.refuse(at, "implies", wrong),
+            }
+        }
+        if !read.is_empty() {
+            rules.insert(read.remove(0), read);
+        }
+    }
+    rules
+}
+
+/// `mode` of the limits, a plan or a route.
+pub(super) fn mode(table: &mut Reader<'_>) -> Mode {
+    let words = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+    table.choice("mode", Mode::Enforce, &words)
+}
+
+/// `[tenant_header]`, `[subject_header]` and `[headers]`.
 pub(super) fn headers(root: &mut Reader<'_>) -> Headers {
     let tenant = root.table("tenant_header", "tenant_header", |table| {
         table.word("name", names::tenant_header).map_or_else(
@@ -304,8 +369,10 @@ pub(super) fn headers(root: &mut Reader<'_>) -> Headers {
             Spanned::into_inner,
         )
     });
+    let subject = subject_header(root, &tenant);
     root.table("headers", "headers", |table| Headers {
         tenant,
+        subject,
         keep_underscore: table.choice(
             "underscore_headers",
             false,
@@ -318,6 +385,22 @@ pub(super) fn headers(root: &mut Reader<'_>) -> Headers {
             .map(Spanned::into_inner)
             .collect(),
         forwarded: table.flag("forwarded", true),
+    })
+}
+
+fn subject_header(root: &mut Reader<'_>, tenant: &HeaderName) -> Option<HeaderName> {
+    root.table("subject_header", "subject_header", |table| {
+        let name = table.word("name", |text| match text {
+            "" => Ok(None),
+            text => names::tenant_header(text).map(Some),
+        });
+        let (at, name) = name.map(|name| (name.span(), name.into_inner()))?;
+        if name.as_ref() == Some(tenant) {
+            let what = "[subject_header] name: the tenant has this header";
+            let help = "choose another name, for example \"X-Subject-ID\"";
+            table.notes().error(Problem::here(at, what, help));
+        }
+        name
     })
 }
 
@@ -351,6 +434,8 @@ pub(super) fn limits(root: &mut Reader<'_>) -> LimitsConfig {
         ),
         x_headers: table.flag("x_headers", true),
         ietf_headers: table.flag("ietf_headers", true),
+        reset_as_delta: table.choice("reset", false, &[("unix", false), ("delta", true)]),
+        mode: mode(table),
     })
 }
 

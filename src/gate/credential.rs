@@ -8,6 +8,7 @@ use http::HeaderValue;
 use http::header;
 
 use super::Fault;
+use super::query::Presented;
 use crate::config::Auth;
 use crate::refusal::Refusal;
 
@@ -35,6 +36,11 @@ impl Credential {
         &self.value.as_bytes()[self.start..]
     }
 
+    /// All of a value, if it can be a key.
+    pub(super) fn whole(value: HeaderValue) -> Option<Credential> {
+        is_key_text(value.as_bytes()).then(|| Credential::new(value, 0))
+    }
+
     fn new(mut value: HeaderValue, start: usize) -> Credential {
         value.set_sensitive(true);
         Credential { value, start }
@@ -52,20 +58,28 @@ enum Authorization {
     Foreign,
 }
 
-/// Takes every credential out of the headers and returns the one that was presented. An `Authorization` of another scheme beside an
-/// X-API-Key stays in place where the configuration passes it on.
+/// Takes every credential out of the headers and returns the one that was presented there or in the query. An `Authorization` of another
+/// scheme beside an X-API-Key stays in place where the configuration passes it on.
 ///
 /// # Errors
 /// 401 when nothing was presented, or what was presented cannot be one key (FA1, CW1, S12).
-pub(super) fn take(headers: &mut HeaderMap, auth: &Auth) -> Result<Credential, Fault> {
+pub(super) fn take(
+    headers: &mut HeaderMap,
+    in_query: Presented,
+    auth: &Auth,
+) -> Result<Credential, Fault> {
     let api_key = take_api_key(headers, auth);
     let foreign_stays = auth.pass_foreign_authorization && matches!(api_key, Ok(Some(_)));
     let bearer = take_bearer(headers, auth, foreign_stays);
-    match (api_key?, bearer?) {
-        (None, None) => Err(Fault::new(Refusal::CredentialMissing, "credential_missing")),
-        (Some(one), None) | (None, Some(one)) => Ok(one),
-        (Some(one), Some(other)) if one.text() == other.text() => Ok(one),
-        (Some(_), Some(_)) => Err(Fault::new(
+    let mut all = [api_key?, bearer?, in_query.transpose()?]
+        .into_iter()
+        .flatten();
+    let Some(one) = all.next() else {
+        return Err(Fault::new(Refusal::CredentialMissing, "credential_missing"));
+    };
+    match all.all(|other| other.text() == one.text()) {
+        true => Ok(one),
+        false => Err(Fault::new(
             Refusal::CredentialAmbiguous,
             "credentials_differ",
         )),
@@ -181,6 +195,8 @@ mod tests {
             x_api_key: true,
             realm: "api".to_owned(),
             pass_foreign_authorization: false,
+            query_parameter: None,
+            refuse_secret_keys_in_browsers: false,
         }
     }
 
@@ -193,7 +209,7 @@ mod tests {
     }
 
     fn taken(headers: &mut HeaderMap, auth: &Auth) -> Result<String, &'static str> {
-        match take(headers, auth) {
+        match take(headers, None, auth) {
             Ok(credential) => Ok(String::from_utf8(credential.text().to_vec()).unwrap()),
             Err(fault) => Err(fault.reason),
         }
@@ -345,7 +361,7 @@ mod tests {
     #[test]
     fn a_credential_is_never_printed() {
         let mut headers = headers(&[(X, "key")]);
-        let credential = take(&mut headers, &auth()).unwrap();
+        let credential = take(&mut headers, None, &auth()).unwrap();
         assert_eq!(format!("{credential:?}"), "Credential(***)");
     }
 }

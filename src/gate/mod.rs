@@ -16,6 +16,7 @@ use crate::model::key::Digest;
 use crate::model::key::Environment;
 use crate::model::key::KeyId;
 use crate::model::key_text;
+use crate::model::limit::Mode;
 use crate::model::route::Access;
 use crate::model::route::Found;
 use crate::model::route::Route;
@@ -30,13 +31,20 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
 
 mod api_key;
+mod browser;
 mod credential;
 mod host;
 mod permission;
+mod query;
 mod standing;
 mod target;
 #[cfg(test)]
 mod tests;
+
+pub use browser::Cors;
+pub use browser::Preflight;
+pub use browser::SECRET_KEY_IN_BROWSER;
+pub use browser::preflight;
 
 /// What is known of a client connection before any request on it.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +64,8 @@ pub struct Principal {
     digest: Digest,
     /// Index into the snapshot's tenants.
     tenant: u32,
+    /// Whom it acts for (FA18).
+    subject: Option<Arc<str>>,
 }
 
 /// Proof that every check passed. Only this module can make one, and the forwarder demands it.
@@ -67,6 +77,17 @@ pub struct Admission {
     numbers: Option<Numbers>,
     host: String,
     target: PathAndQuery,
+    manner: Manner,
+    would_refuse: Option<&'static str>,
+}
+
+/// What an answer says beside its own content because of how the request came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// To the browser that asked.
+    pub cors: Cors,
+    /// Whether a key stood in the query: then no page may pass the address on, and no shared cache may keep the answer (FF11).
+    pub key_in_query: bool,
 }
 
 /// A request that did not pass, with all that the answer and the log need.
@@ -86,6 +107,10 @@ pub struct Refused {
     pub reason: &'static str,
     /// The canonical name of the host without its port, when it was valid (for `style`).
     pub host: Option<String>,
+    /// What the answer says because of how the request came.
+    pub manner: Manner,
+    /// The reason of an earlier refusal that was only observed.
+    pub would_refuse: Option<&'static str>,
 }
 
 /// What ended a request while it was in flight.
@@ -103,6 +128,8 @@ struct Known {
     route: Option<Arc<Route>>,
     principal: Option<Principal>,
     numbers: Option<Numbers>,
+    manner: Manner,
+    would_refuse: Option<&'static str>,
 }
 
 /// Why a check failed.
@@ -125,7 +152,7 @@ pub fn admit(
     snapshot: &Arc<Snapshot>,
     quota: &Quota,
     now: Now,
-    _peer: &Peer,
+    peer: &Peer,
     head: &mut Parts,
 ) -> Result<Admission, Box<Refused>> {
     let mut known = Known::default();
@@ -133,7 +160,7 @@ pub fn admit(
         Ok(host) => host,
         Err(fault) => return Err(known.refused(fault, None)),
     };
-    match check(snapshot, quota, now, &host, head, &mut known) {
+    match check(snapshot, quota, now, peer, &host, head, &mut known) {
         Ok((route, target)) => Ok(Admission {
             snapshot: Arc::clone(snapshot),
             route,
@@ -141,6 +168,8 @@ pub fn admit(
             numbers: known.numbers,
             host: host.into_text(),
             target,
+            manner: known.manner,
+            would_refuse: known.would_refuse,
         }),
         Err(fault) => Err(known.refused(fault, Some(host.into_name()))),
     }
@@ -150,6 +179,7 @@ fn check(
     snapshot: &Snapshot,
     quota: &Quota,
     now: Now,
+    peer: &Peer,
     host: &host::Host,
     head: &mut Parts,
     known: &mut Known,
@@ -161,20 +191,65 @@ fn check(
         .find(host.name(), target.path(), head.method.as_str());
     known.route = route_at(&found).cloned();
     let target = target.decide(known.route.as_ref().is_some_and(|route| route.raw_path))?;
+    known.manner.cors = browser::cors(&head.headers, known.route.as_deref());
+    let (target, in_query) = query::take(target, config.auth.query_parameter.as_deref());
+    known.manner.key_in_query = in_query.is_some();
     head.uri = target::origin_form(target.clone());
     if is_public(known.route.as_deref()) {
         credential::discard(&mut head.headers, &config.auth);
         return Ok((served(found)?, target));
     }
-    let credential = credential::take(&mut head.headers, &config.auth)?;
+    let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
     let (digest, key) = api_key::verify(snapshot, &credential)?;
     known.principal = Some(Principal::of(digest, key));
     let places = environments(config, host.name(), known.route.as_deref());
     standing::check(snapshot, key, places, now.wall)?;
-    charge(snapshot, quota, key, cost_of(&found), now, known)?;
+    standing::check_address(key, peer.address.ip())?;
+    check_page(config, key, head, known)?;
+    let charged = charge(snapshot, quota, key, cost_of(&found), now, known);
+    known.observe(charged, limits_mode(snapshot, key, known.route.as_deref()))?;
     let route = served(found)?;
-    permission::check(snapshot, key, &route.access)?;
+    let permitted = permission::check(snapshot, key, &route.access);
+    known.observe(permitted, scopes_mode(snapshot, key, &route))?;
     Ok((route, target))
+}
+
+/// The web page that sends a request must be among the key's own, where it has any.
+fn check_page(
+    config: &Config,
+    key: &KeyEntry,
+    head: &Parts,
+    known: &mut Known,
+) -> Result<(), Fault> {
+    browser::check(&head.headers, key, &config.auth).inspect_err(|_| {
+        // The page is told no more than that it may not.
+        known.manner.cors = match known.manner.cors {
+            Cors::Silent => Cors::Silent,
+            Cors::Denied | Cors::Allowed(_) => Cors::Denied,
+        };
+    })
+}
+
+/// Observed where the file says so for all, for the key's plan or for the route.
+fn limits_mode(snapshot: &Snapshot, key: &KeyEntry, route: Option<&Route>) -> Mode {
+    let of_route = route.map_or(Mode::Enforce, |route| route.mode);
+    let modes = [
+        snapshot.config.limits.mode,
+        snapshot.plan_of(key).mode,
+        of_route,
+    ];
+    observed_if_any(&modes)
+}
+
+fn scopes_mode(snapshot: &Snapshot, key: &KeyEntry, route: &Route) -> Mode {
+    observed_if_any(&[snapshot.plan_of(key).mode, route.mode])
+}
+
+fn observed_if_any(modes: &[Mode]) -> Mode {
+    match modes.contains(&Mode::Observe) {
+        true => Mode::Observe,
+        false => Mode::Enforce,
+    }
 }
 
 /// The route that serves the path, if only by other methods.
@@ -227,12 +302,10 @@ fn charge(
     known: &mut Known,
 ) -> Result<(), Fault> {
     let tenant = snapshot.tenant_of(key);
-    let key_limits = match &key.limits {
-        Some(limits) => limits,
-        None => &snapshot.plan_of(key).limits,
-    };
-    let by_key = Some((key.id, key_limits));
-    let by_tenant = Some((&tenant.id, &snapshot.plans[tenant.plan as usize].limits));
+    let of_key = snapshot.limits_of(key);
+    let of_tenant = snapshot.limits_of_tenant(tenant);
+    let by_key = Some((key.id, &of_key));
+    let by_tenant = Some((&tenant.id, &of_tenant));
     let (key, tenant) = match snapshot.config.limits.subject {
         LimitSubject::Key => (by_key, None),
         LimitSubject::Tenant => (None, by_tenant),
@@ -254,14 +327,22 @@ fn charge(
     }
 }
 
-/// The id of a known key that stands in these headers, whatever its standing, for requests that are refused unread: a key that was sent
-/// in clear is burnt (FA29). Looks at the first few lines only.
+/// The id of a known key that stands in this head, whatever its standing, for requests that are refused unread: a key that was sent
+/// in clear is burnt (FA29). Looks at the first few lines and parameters only.
 #[must_use]
-pub fn peek(headers: &HeaderMap, auth: &Auth, snapshot: &Snapshot) -> Option<KeyId> {
-    credential::look(headers, auth)
+pub fn peek(head: &Parts, auth: &Auth, snapshot: &Snapshot) -> Option<KeyId> {
+    let known = |text: &[u8]| snapshot.key(&key_text::digest_of(text)).map(|key| key.id);
+    let in_headers = credential::look(&head.headers, auth)
         .take(PEEK_LINES_MAX)
-        .find_map(|text| snapshot.key(&key_text::digest_of(text)))
-        .map(|key| key.id)
+        .find_map(known);
+    let (Some(name), Some(query)) = (&auth.query_parameter, head.uri.query()) else {
+        return in_headers;
+    };
+    in_headers.or_else(|| {
+        query::look(query, name)
+            .take(PEEK_LINES_MAX)
+            .find_map(|text| known(&text))
+    })
 }
 
 /// How the gateway's own answers are written for a host (canonical, without port), as `[[hosts]]` or else `[errors]` says.
@@ -309,7 +390,21 @@ impl Known {
             route: self.route,
             reason: fault.reason,
             host,
+            manner: self.manner,
+            would_refuse: self.would_refuse,
         })
+    }
+
+    /// Lets a request pass a check that is only observed, and notes the first that would have refused it. What the headers then say is
+    /// what they would have said.
+    fn observe(&mut self, checked: Result<(), Fault>, mode: Mode) -> Result<(), Fault> {
+        match (checked, mode) {
+            (Err(fault), Mode::Observe) => {
+                self.would_refuse.get_or_insert(fault.reason);
+                Ok(())
+            }
+            (checked, _) => checked,
+        }
     }
 }
 
@@ -349,6 +444,7 @@ impl Principal {
             key: key.id,
             digest,
             tenant: key.tenant,
+            subject: key.binding.as_ref().and_then(|own| own.subject.clone()),
         }
     }
 }
@@ -380,10 +476,28 @@ impl Admission {
             .map(|principal| &self.snapshot.tenants.entries[principal.tenant as usize])
     }
 
+    /// Whom the key acts for, if anybody in particular (FA18).
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.principal.as_ref()?.subject.as_deref()
+    }
+
     /// For the rate-limit headers; `None` on public routes.
     #[must_use]
     pub fn numbers(&self) -> Option<&Numbers> {
         self.numbers.as_ref()
+    }
+
+    /// What the answer says because of how the request came.
+    #[must_use]
+    pub fn manner(&self) -> &Manner {
+        &self.manner
+    }
+
+    /// Why it would have been refused, if a rule were not only observed.
+    #[must_use]
+    pub fn would_refuse(&self) -> Option<&'static str> {
+        self.would_refuse
     }
 
     /// The host that the client asked for, as it is forwarded: lower case, with its port if one was given.
@@ -437,10 +551,13 @@ impl Admission {
                 key: KeyId(*b"AAAAAAAAAAAA"),
                 digest: Digest([0; 32]),
                 tenant,
+                subject: None,
             }),
             numbers: None,
             host: host.to_owned(),
             target: path.parse().expect("a test's path is a valid path"),
+            manner: Manner::default(),
+            would_refuse: None,
         }
     }
 }

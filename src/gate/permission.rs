@@ -1,13 +1,14 @@
-//! Whether a key and its plan together grant what a route demands (DESIGN section 3, step 6).
+//! Whether a key, its tenant and its plan together grant what a route demands (DESIGN section 3, step 6).
 
 use super::Fault;
+use crate::model::key::KeyKind;
 use crate::model::route::Access;
 use crate::model::scope::Scope;
 use crate::refusal::Refusal;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
 
-/// The scope must be covered by the key and granted by the plan; compared whole, never by prefix (FA14, CW6).
+/// The scope must be covered by the key and by its tenant (FA15) and granted by the plan; compared whole, never by prefix (FA14, CW6).
 ///
 /// # Errors
 /// 403 with the scope that is missing.
@@ -16,9 +17,15 @@ pub(super) fn check(snapshot: &Snapshot, key: &KeyEntry, access: &Access) -> Res
         Access::Public | Access::AnyKey => return Ok(()),
         Access::Scope(scope) => scope,
     };
-    let mut granted = snapshot.plan_of(key).scopes.iter();
-    if !key.scopes.cover(scope) {
+    let (plan, rules) = (snapshot.plan_of(key), &snapshot.config.scopes);
+    let mut granted = plan.scopes.iter();
+    // FF10: such a plan knows whole keys only. A public key stands in web pages and never gets more than its list.
+    let whole = !plan.granular_scopes && key.kind == KeyKind::Secret;
+    if !whole && !rules.cover(&key.scopes, scope) {
         return Err(missing(scope, "scope_not_of_key"));
+    }
+    if !rules.cover(&snapshot.tenant_of(key).scopes, scope) {
+        return Err(missing(scope, "scope_not_of_tenant"));
     }
     if !granted.any(|pattern| pattern.grants(scope)) {
         return Err(missing(scope, "scope_not_of_plan"));

@@ -1,5 +1,7 @@
 //! Whether a key that exists may be used now, here, and by its tenant (DESIGN section 3, step 4).
 
+use std::net::IpAddr;
+
 use super::Ended;
 use super::Fault;
 use crate::clock::Wall;
@@ -32,6 +34,22 @@ pub(super) fn check(
         return Err(Fault::new(Refusal::PlanWithoutApi, "plan_without_api"));
     }
     Ok(())
+}
+
+/// Whether the client's address lies in a network of the key's, where it has any. IPv4 clients of an IPv6 socket count as what they are.
+///
+/// # Errors
+/// 403.
+pub(super) fn check_address(key: &KeyEntry, client: IpAddr) -> Result<(), Fault> {
+    let networks = match &key.binding {
+        Some(binding) if !binding.cidrs.is_empty() => &binding.cidrs,
+        _ => return Ok(()),
+    };
+    let client = client.to_canonical();
+    match networks.iter().any(|network| network.contains(&client)) {
+        true => Ok(()),
+        false => Err(Fault::new(Refusal::AddressNotAllowed, "address_not_of_key")),
+    }
 }
 
 /// What ends a request that was admitted under this key: what is for good, or was done to the tenant. A key that was switched off or has

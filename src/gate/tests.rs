@@ -27,16 +27,20 @@ use crate::config::StoreConfig;
 use crate::config::Tls;
 use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
+use crate::model::key::Override;
 use crate::model::limit::Limits;
+use crate::model::limit::Mode;
 use crate::model::limit::Rate;
 use crate::model::route::RouteTable;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopePattern;
+use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Plan;
 use crate::model::tenant::TenantId;
 use crate::refusal::Shape;
 use crate::snapshot::NEVER_EXPIRES;
+use crate::snapshot::OwnLimits;
 use crate::snapshot::TenantTable;
 use crate::snapshot::key_table::KeyTable;
 
@@ -142,6 +146,8 @@ fn config() -> Config {
             x_api_key: true,
             realm: "api".to_owned(),
             pass_foreign_authorization: false,
+            query_parameter: None,
+            refuse_secret_keys_in_browsers: false,
         },
         keys: KeyFormat {
             secret_prefix: "fp".to_owned(),
@@ -149,10 +155,12 @@ fn config() -> Config {
         },
         headers: Headers {
             tenant: HeaderName::from_static("x-tenant-id"),
+            subject: None,
             keep_underscore: false,
             remove: Vec::new(),
             forwarded: true,
         },
+        scopes: ScopeRules::default(),
         errors: Errors {
             shape: Shape::Problem,
             name_permission: true,
@@ -161,6 +169,8 @@ fn config() -> Config {
             subject: LimitSubject::Key,
             x_headers: true,
             ietf_headers: true,
+            reset_as_delta: false,
+            mode: Mode::Enforce,
         },
         revocation: Revocation {
             abort_in_flight: true,
@@ -192,6 +202,8 @@ fn route(path: &str, methods: &[&str], access: Access) -> Route {
         body_bytes_max: None,
         total_timeout: None,
         raw_path: false,
+        origins: Vec::new(),
+        mode: Mode::Enforce,
     }
 }
 
@@ -213,6 +225,8 @@ fn plan(name: &str, hourly: u32) -> Plan {
         limits: Limits { quota, burst: None },
         scopes: vec![ScopePattern::new("leases:*").unwrap()],
         api_access: true,
+        mode: Mode::Enforce,
+        granular_scopes: true,
     }
 }
 
@@ -221,6 +235,8 @@ fn tenant(id: &str) -> TenantEntry {
         id: TenantId::new(id).unwrap(),
         header_value: HeaderValue::from_str(id).unwrap(),
         plan: 0,
+        scopes: Scopes::Inherit,
+        own: OwnLimits::NONE,
         suspended: false,
     }
 }
@@ -234,7 +250,8 @@ fn key(letter: u8) -> KeyEntry {
         status: KeyStatus::Active,
         kind: KeyKind::Secret,
         environment: LIVE,
-        limits: None,
+        own: None,
+        binding: None,
         scopes: Scopes::Listed(Arc::new([scope("leases:read"), scope("leases:write")])),
     }
 }
@@ -441,14 +458,14 @@ fn the_route_says_what_a_request_costs_and_an_own_limit_beats_the_plans() {
         cost: 3,
         ..route("/dear", &[], Access::AnyKey)
     });
-    let quota_of_seven = Some(Rate {
+    let quota_of_seven = Override::Rate(Rate {
         count: 7,
         seconds: 3600,
     });
     let own = KeyEntry {
-        limits: Some(Box::new(Limits {
+        own: Some(Box::new(OwnLimits {
             quota: quota_of_seven,
-            burst: None,
+            burst: Override::Plan,
         })),
         ..key(b'o')
     };
@@ -717,7 +734,7 @@ fn fa29_a_known_key_is_seen_in_clear_whatever_its_standing() {
     let snapshot = World::new().key("revoked", revoked).build();
     let seen = |lines: &[(&'static str, &str)]| {
         let head = head("GET", "/", lines);
-        peek(&head.headers, &snapshot.config.auth, &snapshot)
+        peek(&head, &snapshot.config.auth, &snapshot)
     };
     let good = Some(KeyId([b'g'; 12]));
     assert_eq!(seen(&[]), None);

@@ -17,6 +17,7 @@ use crate::clock::Mono;
 use crate::clock::Now;
 use crate::gate;
 use crate::gate::Peer;
+use crate::gate::Preflight;
 use crate::gate::Refused;
 use crate::model::key::KeyId;
 use crate::model::route::Route;
@@ -66,6 +67,7 @@ pub(crate) struct Account {
     status: u16,
     decision: &'static str,
     reason: &'static str,
+    would_refuse: &'static str,
     upstream_time: Duration,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
@@ -97,6 +99,7 @@ impl Account {
             status: CLIENT_LEFT,
             decision: "forwarded",
             reason: "",
+            would_refuse: "",
             upstream_time: Duration::ZERO,
             sent_bytes: 0,
             received_bytes: 0,
@@ -107,6 +110,7 @@ impl Account {
     pub(crate) fn admitted(&mut self, flight: &Rc<Flight>, head: &Parts) {
         let admission = flight.admission();
         self.uri = head.uri.clone();
+        self.observed(admission.would_refuse());
         self.route = Some(Arc::clone(admission.route()));
         self.key = admission.principal().map(|principal| principal.key);
         self.flight = Some(Rc::clone(flight));
@@ -121,11 +125,26 @@ impl Account {
         self.status = status.as_u16();
         self.decision = "refused";
         self.reason = refused.reason;
+        self.observed(refused.would_refuse);
         self.host = refused.host;
         self.route = refused.route;
         self.key = refused.key;
         self.tenant = refused.tenant.map(|tenant| (Arc::clone(snapshot), tenant));
         self.worker.meters.refusal(refused.reason);
+    }
+
+    pub(crate) fn preflight(&mut self, preflight: Preflight, status: StatusCode) {
+        self.status = status.as_u16();
+        self.decision = "preflight";
+        self.host = Some(preflight.host);
+        self.route = Some(preflight.route);
+    }
+
+    fn observed(&mut self, would_refuse: Option<&'static str>) {
+        if let Some(reason) = would_refuse {
+            self.would_refuse = reason;
+            self.worker.meters.would_refuse(reason);
+        }
     }
 
     pub(crate) fn refused_in_clear(&mut self, exposed: Option<KeyId>, status: StatusCode) {
@@ -226,6 +245,7 @@ impl Account {
             status: self.status,
             decision: self.decision,
             reason: self.reason,
+            would_refuse: self.would_refuse,
             route: self.route.as_ref().map_or("", |route| &route.path),
             tenant: self.tenant_text(),
             key_id: self.key.as_ref().map_or("", |id| key_text(id, &mut key)),

@@ -5,14 +5,28 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Response;
+use http::StatusCode;
+use http::header::ACCESS_CONTROL_ALLOW_CREDENTIALS;
+use http::header::ACCESS_CONTROL_ALLOW_HEADERS;
+use http::header::ACCESS_CONTROL_ALLOW_METHODS;
+use http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
+use http::header::ACCESS_CONTROL_EXPOSE_HEADERS;
+use http::header::ACCESS_CONTROL_MAX_AGE;
+use http::header::CACHE_CONTROL;
+use http::header::REFERRER_POLICY;
 use http::header::STRICT_TRANSPORT_SECURITY;
+use http::header::VARY;
 use http::request::Parts;
 
 use crate::config::Config;
 use crate::gate;
 use crate::gate::Admission;
+use crate::gate::Cors;
+use crate::gate::Manner;
+use crate::gate::Preflight;
 use crate::quota::Numbers;
 use crate::quota::headers;
+use crate::quota::headers::Shown;
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::upstream::ResponseBody;
@@ -21,6 +35,18 @@ use super::account::Account;
 use super::body::Body;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
+const PRIVATE: HeaderValue = HeaderValue::from_static("private");
+const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
+const PREFLIGHT_VARY: HeaderValue = HeaderValue::from_static(
+    "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
+);
+/// Ten minutes: a changed list of origins is felt soon, and a page does not ask before each request.
+const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("600");
+/// What a page may read of our own headers.
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id",
+);
 
 /// A refusal in the shape of the host it was asked of.
 pub(crate) fn refusal(
@@ -29,9 +55,11 @@ pub(crate) fn refusal(
     refusal: &Refusal,
     numbers: Option<&Numbers>,
     host: Option<&str>,
+    manner: &Manner,
 ) -> Response<Bytes> {
     let mut response = render(account, &snapshot.config, refusal, host);
     rate_headers(response.headers_mut(), &snapshot.config, numbers);
+    manner_headers(response.headers_mut(), manner);
     common_headers(response.headers_mut(), &snapshot.config, account);
     response
 }
@@ -53,6 +81,28 @@ pub(crate) fn tls_expected(config: &Config, request_id: &HeaderValue) -> Respons
     Refusal::TlsExpected.render(&style, request_id.to_str().unwrap_or(""), false)
 }
 
+/// The 204 of a preflight: what the page may send, said by the gateway alone (FF2).
+pub(crate) fn preflight(
+    account: &Account,
+    snapshot: &Snapshot,
+    preflight: &Preflight,
+) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, preflight.origin.clone());
+    if let Ok(methods) = HeaderValue::from_str(&preflight.methods) {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+    }
+    if let Some(asked) = &preflight.headers {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    }
+    headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS);
+    headers.insert(VARY, PREFLIGHT_VARY);
+    common_headers(headers, &snapshot.config, account);
+    response
+}
+
 /// A backend's answer on its way to the client.
 pub(crate) fn pass_on(
     answer: Response<ResponseBody>,
@@ -65,6 +115,7 @@ pub(crate) fn pass_on(
         headers::strip(&mut head.headers);
         rate_headers(&mut head.headers, config, admission.numbers());
     }
+    manner_headers(&mut head.headers, admission.manner());
     common_headers(&mut head.headers, config, &account);
     Response::from_parts(head, Body::upstream(stream, account))
 }
@@ -85,9 +136,38 @@ fn rate_headers(headers: &mut HeaderMap, config: &Config, numbers: Option<&Numbe
         headers::apply(
             headers,
             numbers,
-            config.limits.x_headers,
-            config.limits.ietf_headers,
+            &Shown {
+                x: config.limits.x_headers,
+                ietf: config.limits.ietf_headers,
+                reset_as_delta: config.limits.reset_as_delta,
+            },
         );
+    }
+}
+
+/// What the answer says because of how the request came: a page may read it, or may not pass its address on. What a backend says of other
+/// origins gives way to the route's own word.
+fn manner_headers(headers: &mut HeaderMap, manner: &Manner) {
+    if manner.key_in_query {
+        headers.insert(REFERRER_POLICY, NO_REFERRER);
+        headers.entry(CACHE_CONTROL).or_insert(PRIVATE);
+    }
+    if manner.cors == Cors::Silent {
+        return;
+    }
+    for name in [
+        ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_ALLOW_CREDENTIALS,
+        ACCESS_CONTROL_ALLOW_METHODS,
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        ACCESS_CONTROL_MAX_AGE,
+    ] {
+        headers.remove(name);
+    }
+    headers.append(VARY, VARY_ORIGIN);
+    if let Cors::Allowed(origin) = &manner.cors {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     }
 }
 

@@ -25,8 +25,12 @@ pub(crate) struct Meters {
     metrics: Arc<Metrics>,
     unmatched: Arc<RouteMetrics>,
     routes: RefCell<HashMap<usize, Handle>>,
-    refusals: RefCell<HashMap<&'static str, Arc<AtomicU64>>>,
+    refusals: RefCell<Counters>,
+    would_refuse: RefCell<Counters>,
 }
+
+/// Counters by reason.
+type Counters = HashMap<&'static str, Arc<AtomicU64>>;
 
 impl Meters {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Meters {
@@ -36,6 +40,7 @@ impl Meters {
             unmatched,
             routes: RefCell::default(),
             refusals: RefCell::default(),
+            would_refuse: RefCell::default(),
         }
     }
 
@@ -65,6 +70,14 @@ impl Meters {
         let counter = refusals
             .entry(reason)
             .or_insert_with(|| self.metrics.refusal(reason));
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn would_refuse(&self, reason: &'static str) {
+        let mut observed = self.would_refuse.borrow_mut();
+        let counter = observed
+            .entry(reason)
+            .or_insert_with(|| self.metrics.would_refuse(reason));
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }

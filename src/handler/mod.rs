@@ -16,6 +16,7 @@ use crate::access_log;
 use crate::clock::Clock;
 use crate::gate;
 use crate::gate::Peer;
+use crate::gate::Refused;
 use crate::metrics::Metrics;
 use crate::quota::Quota;
 use crate::refusal::Refusal;
@@ -109,6 +110,15 @@ pub async fn handle(
     let snapshot = worker.snapshot.load_full();
     let (mut head, body) = request.into_parts();
     let mut account = Account::open(Rc::clone(&worker), now, peer, &head);
+    if let Some(preflight) = gate::preflight(&snapshot, &head) {
+        drain(
+            body,
+            Unread::of(&head.headers, &snapshot.config.connections),
+        );
+        let answer = answer::preflight(&account, &snapshot, &preflight);
+        account.preflight(preflight, answer.status());
+        return answer.map(|text| Body::local(text, account));
+    }
     match gate::admit(&snapshot, &worker.quota, now, &peer, &mut head) {
         Ok(admission) => {
             if let Some(principal) = admission.principal() {
@@ -129,10 +139,19 @@ pub async fn handle(
                 &refused.refusal,
                 refused.numbers.as_ref(),
                 refused.host.as_deref(),
+                &refused.manner,
             );
+            report(&refused, &peer);
             account.refused(&snapshot, *refused, answer.status());
             answer.map(|text| Body::local(text, account))
         }
+    }
+}
+
+/// A secret key that stands in a web page is anybody's (FF20).
+fn report(refused: &Refused, peer: &Peer) {
+    if let (gate::SECRET_KEY_IN_BROWSER, Some(key)) = (refused.reason, &refused.key) {
+        tracing::warn!(key_id = %key, client = %peer.address.ip(), "secret_key_in_browser: regenerate this key, and give the page a public one");
     }
 }
 
@@ -149,7 +168,7 @@ pub fn refuse_plaintext(
         body,
         Unread::of(&head.headers, &snapshot.config.connections),
     );
-    let exposed = gate::peek(&head.headers, &snapshot.config.auth, &snapshot);
+    let exposed = gate::peek(&head, &snapshot.config.auth, &snapshot);
     if let Some(key) = exposed {
         tracing::warn!(key_id = %key, client = %peer.address.ip(), "key_seen_in_plaintext: regenerate this key");
     }
@@ -227,6 +246,7 @@ fn failed(
         &refusal,
         admission.numbers(),
         Some(host),
+        admission.manner(),
     );
     account.failed(reason, detail, answer.status());
     answer.map(|text| Body::local(text, account))

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::clock::Wall;
+use crate::model::binding::Binding;
 use crate::model::limit::Rate;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Origin;
@@ -162,6 +163,10 @@ pub struct ApiKey {
     pub prefix: String,
     /// Shown in lists: the last four characters.
     pub last_four: String,
+    /// What ties it down: subject, browser origins, client networks.
+    pub binding: Binding,
+    /// What the operator wrote beside it; never sent anywhere.
+    pub note: Option<String>,
     /// Where it is declared.
     pub origin: Origin,
 }

@@ -111,6 +111,16 @@ impl fmt::Display for Rate {
     }
 }
 
+/// Whether a rule holds or is only tried out (DESIGN section 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Requests that break it are refused.
+    #[default]
+    Enforce,
+    /// They pass, and it is counted and logged that they would have been refused.
+    Observe,
+}
+
 /// The limits of one subject. `None` is the configured word `"unlimited"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {

@@ -1,8 +1,10 @@
 //! Plain data with its rules: keys, tenants, plans, routes. No I/O, no clock, no async.
 
+pub mod binding;
 pub mod key;
 pub mod key_text;
 pub mod limit;
 pub mod route;
 pub mod scope;
 pub mod tenant;
+pub mod web_origin;

@@ -1,5 +1,6 @@
 //! Scopes: opaque strings, compared whole; wildcards exist only in a plan's grants.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One permission, for example `leases:read`. Compared byte for byte, never by prefix (FA14).
@@ -46,6 +47,49 @@ impl Scopes {
             Scopes::Inherit => true,
             Scopes::Listed(listed) => listed.contains(demanded),
         }
+    }
+}
+
+/// What the holder of one scope may do besides: nothing, unless the operator says so (C-4, C-5). Widens what keys and tenants hold, never
+/// what a plan grants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScopeRules {
+    /// Whoever holds one of these holds every scope (FF9).
+    pub superuser: Vec<Scope>,
+    /// Whoever holds the first holds the others too, as written.
+    pub implies: BTreeMap<Scope, Vec<Scope>>,
+}
+
+impl ScopeRules {
+    /// Whether `held` covers `demanded` under these rules; implications are followed to their end.
+    #[must_use]
+    pub fn cover(&self, held: &Scopes, demanded: &Scope) -> bool {
+        if held.cover(demanded) {
+            return true;
+        }
+        let Scopes::Listed(listed) = held else {
+            return false;
+        };
+        listed.iter().any(|scope| self.superuser.contains(scope))
+            || (!self.implies.is_empty() && self.implied(listed, demanded))
+    }
+
+    /// Each implication is looked at once, so that a circle of them ends.
+    fn implied(&self, listed: &[Scope], demanded: &Scope) -> bool {
+        let mut reached: Vec<&Scope> = listed.iter().collect();
+        let mut next = 0;
+        while let Some(scope) = reached.get(next).copied() {
+            next += 1;
+            for more in self.implies.get(scope).into_iter().flatten() {
+                if more == demanded || self.superuser.contains(more) {
+                    return true;
+                }
+                if !reached.contains(&more) {
+                    reached.push(more);
+                }
+            }
+        }
+        false
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::model::key::Override;
 use crate::model::limit::Limits;
+use crate::model::limit::Mode;
 use crate::model::scope::ScopePattern;
+use crate::model::scope::Scopes;
 
 /// The public name of one organisation, sent to backends in the tenant header: 1 to 64 of `A-Z a-z 0-9 . _ -`, beginning with a letter or digit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +52,12 @@ pub struct Tenant {
     pub name: String,
     /// Name of its plan, a table `[plans.NAME]` of gateway.toml.
     pub plan: String,
+    /// What its keys may do at most (FA15); `Inherit` is all that the plan grants.
+    pub scopes: Scopes,
+    /// Its own quota instead of its plan's.
+    pub quota: Override,
+    /// Its own burst instead of its plan's.
+    pub burst: Override,
     /// A suspended tenant's keys get 403.
     pub suspended: bool,
     /// Where it is declared.
@@ -75,4 +84,8 @@ pub struct Plan {
     pub scopes: Vec<ScopePattern>,
     /// Whether keys may call the API at all; `false` answers 403 to valid keys (CW3).
     pub api_access: bool,
+    /// Whether its limits and scopes hold for its keys or are only observed.
+    pub mode: Mode,
+    /// Whether keys may list scopes of their own (FF10); `false` refuses that when a key is made.
+    pub granular_scopes: bool,
 }

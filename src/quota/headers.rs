@@ -10,12 +10,22 @@ use http::HeaderValue;
 use crate::quota::Numbers;
 use crate::quota::WindowNumbers;
 
-/// Removes what the upstream says about limits of its own, then says ours (FA23): `x` for `X-RateLimit-Limit`, `-Remaining` and `-Reset` (Unix
-/// seconds), `ietf` for `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
+/// Which fields an answer gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown {
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`.
+    pub x: bool,
+    /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
+    pub ietf: bool,
+    /// Whether `X-RateLimit-Reset` is the seconds that are left instead of the Unix time (C-23).
+    pub reset_as_delta: bool,
+}
+
+/// Removes what the upstream says about limits of its own, then says ours (FA23).
 ///
 /// `X-RateLimit-*` describe the quota, or the burst of a plan without quota (FF12); a plan with neither gets no field (PB21).
 /// The policy names are `"burst"`, and for the quota its length: `"s"`, `"min"`, `"hour"`, `"day"`, or `"quota"` when it is none of these.
-pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, x: bool, ietf: bool) {
+pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
     strip(headers);
     let Some(reported) = numbers.quota.or(numbers.burst) else {
         return;
@@ -23,7 +33,10 @@ pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, x: bool, ietf: bool) {
     let mut text = Text::new();
     let limit = text.part(|out| number(out, reported.rate.count.into()));
     let remaining = text.part(|out| number(out, reported.remaining.into()));
-    let reset = text.part(|out| number(out, reported.reset_unix_seconds));
+    let reset = text.part(|out| match shown.reset_as_delta {
+        true => number(out, reported.reset_in_seconds.into()),
+        false => number(out, reported.reset_unix_seconds),
+    });
     let policy = text.part(|out| each(out, numbers, policy_item));
     let state = text.part(|out| each(out, numbers, state_item));
     let bytes = Bytes::from(text.buffer);
@@ -32,12 +45,12 @@ pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, x: bool, ietf: bool) {
             headers.insert(name, value);
         }
     };
-    if x {
+    if shown.x {
         set(&X_LIMIT, limit);
         set(&X_REMAINING, remaining);
         set(&X_RESET, reset);
     }
-    if ietf {
+    if shown.ietf {
         set(&POLICY, policy);
         set(&STATE, state);
     }
@@ -144,6 +157,14 @@ mod tests {
     use super::*;
     use crate::model::limit::Rate;
 
+    fn shown(x: bool, ietf: bool) -> Shown {
+        Shown {
+            x,
+            ietf,
+            reset_as_delta: false,
+        }
+    }
+
     fn window(count: u32, seconds: u32, remaining: u32, reset_in_seconds: u32) -> WindowNumbers {
         WindowNumbers {
             rate: Rate { count, seconds },
@@ -194,7 +215,7 @@ mod tests {
             let numbers = Numbers { quota, burst };
             for (x, ietf) in [(true, true), (true, false), (false, true), (false, false)] {
                 let mut headers = HeaderMap::new();
-                apply(&mut headers, &numbers, x, ietf);
+                apply(&mut headers, &numbers, &shown(x, ietf));
                 let mut expected = Vec::new();
                 if ietf {
                     expected.push(format!("ratelimit-policy: {policy}"));
@@ -210,7 +231,7 @@ mod tests {
             }
         }
         let mut headers = HeaderMap::new();
-        apply(&mut headers, &Numbers::default(), true, true);
+        apply(&mut headers, &Numbers::default(), &shown(true, true));
         assert_eq!(headers.len(), 0);
     }
 
@@ -228,7 +249,7 @@ mod tests {
                 burst: None,
             };
             let mut headers = HeaderMap::new();
-            apply(&mut headers, &numbers, false, true);
+            apply(&mut headers, &numbers, &shown(false, true));
             let policy = headers["ratelimit-policy"].to_str().unwrap();
             assert!(policy.starts_with(&format!("\"{name}\";")), "{policy}");
         }
@@ -253,7 +274,7 @@ mod tests {
             quota: Some(window(100, 3_600, 99, 3_600)),
             burst: None,
         };
-        apply(&mut headers, &numbers, true, false);
+        apply(&mut headers, &numbers, &shown(true, false));
         assert_eq!(
             lines(&headers),
             [

@@ -27,6 +27,10 @@ pub enum Refusal {
     TenantSuspended,
     /// 403: the plan has no API access (CW3).
     PlanWithoutApi,
+    /// 403: this key may not be used from the web page that sends it (FF2), or from none (FF20).
+    OriginNotAllowed,
+    /// 403: this key may not be used from the address that sends it.
+    AddressNotAllowed,
     /// 403: the key lacks this scope (FA19).
     ScopeMissing(Scope),
     /// 404: no route.
@@ -177,6 +181,8 @@ impl Refusal {
             Refusal::PlaintextRefused,
             Refusal::TenantSuspended,
             Refusal::PlanWithoutApi,
+            Refusal::OriginNotAllowed,
+            Refusal::AddressNotAllowed,
         ];
         all.extend(Scope::new("leases:write").map(Refusal::ScopeMissing));
         all.extend([
@@ -230,6 +236,14 @@ impl Refusal {
             Refusal::PlanWithoutApi => {
                 forbidden("plan_without_api", "The plan does not include API access.")
             }
+            Refusal::OriginNotAllowed => forbidden(
+                "origin_not_allowed",
+                "This key may not be used from this web page.",
+            ),
+            Refusal::AddressNotAllowed => forbidden(
+                "address_not_allowed",
+                "This key may not be used from this address.",
+            ),
             Refusal::ScopeMissing(_) => forbidden("forbidden", "Insufficient permissions")
                 .challenge(Challenge::InsufficientScope),
             Refusal::NoRoute => row(
@@ -457,6 +471,8 @@ mod tests {
             Refusal::Overloaded => 18,
             Refusal::Internal => 19,
             Refusal::TlsExpected => 20,
+            Refusal::OriginNotAllowed => 21,
+            Refusal::AddressNotAllowed => 22,
         }
     }
 
@@ -465,7 +481,7 @@ mod tests {
         let mut numbers: Vec<usize> = Refusal::examples().iter().map(number).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers, (0..21).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..23).collect::<Vec<_>>());
     }
 
     #[test]

@@ -241,6 +241,8 @@ fn set_own_header(headers: &mut HeaderMap, refusal: &Refusal) {
         | Refusal::PlaintextRefused
         | Refusal::TenantSuspended
         | Refusal::PlanWithoutApi
+        | Refusal::OriginNotAllowed
+        | Refusal::AddressNotAllowed
         | Refusal::ScopeMissing(_)
         | Refusal::NoRoute
         | Refusal::RequestTimeout

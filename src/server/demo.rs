@@ -207,7 +207,7 @@ fn make_key(gateway: &Gateway, tenant: &str) -> Result<String, StartError> {
         burst: None,
         scopes: Some(vec![String::from("leases:read")]),
         expires_in_seconds: Some(24 * 3600),
-        expires_at_unix_seconds: None,
+        ..NewKey::default()
     };
     match gateway.execute(Verb::KeyCreate(key)) {
         Ok(Outcome::KeyIssued { text, .. }) => Ok(text.reveal().to_owned()),

@@ -11,16 +11,14 @@ use http::HeaderValue;
 use crate::config::Config;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
-use crate::model::key::Override;
-use crate::model::limit::Limits;
 use crate::model::route::RouteTable;
 use crate::model::scope::Scope;
 use crate::model::scope::Scopes;
-use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
 use crate::model::tenant::TenantId;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::NEVER_EXPIRES;
+use crate::snapshot::OwnLimits;
 use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
 use crate::snapshot::TenantTable;
@@ -127,11 +125,6 @@ pub(super) fn entry_of(
         None => u32::MAX,
         Some(name) => names.plan(name)?,
     };
-    let under = if plan == u32::MAX {
-        tenants.entries[tenant as usize].plan
-    } else {
-        plan
-    };
     Ok(KeyEntry {
         id: key.id,
         tenant,
@@ -140,7 +133,8 @@ pub(super) fn entry_of(
         status: key.status,
         kind: key.kind,
         environment: names.environment(&key.environment)?,
-        limits: own_limits(key, &names.plans[under as usize].limits),
+        own: own_limits(key),
+        binding: (!key.binding.is_empty()).then(|| Box::new(key.binding.clone())),
         scopes: scope_sets.shared(&key.scopes),
     })
 }
@@ -158,13 +152,17 @@ pub(super) fn tenant_entry(
         header_value: HeaderValue::from_str(tenant.id.as_str())
             .expect("a tenant id holds letters, digits and . _ - only"),
         plan: names.plan(&tenant.plan)?,
+        scopes: tenant.scopes.clone(),
+        own: OwnLimits {
+            quota: tenant.quota,
+            burst: tenant.burst,
+        },
         suspended: tenant.suspended,
     })
 }
 
 /// Finds plans and environments by name.
 pub(super) struct Names<'a> {
-    plans: &'a [Plan],
     plan_index: HashMap<&'a str, u32>,
     environments: &'a [String],
 }
@@ -173,7 +171,6 @@ impl<'a> Names<'a> {
     pub(super) fn of(config: &'a Config) -> Names<'a> {
         let indexed = config.plans.iter().enumerate();
         Names {
-            plans: &config.plans,
             plan_index: indexed
                 .map(|(index, plan)| (plan.name.as_str(), index as u32))
                 .collect(),
@@ -212,15 +209,12 @@ impl ScopeSets {
     }
 }
 
-/// Limits of the key's own over those of the plan it is under; `None` when it has none of its own.
-fn own_limits(key: &ApiKey, plan: &Limits) -> Option<Box<Limits>> {
-    if key.quota == Override::Plan && key.burst == Override::Plan {
-        return None;
-    }
-    Some(Box::new(Limits {
-        quota: key.quota.over(plan.quota),
-        burst: key.burst.over(plan.burst),
-    }))
+fn own_limits(key: &ApiKey) -> Option<Box<OwnLimits>> {
+    let own = OwnLimits {
+        quota: key.quota,
+        burst: key.burst,
+    };
+    (own != OwnLimits::NONE).then(|| Box::new(own))
 }
 
 fn route_table(config: &Config) -> Result<RouteTable, BuildError> {

@@ -7,11 +7,13 @@ use http::HeaderValue;
 
 use crate::clock::Wall;
 use crate::config::Config;
+use crate::model::binding::Binding;
 use crate::model::key::Digest;
 use crate::model::key::Environment;
 use crate::model::key::KeyId;
 use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
+use crate::model::key::Override;
 use crate::model::limit::Limits;
 use crate::model::route::RouteTable;
 use crate::model::scope::Scopes;
@@ -59,6 +61,10 @@ pub struct TenantEntry {
     pub header_value: HeaderValue,
     /// Index into `Snapshot::plans`.
     pub plan: u32,
+    /// What its keys may do at most; `Inherit` is all that the plan grants.
+    pub scopes: Scopes,
+    /// Quota and burst of its own.
+    pub own: OwnLimits,
     /// Its keys get 403.
     pub suspended: bool,
 }
@@ -80,10 +86,38 @@ pub struct KeyEntry {
     pub kind: KeyKind,
     /// Where it is valid.
     pub environment: Environment,
-    /// Limits of its own; `None` is the plan's.
-    pub limits: Option<Box<Limits>>,
+    /// Limits of its own; `None` is none.
+    pub own: Option<Box<OwnLimits>>,
+    /// What ties it down; `None` is nothing.
+    pub binding: Option<Box<Binding>>,
     /// What it may do; listed sets are shared between keys that list the same.
     pub scopes: Scopes,
+}
+
+/// Limits that a key or a tenant sets for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnLimits {
+    /// Instead of the plan's quota.
+    pub quota: Override,
+    /// Instead of the plan's burst.
+    pub burst: Override,
+}
+
+impl OwnLimits {
+    /// None at all.
+    pub const NONE: OwnLimits = OwnLimits {
+        quota: Override::Plan,
+        burst: Override::Plan,
+    };
+
+    /// The limits that hold over these.
+    #[must_use]
+    pub fn over(&self, limits: Limits) -> Limits {
+        Limits {
+            quota: self.quota.over(limits.quota),
+            burst: self.burst.over(limits.burst),
+        }
+    }
 }
 
 /// The expiry of a key that has none.
@@ -119,6 +153,23 @@ impl Snapshot {
             key.plan
         };
         &self.plans[index as usize]
+    }
+
+    /// Limits of a key's windows: its own, else those of its own plan, else its tenant's, else those of the tenant's plan (FA22).
+    #[must_use]
+    pub fn limits_of(&self, key: &KeyEntry) -> Limits {
+        let under = if key.plan == u32::MAX {
+            self.limits_of_tenant(self.tenant_of(key))
+        } else {
+            self.plans[key.plan as usize].limits
+        };
+        key.own.as_ref().map_or(under, |own| own.over(under))
+    }
+
+    /// Limits of the windows that all keys of a tenant share: its own, else its plan's.
+    #[must_use]
+    pub fn limits_of_tenant(&self, tenant: &TenantEntry) -> Limits {
+        tenant.own.over(self.plans[tenant.plan as usize].limits)
     }
 }
 

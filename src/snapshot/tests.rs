@@ -128,7 +128,7 @@ fn new() -> NewKey {
         burst: None,
         scopes: Some(vec!["leases:read".into()]),
         expires_in_seconds: None,
-        expires_at_unix_seconds: None,
+        ..NewKey::default()
     }
 }
 
@@ -196,10 +196,10 @@ fn a_key_has_its_plan_its_own_limits_and_a_shared_scope_list() {
     let view = bench.view();
     let (plain, own) = (view.key(&plain).unwrap(), view.key(&own).unwrap());
     assert_eq!(view.plan_of(plain).name, "free");
-    assert_eq!(plain.limits, None);
+    assert_eq!(plain.own, None);
     assert!(!plain.expired(Wall(u64::MAX - 1)));
     assert_eq!(view.plan_of(own).name, "pro");
-    let limits = own.limits.as_deref().unwrap();
+    let limits = view.limits_of(own);
     assert_eq!(limits.quota.map(|rate| rate.count), Some(7));
     assert_eq!(limits.burst, None, "the plan says unlimited");
     assert!(!own.expired(Wall(NOW.0 + 59_999_999)));

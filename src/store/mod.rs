@@ -39,6 +39,10 @@ pub struct Contents {
 /// One administrative act, as the command line says it and the admin socket carries it. Each is one transaction and one revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one verb lives at a time; a box would only make every caller longer"
+)]
 pub enum Verb {
     /// Makes a key; the outcome carries its text, once.
     KeyCreate(NewKey),
@@ -101,7 +105,7 @@ pub enum Verb {
 }
 
 /// What a new key is to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewKey {
     /// Its tenant.
     pub tenant: String,
@@ -123,6 +127,18 @@ pub struct NewKey {
     pub expires_in_seconds: Option<u64>,
     /// Unix seconds of the end; at most one of the two.
     pub expires_at_unix_seconds: Option<u64>,
+    /// The end user that it acts for (FA18).
+    #[serde(default)]
+    pub subject: Option<String>,
+    /// Browser origins it may be used from (FF2).
+    #[serde(default)]
+    pub origins: Vec<String>,
+    /// Networks it may be used from.
+    #[serde(default)]
+    pub cidrs: Vec<String>,
+    /// What the operator writes beside it.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 impl Verb {

@@ -9,6 +9,9 @@ use rusqlite::params;
 use rusqlite::types::Type;
 
 use crate::clock::Wall;
+use crate::model::binding;
+use crate::model::binding::Binding;
+use crate::model::binding::WebOrigin;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
@@ -23,10 +26,11 @@ use crate::model::tenant::TenantId;
 
 /// The columns that `key` reads, in its order.
 pub(super) const KEY_COLUMNS: &str = "id, digest, name, kind, environment, tenant, plan, quota, \
-     burst, scopes, created, expires, status, prefix, last_four, declared_in";
+     burst, scopes, created, expires, status, prefix, last_four, declared_in, \
+     subject, origins, cidrs, note";
 
 /// The columns that `tenant` reads, in its order.
-pub(super) const TENANT_COLUMNS: &str = "id, name, plan, suspended";
+pub(super) const TENANT_COLUMNS: &str = "id, name, plan, suspended, scopes, quota, burst";
 
 pub(super) fn key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
     let id: String = row.get(0)?;
@@ -50,13 +54,22 @@ pub(super) fn key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
             "file" => Origin::File,
             _ => Origin::Store,
         },
+        binding: Binding {
+            subject: (row.get_ref(16)?.as_str_or_null()?)
+                .map(binding::subject)
+                .transpose()
+                .map_err(bad(16))?,
+            origins: words(row, 17, WebOrigin::parse)?,
+            cidrs: words(row, 18, binding::network)?,
+        },
+        note: row.get(19)?,
     })
 }
 
 pub(super) fn insert_key(connection: &Connection, key: &ApiKey) -> rusqlite::Result<usize> {
     let sql = format!(
         "INSERT INTO api_key ({KEY_COLUMNS}, digest_version)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 1)"
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, 1)"
     );
     connection.execute(
         &sql,
@@ -80,6 +93,10 @@ pub(super) fn insert_key(connection: &Connection, key: &ApiKey) -> rusqlite::Res
                 Origin::File => "file",
                 Origin::Store => "store",
             },
+            key.binding.subject.as_deref(),
+            joined(&key.binding.origins),
+            joined(&key.binding.cidrs),
+            key.note,
         ],
     )
 }
@@ -90,6 +107,9 @@ pub(super) fn tenant(row: &Row<'_>) -> rusqlite::Result<Tenant> {
         name: row.get(1)?,
         plan: row.get(2)?,
         suspended: row.get(3)?,
+        scopes: scopes(row.get_ref(4)?.as_str_or_null()?).map_err(bad(4))?,
+        quota: Override::parse(row.get_ref(5)?.as_str_or_null()?).map_err(bad(5))?,
+        burst: Override::parse(row.get_ref(6)?.as_str_or_null()?).map_err(bad(6))?,
         origin: Origin::Store,
     })
 }
@@ -99,7 +119,9 @@ pub(super) fn insert_tenant(
     tenant: &Tenant,
     created: Wall,
 ) -> rusqlite::Result<usize> {
-    let sql = format!("INSERT INTO tenant ({TENANT_COLUMNS}, created) VALUES (?1, ?2, ?3, ?4, ?5)");
+    let sql = format!(
+        "INSERT INTO tenant ({TENANT_COLUMNS}, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+    );
     connection.execute(
         &sql,
         params![
@@ -107,6 +129,9 @@ pub(super) fn insert_tenant(
             tenant.name,
             tenant.plan,
             tenant.suspended,
+            scopes_text(&tenant.scopes),
+            tenant.quota.text(),
+            tenant.burst.text(),
             micros(created)
         ],
     )
@@ -147,6 +172,22 @@ fn scopes_text(scopes: &Scopes) -> Option<String> {
             Some(texts.join(" "))
         }
     }
+}
+
+/// The words of a column that holds a list; none when it is NULL.
+fn words<T>(
+    row: &Row<'_>,
+    column: usize,
+    parse: impl Fn(&str) -> Result<T, &'static str>,
+) -> rusqlite::Result<Vec<T>> {
+    let text = row.get_ref(column)?.as_str_or_null()?.unwrap_or_default();
+    let words = text.split_ascii_whitespace().map(parse);
+    words.collect::<Result<_, _>>().map_err(bad(column))
+}
+
+fn joined<T: ToString>(list: &[T]) -> Option<String> {
+    let words: Vec<String> = list.iter().map(T::to_string).collect();
+    (!words.is_empty()).then(|| words.join(" "))
 }
 
 /// A value that our own schema would never have let in: the file is damaged or was edited by hand.

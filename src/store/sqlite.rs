@@ -79,7 +79,7 @@ pub enum DigestUse {
 }
 
 /// What brings `keys.db` from version N to N + 1; version 1 makes it.
-const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
 
 const RETIRED: &str = "SELECT digest FROM retired_digest";
 
@@ -390,6 +390,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::model::scope::Scopes;
 
     fn sql(directory: &Path, statement: &str) {
         let connection = Connection::open(directory.join("keys.db")).unwrap();
@@ -440,7 +441,7 @@ mod tests {
         assert_eq!(error.exit_code(), 78);
         let text = error.to_string();
         assert!(
-            text.contains("version 7") && text.contains("up to 1"),
+            text.contains("version 7") && text.contains("up to 2"),
             "{text}"
         );
     }
@@ -462,12 +463,45 @@ mod tests {
     }
 
     #[test]
+    fn a_store_of_version_1_is_brought_up_to_date() {
+        let base = tempfile::tempdir().unwrap();
+        drop(Store::open(base.path()).unwrap());
+        fs::remove_file(base.path().join("keys.db")).unwrap();
+        let first = Connection::open(base.path().join("keys.db")).unwrap();
+        first.execute_batch(MIGRATIONS[0]).unwrap();
+        first.pragma_update(None, "user_version", 1).unwrap();
+        first
+            .execute_batch(
+                "UPDATE meta SET revision = 7;
+                 INSERT INTO tenant VALUES ('acme', 'Acme', 'free', 1, 5);
+                 INSERT INTO api_key VALUES ('key_AAAAAAAAAAAA', zeroblob(32), 1, 'CI', 'secret',
+                     'live', 'acme', NULL, '7/hour', NULL, 'leases:read', 5, 9, 'active',
+                     'fp_live_', '9xYz', 'store');
+                 INSERT INTO retired_digest VALUES (randomblob(32), 'key_AAAAAAAAAAAA', 6);",
+            )
+            .unwrap();
+        drop(first);
+        for _ in 0..2 {
+            let store = Store::open(base.path()).unwrap();
+            let contents = store.load().unwrap();
+            assert_eq!(contents.revision, 7);
+            let (key, tenant) = (&contents.keys[0], &contents.tenants[0]);
+            assert_eq!((key.name.as_str(), key.last_four.as_str()), ("CI", "9xYz"));
+            assert_eq!(key.quota.text().as_deref(), Some("7/hour"));
+            assert!(key.binding.is_empty() && key.note.is_none());
+            assert_eq!((tenant.suspended, &tenant.scopes), (true, &Scopes::Inherit));
+            assert_eq!(contents.retired.len(), 1);
+            assert_eq!(version_of(&store.connection).unwrap(), 2);
+        }
+    }
+
+    #[test]
     fn a_damaged_row_is_an_error_and_no_key() {
         let base = tempfile::tempdir().unwrap();
         drop(Store::open(base.path()).unwrap());
         sql(
             base.path(),
-            "INSERT INTO tenant VALUES ('not an id', 'x', 'free', 0, 0)",
+            "INSERT INTO tenant (id, name, plan, suspended, created) VALUES ('not an id', 'x', 'free', 0, 0)",
         );
         let error = Store::open(base.path()).unwrap().load().unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");

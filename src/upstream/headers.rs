@@ -166,6 +166,10 @@ fn is_forbidden(name: &str, rules: &Headers) -> bool {
         || begins_like(name, "x-forwarded-")
         || same_name(name, rules.tenant.as_str())
         || rules
+            .subject
+            .as_ref()
+            .is_some_and(|subject| same_name(name, subject.as_str()))
+        || rules
             .remove
             .iter()
             .any(|remove| same_name(name, remove.as_str()))
@@ -282,11 +286,16 @@ fn join_cookies(headers: &mut HeaderMap) {
     };
 }
 
-/// Exactly one tenant, ours; none where nobody was authenticated (DESIGN section 1, promise 3).
+/// Exactly one tenant, ours; none where nobody was authenticated (DESIGN section 1, promise 3). The same for the subject (FA18).
 fn set_identity(headers: &mut HeaderMap, admission: &Admission, request_id: &HeaderValue) {
-    let tenant = &admission.snapshot().config.headers.tenant;
+    let names = &admission.snapshot().config.headers;
     if let Some(entry) = admission.tenant() {
-        headers.insert(tenant, entry.header_value.clone());
+        headers.insert(&names.tenant, entry.header_value.clone());
+    }
+    if let (Some(name), Some(subject)) = (&names.subject, admission.subject())
+        && let Ok(subject) = HeaderValue::from_str(subject)
+    {
+        headers.insert(name, subject);
     }
     headers.insert(&X_REQUEST_ID, request_id.clone());
 }

@@ -532,3 +532,138 @@ fn each_stream_of_a_connection_stands_for_itself() {
         }
     });
 }
+
+/// Four hosts, one for each way of writing errors, before one backend; `acme` may use the API, `bravo` has no plan for it.
+fn by_host(upstream: &Upstream) -> Setup {
+    let host = |name: &str, shape: &str, named: bool| {
+        format!(
+            "[[hosts]]\nname = \"{name}.test\"\n[hosts.errors]\nshape = {shape:?}\nname_permission = {named}\n"
+        )
+    };
+    Setup::usual(upstream)
+        .plan("basic", "unlimited", "unlimited")
+        .set("plans.basic", "api_access", "false")
+        .tenant("bravo", "basic")
+        .more(&host("nested", "nested", false))
+        .more(&host("naming", "nested", true))
+        .more(&host("flat", "flat", false))
+        .more(&host("problem", "problem", true))
+}
+
+// C-1, C-2, PB12, PB13, CW9, FA19: each host writes the bodies of its own API, exactly.
+#[test]
+fn each_host_writes_exactly_the_bodies_of_its_api() {
+    let upstream = Upstream::start();
+    let gateway = by_host(&upstream).start();
+    let key = gateway.key_with_scopes("acme", &["nothing:here"]).text;
+    let bodies = |host: &str, key: &str| {
+        let request = Request::get("/owners").host(host);
+        gateway.send(&if key.is_empty() {
+            request
+        } else {
+            request.bearer(key)
+        })
+    };
+    let cases = [
+        (
+            "nested.test",
+            "",
+            401,
+            r#"{"error":{"code":"UNAUTHORIZED","message":"Invalid or expired token"}}"#,
+        ),
+        (
+            "nested.test",
+            "unknown",
+            401,
+            r#"{"error":{"code":"UNAUTHORIZED","message":"Invalid or expired token"}}"#,
+        ),
+        (
+            "nested.test",
+            &key,
+            403,
+            r#"{"error":{"code":"FORBIDDEN","message":"Insufficient permissions"}}"#,
+        ),
+        (
+            "naming.test",
+            &key,
+            403,
+            r#"{"error":{"code":"FORBIDDEN","message":"Insufficient permissions","required_permission":"owners:read"}}"#,
+        ),
+        ("flat.test", "", 401, r#"{"error":"Invalid API key"}"#),
+        (
+            "flat.test",
+            "unknown",
+            401,
+            r#"{"error":"Invalid API key"}"#,
+        ),
+        (
+            "flat.test",
+            &key,
+            403,
+            r#"{"error":"Insufficient permissions"}"#,
+        ),
+    ];
+    for (host, key, status, body) in cases {
+        let answer = bodies(host, key);
+        answer.expect(status);
+        assert_eq!(answer.text(), body, "{host}");
+        assert_eq!(answer.one("content-type"), "application/json");
+        assert!(answer.one("www-authenticate").starts_with("Bearer realm="));
+    }
+    let problem = bodies("problem.test", &key);
+    assert_eq!(problem.json()["required_permission"], "owners:read");
+    assert_eq!(upstream.hits(), 0);
+}
+
+// CW8, CW3, C-16: 401 is the key, 403 is scope or plan, in every combination; the flat shape stays a text.
+#[test]
+fn four_cells_of_key_and_right() {
+    let upstream = Upstream::start();
+    let gateway = by_host(&upstream).start();
+    let may = gateway.key_with_scopes("acme", &["leases:read"]).text;
+    let may_not = gateway.key_with_scopes("acme", &["owners:read"]).text;
+    let no_plan = gateway.key_with_scopes("bravo", &["leases:read"]).text;
+    for (key, status) in [
+        ("", 401),
+        ("unknown", 401),
+        (&may_not, 403),
+        (&no_plan, 403),
+        (&may, 200),
+    ] {
+        let request = Request::get("/leases").host("flat.test");
+        let request = if key.is_empty() {
+            request
+        } else {
+            request.header("X-API-Key", key)
+        };
+        let answer = gateway.send(&request);
+        answer.expect(status);
+        assert!(
+            status == 200 || answer.json()["error"].is_string(),
+            "{}",
+            answer.text()
+        );
+    }
+    assert_eq!(upstream.hits(), 1);
+}
+
+// PB1, C-8: a key without expiry is good in ten years. PB2: what looks like another kind of credential is no key.
+#[test]
+fn a_key_lasts_until_it_is_revoked_and_tokens_are_no_keys() {
+    let upstream = Upstream::start();
+    let gateway = Setup::usual(&upstream)
+        .set("key_format", "secret_prefix", r#""pb""#)
+        .start();
+    let key = gateway.key("acme");
+    assert!(key.text.starts_with("pb_live_"));
+    gateway.advance(Duration::from_secs(10 * 366 * 86_400));
+    gateway.get("/any", &key).expect(200);
+    let jwt = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhY21lIn0.";
+    for text in [jwt, "pb_live_short", "pb_test_0", "opaque-token"] {
+        let answer = gateway.send(&Request::get("/any").bearer(text));
+        answer.expect(401);
+    }
+    gateway.revoke(&key);
+    gateway.get("/any", &key).expect(401);
+    assert_eq!(upstream.hits(), 1);
+}

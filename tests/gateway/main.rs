@@ -13,12 +13,16 @@ mod support;
 
 mod admin;
 mod authentication;
+mod browsers;
 mod declared;
+mod environments;
 mod harness;
 mod hostile;
 mod in_flight;
 mod key_lifecycle;
+mod observe;
 mod permissions;
+mod profiles;
 mod rate_limits;
 mod real_backends;
 mod reload;

@@ -9,7 +9,7 @@ use crate::support::gateway::new_key;
 use crate::support::request::Request;
 use crate::support::upstream::Upstream;
 
-// FA28, FA19: 403 names the missing permission; nothing reaches the backend.
+// FA28, FA19, FF17, FM12: 403 names the missing permission; nothing reaches the backend.
 #[test]
 fn a_missing_scope_is_403_and_named() {
     let upstream = Upstream::start();
@@ -236,4 +236,208 @@ fn keys_of_another_environment_are_unknown() {
     gateway.get("/sand", &test).expect(200);
     gateway.get("/sand", &live).expect(401);
     assert_eq!(upstream.hits(), 2);
+}
+
+// C-4, FF9: a superscope holds every scope where the operator names one, within the plan; nowhere else is the word special.
+#[test]
+fn a_superscope_is_one_only_where_the_operator_says_so() {
+    let upstream = Upstream::start();
+    let setup = Setup::usual(&upstream)
+        .plan("narrow", "unlimited", "unlimited")
+        .set("plans.narrow", "scopes", r#"["leases:*", "admin"]"#)
+        .tenant("bravo", "narrow");
+    let mut gateway = setup.clone().start();
+    let admin = gateway.key_with_scopes("acme", &["admin"]);
+    let bounded = gateway.key_with_scopes("bravo", &["admin"]);
+    let other = gateway.key_with_scopes("acme", &["admins", "Admin", "admin:all:x"]);
+    for path in ["/leases", "/owners", "/admin/x"] {
+        gateway.get(path, &admin).expect(403);
+    }
+    gateway
+        .reload(setup.set("scopes", "superuser", r#"["admin"]"#))
+        .unwrap();
+    for path in ["/leases", "/owners", "/admin/x"] {
+        gateway.get(path, &admin).expect(200);
+        gateway.get(path, &other).expect(403);
+    }
+    gateway.get("/leases", &bounded).expect(200);
+    let refused = gateway.get("/owners", &bounded);
+    assert_eq!(refused.json()["required_permission"], "owners:read", "FF17");
+}
+
+// C-5: writing includes reading where the operator says so, through any number of steps, a circle included.
+#[test]
+fn a_scope_implies_others_only_where_the_operator_says_so() {
+    let upstream = Upstream::start();
+    let setup = Setup::usual(&upstream);
+    let mut gateway = setup.clone().start();
+    let writer = gateway.key_with_scopes("acme", &["leases:write"]);
+    let reader = gateway.key_with_scopes("acme", &["leases:read"]);
+    gateway.get("/leases", &writer).expect(403);
+    let implies =
+        r#"{ "leases:write" = ["leases:edit"], "leases:edit" = ["leases:read", "leases:write"] }"#;
+    gateway
+        .reload(setup.set("scopes", "implies", implies))
+        .unwrap();
+    gateway.get("/leases", &writer).expect(200);
+    gateway.get("/owners", &writer).expect(403);
+    gateway
+        .send(&Request::new("POST", "/leases").bearer(&reader.text))
+        .expect(403);
+}
+
+// FA15, C-7: a key that inherits has what its tenant has, within the plan, at every moment.
+#[test]
+fn an_inheriting_key_has_what_its_tenant_has() {
+    let upstream = Upstream::start();
+    let tenant = |scopes: &str| {
+        Setup::usual(&upstream).more(&format!(
+            "[[tenants]]\nid = \"org\"\nplan = \"open\"\nscopes = {scopes}\n"
+        ))
+    };
+    let gateway = tenant(r#"["leases:read", "owners:read"]"#).start();
+    let (inherits, listed) = (
+        gateway.key("org"),
+        gateway.key_with_scopes("org", &["owners:read"]),
+    );
+    gateway.get("/owners", &inherits).expect(200);
+    gateway.get("/owners", &listed).expect(200);
+    gateway.get("/leases", &listed).expect(403);
+    gateway.get("/admin/x", &inherits).expect(403);
+    let text = std::fs::read_to_string(gateway.directory().join("gateway.toml")).unwrap();
+    let narrowed = text.replace(r#"["leases:read", "owners:read"]"#, r#"["leases:read"]"#);
+    std::fs::write(gateway.directory().join("gateway.toml"), narrowed).unwrap();
+    gateway.reload_as_is().unwrap();
+    for key in [&inherits, &listed] {
+        let refused = gateway.get("/owners", key);
+        refused.expect(403);
+        assert_eq!(refused.json()["required_permission"], "owners:read");
+    }
+    gateway.get("/leases", &inherits).expect(200);
+}
+
+// FF10: under a plan without granular permissions a secret key is whole; a public one never is.
+#[test]
+fn keys_are_whole_under_a_plan_without_granular_scopes() {
+    let upstream = Upstream::start();
+    let setup = Setup::usual(&upstream)
+        .plan("basic", "unlimited", "unlimited")
+        .set("plans.basic", "scopes", r#"["leases:*"]"#);
+    let mut gateway = setup.clone().tenant("acme", "basic").start();
+    let secret = gateway.key_with_scopes("acme", &["owners:read"]);
+    let public = gateway.make_key(NewKey {
+        kind: "public".to_owned(),
+        scopes: Some(vec!["owners:read".to_owned()]),
+        ..new_key("acme")
+    });
+    gateway.get("/leases", &secret).expect(403);
+    let basic = setup
+        .tenant("acme", "basic")
+        .set("plans.basic", "granular_scopes", "false");
+    gateway.reload(basic).unwrap();
+    gateway.get("/leases", &secret).expect(200);
+    gateway.get("/owners", &secret).expect(403);
+    gateway.get("/leases", &public).expect(403);
+}
+
+// CW5, CW12, C-3, PB3: each of many scopes, whatever its grammar, opens its own routes and no other.
+#[test]
+fn each_scope_opens_its_own_routes_alone() {
+    let upstream = Upstream::start();
+    let scopes = [
+        "cases:read",
+        "cases:write",
+        "wards:read",
+        "categories:read",
+        "events:read",
+        "events:write",
+        "news:read",
+        "users:read",
+        "reports:read",
+        "audit:read",
+        "webhooks:manage",
+        "settings:write",
+        "read:leads",
+        "webhooks",
+        "lessee:leases:read",
+    ];
+    let mut setup = Setup::usual(&upstream);
+    for (at, scope) in scopes.iter().enumerate() {
+        setup = setup.route(&format!("/matrix/{at}"), &[], Access::Scope(scope));
+    }
+    let gateway = setup.start();
+    for (held, scope) in scopes.iter().enumerate() {
+        let key = gateway.key_with_scopes("acme", &[scope]);
+        let mut client = gateway.connect();
+        for at in 0..scopes.len() {
+            for method in ["GET", "POST", "DELETE"] {
+                let request = Request::new(method, &format!("/matrix/{at}")).bearer(&key.text);
+                let status = client.exchange(&request).status;
+                assert_eq!(
+                    status,
+                    if at == held { 200 } else { 403 },
+                    "{scope} on {at}"
+                );
+            }
+        }
+    }
+    assert_eq!(upstream.hits(), 3 * scopes.len());
+}
+
+// FF21: what is served stands under one prefix; all else is 404 and reaches nobody.
+#[test]
+fn nothing_is_served_beside_the_prefix() {
+    let upstream = Upstream::start();
+    let gateway = Setup::bare(upstream.address)
+        .plan("open", "unlimited", "unlimited")
+        .tenant("acme", "open")
+        .route_to(
+            "legacy",
+            "/v1/{*rest}",
+            &[],
+            Access::AnyKey,
+            "host = \"api.example\"\n",
+        )
+        .start();
+    let key = gateway.key("acme");
+    let status = |host: &str, path: &str| {
+        let request = Request::get(path).host(host).bearer(&key.text);
+        gateway.send(&request).status
+    };
+    for path in ["/v1", "/v1/", "/v1/events/7"] {
+        assert_eq!(status("api.example", path), 200, "{path}");
+    }
+    for path in [
+        "/",
+        "/v10",
+        "/v2/events",
+        "/V1/events",
+        "/events",
+        "/api/v1/events",
+    ] {
+        assert_eq!(status("api.example", path), 404, "{path}");
+    }
+    assert_eq!(status("other.example", "/v1/events"), 404);
+    assert_eq!(upstream.hits(), 3);
+}
+
+// PB15, C-15: a 403 of the backend's own passes as it is, with our rate headers and nothing else of ours.
+#[test]
+fn a_backends_own_403_passes_through() {
+    let upstream = Upstream::start();
+    let body = r#"{"error":{"code":"FORBIDDEN","message":"not your listing"}}"#;
+    let own = [("Content-Type", "application/json"), ("Retry-After", "9")];
+    upstream.answer("/any/7", crate::support::upstream::status(403, &own, body));
+    let gateway = Setup::limited(&upstream, "5/hour", "unlimited").start();
+    let answer = gateway.get("/any/7", &gateway.key("acme"));
+    answer.expect(403);
+    assert_eq!(answer.text(), body);
+    assert_eq!(answer.one("content-type"), "application/json");
+    assert_eq!(
+        answer.one("retry-after"),
+        "9",
+        "C-11: the backend's own passes"
+    );
+    assert!(!answer.has("www-authenticate"));
+    assert_eq!(answer.number("x-ratelimit-remaining"), 4);
 }

@@ -541,3 +541,19 @@ fn a_leap_in_time_opens_each_window_once() {
     gateway.advance(MINUTE);
     assert_eq!(admitted(&gateway, &key, 20), 0);
 }
+
+// C-23: the reset is a Unix time, or the seconds that are left where the operator says so; RateLimit says the seconds in any case.
+#[test]
+fn the_reset_can_be_said_in_seconds() {
+    let upstream = Upstream::start();
+    let gateway = Setup::limited(&upstream, "5/hour", "unlimited")
+        .set("limits", "reset", r#""delta""#)
+        .start();
+    let key = gateway.key("acme");
+    let first = gateway.get("/any", &key);
+    assert_eq!(first.number("x-ratelimit-reset"), 3600);
+    gateway.advance(Duration::from_secs(600));
+    let second = gateway.get("/any", &key);
+    assert_eq!(second.number("x-ratelimit-reset"), 3000);
+    assert!(second.one("ratelimit").contains(";t=3000"));
+}

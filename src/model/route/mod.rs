@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::key::Environment;
+use crate::model::limit::Mode;
 use crate::model::scope::Scope;
 
 pub mod host;
@@ -45,6 +46,11 @@ pub struct Route {
     pub total_timeout: Option<Duration>,
     /// Whether an ambiguous path (`%2f`, `;`, `//`, dot segments …) is passed on as it came instead of refused.
     pub raw_path: bool,
+    /// Web pages that may call it, as browsers write origins (`https://app.example`), or `*` for all; empty means no browser access
+    /// across origins (C-14).
+    pub origins: Vec<String>,
+    /// Whether limits and scope hold here or are only observed.
+    pub mode: Mode,
 }
 
 /// What the table says of a request.

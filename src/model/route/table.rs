@@ -220,6 +220,7 @@ mod tests {
 
     use super::*;
     use crate::model::key::Environment;
+    use crate::model::limit::Mode;
     use crate::model::route::RouteTable;
 
     fn route(host: Option<&str>, path: &str, methods: &[&str]) -> Arc<Route> {
@@ -234,6 +235,8 @@ mod tests {
             body_bytes_max: None,
             total_timeout: Some(Duration::from_secs(1)),
             raw_path: false,
+            origins: Vec::new(),
+            mode: Mode::Enforce,
         })
     }
 

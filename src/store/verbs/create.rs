@@ -6,6 +6,9 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::clock::Wall;
+use crate::model::binding;
+use crate::model::binding::Binding;
+use crate::model::binding::WebOrigin;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
@@ -58,6 +61,8 @@ pub(super) fn create(scene: &Scene<'_>, new: &NewKey) -> Result<Prepared, Failur
         status: KeyStatus::Active,
         prefix: issued.prefix,
         last_four: issued.last_four,
+        binding: binding(new)?,
+        note: new.note.as_deref().map(note).transpose()?,
         origin: Origin::Store,
     };
     let outcome = Outcome::KeyIssued {
@@ -191,6 +196,43 @@ fn scopes(listed: Option<&[String]>) -> Result<Scopes, Failure> {
         ));
     }
     Ok(Scopes::Listed(sorted.into_iter().collect()))
+}
+
+/// What ties the key down.
+fn binding(new: &NewKey) -> Result<Binding, Failure> {
+    let subject = new.subject.as_deref().map(binding::subject).transpose();
+    Ok(Binding {
+        subject: subject.map_err(Failure::refused)?,
+        origins: each(&new.origins, "origin", WebOrigin::parse)?,
+        cidrs: each(&new.cidrs, "network", binding::network)?,
+    })
+}
+
+fn each<T: PartialEq>(
+    texts: &[String],
+    what: &str,
+    parse: impl Fn(&str) -> Result<T, &'static str>,
+) -> Result<Vec<T>, Failure> {
+    let mut list = Vec::new();
+    for text in texts {
+        let shown = text.escape_debug();
+        let value =
+            parse(text).map_err(|why| Failure::refused(format!("{what} \"{shown}\": {why}")))?;
+        if !list.contains(&value) {
+            list.push(value);
+        }
+    }
+    Ok(list)
+}
+
+/// A remark of the operator: up to 1,000 characters on one line.
+fn note(text: &str) -> Result<String, Failure> {
+    if text.chars().count() > 1_000 || text.chars().any(char::is_control) {
+        return Err(Failure::refused(
+            "a note has at most 1000 characters and no control characters",
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 /// The end, counted from creation (FA6), to the microsecond.

@@ -1,5 +1,7 @@
 //! Tenants: create, suspend, resume.
 
+use crate::model::key::Override;
+use crate::model::scope::Scopes;
 use crate::model::tenant::Origin;
 use crate::model::tenant::Tenant;
 use crate::model::tenant::TenantId;
@@ -38,6 +40,9 @@ pub(super) fn create(
         id,
         name,
         plan,
+        scopes: Scopes::Inherit,
+        quota: Override::Plan,
+        burst: Override::Plan,
         suspended: false,
         origin: Origin::Store,
     };

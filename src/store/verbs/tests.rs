@@ -138,7 +138,7 @@ fn new() -> NewKey {
         burst: None,
         scopes: Some(vec!["leases:read".into()]),
         expires_in_seconds: None,
-        expires_at_unix_seconds: None,
+        ..NewKey::default()
     }
 }
 

@@ -47,11 +47,15 @@ use crate::config::UpstreamServer;
 use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::model::key::Environment;
+use crate::model::limit::Mode;
 use crate::model::route::Access;
 use crate::model::route::Route;
 use crate::model::route::RouteTable;
+use crate::model::scope::ScopeRules;
+use crate::model::scope::Scopes;
 use crate::model::tenant::TenantId;
 use crate::refusal::Shape;
+use crate::snapshot::OwnLimits;
 use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
 use crate::snapshot::TenantTable;
@@ -141,6 +145,8 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
             x_api_key: true,
             realm: "api".to_owned(),
             pass_foreign_authorization: false,
+            query_parameter: None,
+            refuse_secret_keys_in_browsers: false,
         },
         keys: KeyFormat {
             secret_prefix: "fp".to_owned(),
@@ -148,10 +154,12 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         },
         headers: Headers {
             tenant: HeaderName::from_static("x-tenant-id"),
+            subject: None,
             keep_underscore: false,
             remove: Vec::new(),
             forwarded: true,
         },
+        scopes: ScopeRules::default(),
         errors: Errors {
             shape: Shape::Problem,
             name_permission: true,
@@ -160,6 +168,8 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
             subject: LimitSubject::Key,
             x_headers: true,
             ietf_headers: true,
+            reset_as_delta: false,
+            mode: Mode::Enforce,
         },
         revocation: Revocation {
             abort_in_flight: true,
@@ -187,6 +197,8 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
             header_value: HeaderValue::from_static("acme"),
             id,
             plan: 0,
+            scopes: Scopes::Inherit,
+            own: OwnLimits::NONE,
             suspended: false,
         }],
         by_id: Default::default(),
@@ -211,6 +223,8 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
         body_bytes_max: None,
         total_timeout: None,
         raw_path: false,
+        origins: Vec::new(),
+        mode: Mode::Enforce,
     };
     let tenant = authenticated.then_some(0);
     let host = "api.example";

@@ -49,6 +49,8 @@ pub struct Setup {
     tenants: Vec<(String, String)>,
     routes: Vec<String>,
     more: String,
+    /// A whole file instead of tables, upstreams and routes.
+    whole: Option<String>,
 }
 
 impl Setup {
@@ -62,6 +64,7 @@ impl Setup {
             tenants: Vec::new(),
             routes: Vec::new(),
             more: String::new(),
+            whole: None,
         };
         setup
             .set("listen", "https", r#"["127.0.0.1:0"]"#)
@@ -75,6 +78,29 @@ impl Setup {
             .set("store", "path", r#""state""#)
             .set("log", "access", r#""file:access.log""#)
             .upstream("legacy", upstream)
+    }
+
+    /// A file of `examples/`, its backends and listeners put where the test has them; `sandbox` stands for the second backend.
+    pub fn example(name: &str, live: &Upstream, sandbox: &Upstream) -> Setup {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("examples")
+            .join(name);
+        let mut text = fs::read_to_string(path).unwrap();
+        for (from, to) in [
+            ("0.0.0.0:8443", "127.0.0.1:0".to_owned()),
+            ("0.0.0.0:8080", "127.0.0.1:0".to_owned()),
+            ("127.0.0.1:9600", "127.0.0.1:0".to_owned()),
+            ("\"key.pem\"", "\"cert.key\"".to_owned()),
+            ("\"stdout\"", "\"file:access.log\"".to_owned()),
+            ("127.0.0.1:3000", live.address.to_string()),
+        ] {
+            assert!(text.contains(from), "{name} has {from}");
+            text = text.replace(from, &to);
+        }
+        Setup {
+            whole: Some(text.replace("127.0.0.1:3001", &sandbox.address.to_string())),
+            ..Setup::bare(live.address)
+        }
     }
 
     /// What most scenarios need. Tenants `acme` and `bravo` on plan `open` (no limits, all scopes), and routes to everything:
@@ -210,8 +236,9 @@ impl Setup {
     }
 
     fn text(&self) -> String {
-        let mut text = String::new();
-        for (name, table) in &self.tables {
+        let mut text = self.whole.clone().unwrap_or_default();
+        let tables = self.tables.iter().filter(|_| self.whole.is_none());
+        for (name, table) in tables {
             text.push_str(&format!("[{name}]\n"));
             for (key, value) in table {
                 text.push_str(&format!("{key} = {value}\n"));
@@ -240,7 +267,7 @@ pub fn new_key(tenant: &str) -> NewKey {
         burst: None,
         scopes: None,
         expires_in_seconds: None,
-        expires_at_unix_seconds: None,
+        ..NewKey::default()
     }
 }
 

@@ -1,0 +1,178 @@
+//! A key in the query: taken out of the target byte for byte, so that no backend and no log ever sees it (FF11, C-12).
+
+use http::HeaderValue;
+use http::uri::PathAndQuery;
+
+use super::Fault;
+use super::credential::Credential;
+use crate::refusal::Refusal;
+
+/// What the parameter held, when it was there: a key, or what is wrong with it.
+pub(super) type Presented = Option<Result<Credential, Fault>>;
+
+/// Takes every parameter of this name, however it is percent-encoded, out of the target. All others stay as they are and in their order.
+pub(super) fn take(target: PathAndQuery, name: Option<&str>) -> (PathAndQuery, Presented) {
+    let (Some(name), Some(query)) = (name, target.query()) else {
+        return (target, None);
+    };
+    let mut rest = String::with_capacity(target.as_str().len());
+    let mut presented = None;
+    for part in query.split('&') {
+        let (found, value) = part.split_once('=').unwrap_or((part, ""));
+        if !means(found, name) {
+            rest.push(if rest.is_empty() { '?' } else { '&' });
+            rest.push_str(part);
+            continue;
+        }
+        presented = Some(match presented {
+            None => read(value),
+            Some(_) => Err(invalid("credential_repeated")),
+        });
+    }
+    if presented.is_none() {
+        return (target, None);
+    }
+    rest.insert_str(0, target.path());
+    match PathAndQuery::try_from(rest) {
+        Ok(rest) => (rest, presented),
+        // Parts of a valid target are one; should that ever fail, nothing is forwarded.
+        Err(_) => (target, Some(Err(invalid("credential_malformed")))),
+    }
+}
+
+/// The values of the parameter as they are meant, without taking them out.
+pub(super) fn look<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = Vec<u8>> + 'a {
+    query.split('&').filter_map(move |part| {
+        let (found, value) = part.split_once('=')?;
+        means(found, name).then(|| decoded(value))?
+    })
+}
+
+fn read(value: &str) -> Result<Credential, Fault> {
+    decoded(value)
+        .and_then(|text| HeaderValue::from_bytes(&text).ok())
+        .and_then(Credential::whole)
+        .ok_or_else(|| invalid("credential_malformed"))
+}
+
+/// A name may be written `api%5Fkey`; a backend would decode it, so it counts.
+fn means(found: &str, name: &str) -> bool {
+    found == name
+        || (found.contains('%') && decoded(found).is_some_and(|text| text == name.as_bytes()))
+}
+
+/// `None` when a percent sign is not followed by two hexadecimal digits. A plus stays a plus: no key holds a space.
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    let digit = |bytes: &mut std::str::Bytes<'_>| char::from(bytes.next()?).to_digit(16);
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let (high, low) = (digit(&mut bytes)?, digit(&mut bytes)?);
+                out.push(u8::try_from(high * 16 + low).ok()?);
+            }
+            _ => out.push(byte),
+        }
+    }
+    Some(out)
+}
+
+fn invalid(reason: &'static str) -> Fault {
+    Fault::new(Refusal::CredentialInvalid, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The target that is left, and the key or the reason.
+    fn taken(target: &str, name: Option<&str>) -> (String, Option<Result<String, &'static str>>) {
+        let (rest, presented) = take(target.parse().unwrap(), name);
+        let presented = presented.map(|presented| match presented {
+            Ok(key) => Ok(String::from_utf8(key.text().to_vec()).unwrap()),
+            Err(fault) => Err(fault.reason),
+        });
+        (rest.to_string(), presented)
+    }
+
+    #[test]
+    fn ff11_the_parameter_goes_and_all_else_stays_byte_for_byte() {
+        let long = format!("/a?api_key={}", "k".repeat(513));
+        type Case<'a> = (&'a str, &'a str, Option<Result<&'a str, &'a str>>);
+        let cases: &[Case<'_>] = &[
+            ("/a", "/a", None),
+            ("/a?", "/a?", None),
+            ("/a?b=%2F&&c", "/a?b=%2F&&c", None),
+            ("/a?a=1&api_key=K&b=%2F", "/a?a=1&b=%2F", Some(Ok("K"))),
+            ("/a?api_key=K", "/a", Some(Ok("K"))),
+            ("/a?api_key=K&x", "/a?x", Some(Ok("K"))),
+            ("/a?x&api_key=K", "/a?x", Some(Ok("K"))),
+            ("/a?%61pi_ke%79=%4B%5f1", "/a", Some(Ok("K_1"))),
+            ("/a?api%5Fkey=K", "/a", Some(Ok("K"))),
+            ("/a?api_key=a=b+c", "/a", Some(Ok("a=b+c"))),
+            ("/a?API_KEY=K", "/a?API_KEY=K", None),
+            ("/a?api_key2=K&api_ke=K", "/a?api_key2=K&api_ke=K", None),
+            ("/a?api%5key=K", "/a?api%5key=K", None),
+            ("/a?x=api_key=K", "/a?x=api_key=K", None),
+            (
+                "/a?api_key=K&api_key=K",
+                "/a",
+                Some(Err("credential_repeated")),
+            ),
+            (
+                "/a?api_key=K&y=2&api%5fkey=L",
+                "/a?y=2",
+                Some(Err("credential_repeated")),
+            ),
+            ("/a?api_key=", "/a", Some(Err("credential_malformed"))),
+            ("/a?api_key", "/a", Some(Err("credential_malformed"))),
+            ("/a?api_key=K%20", "/a", Some(Err("credential_malformed"))),
+            ("/a?api_key=K%0a", "/a", Some(Err("credential_malformed"))),
+            ("/a?api_key=K%zz", "/a", Some(Err("credential_malformed"))),
+            ("/a?api_key=K,L", "/a", Some(Err("credential_malformed"))),
+            (&long, "/a", Some(Err("credential_malformed"))),
+        ];
+        for (target, rest, presented) in cases {
+            let presented = presented.map(|presented| presented.map(str::to_owned));
+            let expected = ((*rest).to_owned(), presented);
+            let found = taken(target, Some("api_key"));
+            assert_eq!(format!("{found:?}"), format!("{expected:?}"), "{target}");
+        }
+    }
+
+    #[test]
+    fn switched_off_it_is_an_ordinary_parameter() {
+        let target = "/a?api_key=K";
+        assert_eq!(taken(target, None), (target.to_owned(), None));
+    }
+
+    #[test]
+    fn looking_finds_every_value() {
+        let seen: Vec<_> = look("a=1&k=one&%6b=tw%6f&k", "k").collect();
+        assert_eq!(seen, [b"one".to_vec(), b"two".to_vec()]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_not_the_parameter_never_changes(query in "[a-ck&=%0-9]{0,30}") {
+            let (rest, presented) = taken(&format!("/p?{query}"), Some("k"));
+            let kept = |text: &str| -> Vec<String> {
+                let parts = text.split('&').filter(|part| {
+                    !means(part.split('=').next().unwrap_or(""), "k")
+                });
+                parts.map(str::to_owned).collect()
+            };
+            let left = match rest.split_once('?') {
+                Some((_, left)) => kept(left),
+                None => Vec::new(),
+            };
+            prop_assert_eq!(left, kept(&query));
+            if presented.is_none() {
+                prop_assert_eq!(rest, format!("/p?{query}"));
+            }
+        }
+    }
+}
