@@ -38,7 +38,7 @@ pub(super) struct Arguments {
 /// Which gateway is meant.
 #[derive(Debug, Args)]
 pub(super) struct At {
-    /// The configuration
+    /// The configuration; `check` takes - for standard input
     #[arg(
         short,
         long,
@@ -91,8 +91,12 @@ pub(super) enum Command {
         /// Which shell
         shell: Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, of the whole or of one command, for `man -l -`
+    Man {
+        /// Which command, for example: keys create
+        #[arg(value_name = "COMMAND")]
+        command: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -113,7 +117,7 @@ pub(super) enum Keys {
     Activate(Id),
     /// A new text for the same key; the old one ends at once
     Regenerate(Final),
-    /// End a key for good, at once
+    /// End a key for good, at once, requests in flight included
     Revoke(Final),
     /// End a key for good and take it off the lists
     Delete(Final),

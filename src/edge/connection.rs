@@ -27,6 +27,7 @@ use crate::config::Connections;
 use crate::config::Http;
 use crate::edge::BoxError;
 use crate::gate::Peer;
+use crate::handler::in_flight::Carrier;
 
 use super::client::Client;
 use super::client::Phase;
@@ -93,7 +94,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
     handle: H,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Request<Incoming>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -101,7 +102,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
     client.enter(Phase::Http1);
     let service = service_fn(|request| {
         let under_way = UnderWay::begin(client);
-        Answering::new(handle(peer, request), under_way)
+        Answering::new(handle(peer, under_way.carrier(), request), under_way)
     });
     let builder = bounds.http1(keep_alive);
     let connection = builder.serve_connection(TokioIo::new(io), service);
@@ -119,7 +120,7 @@ pub(super) async fn serve_http2<T, H, F, B>(
     handle: H,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Request<Incoming>) -> F + 'static,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -130,7 +131,7 @@ pub(super) async fn serve_http2<T, H, F, B>(
         let client = Rc::clone(client);
         service_fn(move |request| {
             let under_way = UnderWay::begin(&client);
-            Answering::new(handle(peer, request), under_way)
+            Answering::new(handle(peer, under_way.carrier(), request), under_way)
         })
     };
     let connection = bounds
