@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::task::ready;
 
 use bytes::Bytes;
 use http::Request;
@@ -101,12 +102,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
     client.enter(Phase::Http1);
     let service = service_fn(|request| {
         let under_way = UnderWay::begin(client);
-        let answer = handle(peer, under_way.carrier(), request);
-        async move {
-            let response = answer.await;
-            under_way.owed(true);
-            Ok::<_, Infallible>(response.map(|body| Counted { body, under_way }))
-        }
+        Answering::new(handle(peer, under_way.carrier(), request), under_way)
     });
     let builder = bounds.http1(keep_alive);
     let connection = builder.serve_connection(TokioIo::new(io), service);
@@ -135,12 +131,7 @@ pub(super) async fn serve_http2<T, H, F, B>(
         let client = Rc::clone(client);
         service_fn(move |request| {
             let under_way = UnderWay::begin(&client);
-            let answer = handle(peer, under_way.carrier(), request);
-            async move {
-                let response = answer.await;
-                under_way.owed(true);
-                Ok::<_, Infallible>(response.map(|body| Counted { body, under_way }))
-            }
+            Answering::new(handle(peer, under_way.carrier(), request), under_way)
         })
     };
     let connection = bounds
@@ -161,6 +152,35 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamSpawner 
     fn execute(&self, stream: F) {
         let task = tokio::task::spawn_local(stream);
         self.client.spawned(task.abort_handle());
+    }
+}
+
+/// A request until its answer's head is there. On the heap, since hyper keeps room for one in every HTTP/1.1 connection, idle or not, and moves
+/// that of an HTTP/2 stream six times.
+struct Answering<F> {
+    answer: Pin<Box<F>>,
+    /// Gone to the answer's body when that is there.
+    under_way: Option<UnderWay>,
+}
+
+impl<F> Answering<F> {
+    fn new(answer: F, under_way: UnderWay) -> Answering<F> {
+        Answering {
+            answer: Box::pin(answer),
+            under_way: Some(under_way),
+        }
+    }
+}
+
+impl<F: Future<Output = Response<B>>, B> Future for Answering<F> {
+    type Output = Result<Response<Counted<B>>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(self.answer.as_mut().poll(cx));
+        let under_way = self.under_way.take();
+        let under_way = under_way.expect("a future is not polled after its end");
+        under_way.owed(true);
+        Poll::Ready(Ok(response.map(|body| Counted { body, under_way })))
     }
 }
 

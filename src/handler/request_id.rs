@@ -1,7 +1,6 @@
 //! `X-Request-Id`: a UUID version 7 (RFC 9562 section 5.7) for every request.
 
 use std::cell::Cell;
-use std::fmt::Write;
 
 use http::HeaderValue;
 
@@ -29,20 +28,13 @@ impl RequestIds {
     pub(crate) fn next(&self, now: Wall) -> HeaderValue {
         let millis = now.0 / 1000;
         let (high, low) = (self.random(), self.random());
-        let mut text = TextBuffer {
-            bytes: [0; 40],
-            length: 0,
-        };
-        let _ = write!(
-            text,
-            "{:08x}-{:04x}-7{:03x}-{:04x}-{:012x}",
-            millis >> 16,
-            millis & 0xffff,
-            high & 0xfff,
-            0x8000 | (high >> 12 & 0x3fff),
-            low & 0xffff_ffff_ffff,
-        );
-        HeaderValue::from_bytes(&text.bytes[..text.length]).unwrap_or(HeaderValue::from_static("-"))
+        let mut text = *b"00000000-0000-7000-0000-000000000000";
+        hex(&mut text[..8], millis >> 16);
+        hex(&mut text[9..13], millis);
+        hex(&mut text[15..18], high);
+        hex(&mut text[19..23], 0x8000 | (high >> 12 & 0x3fff));
+        hex(&mut text[24..], low);
+        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
     }
 
     /// SplitMix64 over a Weyl sequence.
@@ -55,22 +47,11 @@ impl RequestIds {
     }
 }
 
-/// Room for the 36 characters of one id.
-struct TextBuffer {
-    bytes: [u8; 40],
-    length: usize,
-}
-
-impl Write for TextBuffer {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.length + text.len();
-        let room = self
-            .bytes
-            .get_mut(self.length..end)
-            .ok_or(std::fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
+/// The lowest bits of a number, four to a place. By hand: `write!` took 1,500 instructions of every request.
+fn hex(places: &mut [u8], mut value: u64) {
+    for place in places.iter_mut().rev() {
+        *place = b"0123456789abcdef"[(value & 0xf) as usize];
+        value >>= 4;
     }
 }
 
@@ -88,6 +69,8 @@ mod tests {
         let text = first.to_str().unwrap();
         assert_ne!(first, second);
         assert_eq!(text.len(), 36);
+        let (high, low) = (1_795_305_600_000_u64 >> 16, 1_795_305_600_000_u64 & 0xffff);
+        assert_eq!(text[..14], format!("{high:08x}-{low:04x}-"));
         assert_eq!(text.as_bytes()[14], b'7');
         assert!("89ab".contains(char::from(text.as_bytes()[19])));
     }

@@ -50,17 +50,18 @@ use crate::upstream::pool::Servers;
 ///
 /// # Errors
 /// `Failure` when no answer head came.
-pub(super) async fn forward(
-    directory: &Directory,
-    admission: &Admission,
+pub(super) fn forward<'a>(
+    directory: &'a Directory,
+    admission: &'a Admission,
     peer: &Peer,
     request_id: &HeaderValue,
     head: Parts,
     body: Incoming,
-) -> Result<Answer, Failure> {
+) -> impl Future<Output = Result<Answer, Failure>> + use<'a> {
+    // Prepared before the future is made, which would else keep room for the request as it came in and as it goes out.
     let exchange = Exchange::new(directory, admission, &head);
-    let request = exchange.request(peer, request_id, head, body)?;
-    exchange.run(request).await
+    let request = exchange.request(peer, request_id, head, body);
+    async move { exchange.run(request?).await }
 }
 
 /// What stays the same over all tries of one request.
@@ -183,7 +184,8 @@ impl<'a> Exchange<'a> {
         if !fresh_only && let Some(connection) = server.take_idle() {
             return Ok(Lease::new(claim, connection, keeping, true));
         }
-        match connect(server, self.upstream, self.end).await {
+        // Boxed: it is rare, and would make every request's future larger.
+        match Box::pin(connect(server, self.upstream, self.end)).await {
             Ok(connection) => Ok(Lease::new(claim, connection, keeping, false)),
             Err(failure) => Err(self.backend_failed(failure.kind, Some(server), &failure.detail)),
         }

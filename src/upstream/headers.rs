@@ -1,5 +1,6 @@
 //! Hop-by-hop and forged headers out, our own in; and the backend's answer cleaned the same way.
 
+use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
@@ -9,6 +10,7 @@ use http::header;
 use http::request;
 use http::response;
 
+use crate::access_log::write_address;
 use crate::config::Config;
 use crate::config::Headers;
 use crate::gate::Admission;
@@ -305,8 +307,9 @@ fn set_forwarded(headers: &mut HeaderMap, admission: &Admission, peer: &Peer) {
     if !admission.snapshot().config.headers.forwarded {
         return;
     }
-    let address = peer.address.ip().to_canonical().to_string();
-    if let Ok(address) = HeaderValue::try_from(address) {
+    let mut address = Vec::with_capacity(ADDRESS_BYTES);
+    write_address(&mut address, peer.address.ip().to_canonical());
+    if let Ok(address) = HeaderValue::from_maybe_shared(Bytes::from(address)) {
         headers.insert(&X_FORWARDED_FOR, address);
     }
     headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("https"));
@@ -349,6 +352,9 @@ fn framed_once(headers: &HeaderMap) -> bool {
         (Some(_), Some(_)) => false,
     }
 }
+
+/// Longest text of an IP address.
+const ADDRESS_BYTES: usize = 45;
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

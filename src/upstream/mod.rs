@@ -74,15 +74,15 @@ impl Pools {
     ///
     /// # Errors
     /// `Failure` when no answer head came.
-    pub async fn forward(
-        &self,
-        admission: &Admission,
+    pub fn forward<'a>(
+        &'a self,
+        admission: &'a Admission,
         peer: &Peer,
         request_id: &HeaderValue,
         head: Parts,
         body: Incoming,
-    ) -> Result<Answer, Failure> {
-        forward::forward(&self.directory, admission, peer, request_id, head, body).await
+    ) -> impl Future<Output = Result<Answer, Failure>> + use<'a> {
+        forward::forward(&self.directory, admission, peer, request_id, head, body)
     }
 
     /// Closes connections that were idle for too long; to be called about once a second.
