@@ -99,9 +99,19 @@ impl Keeper {
         let mut state = self.lock();
         match self.carry_out_in_order(&mut state, verb, now) {
             Ok(outcome) => Ok(outcome),
-            Err(Failure::Store(error)) if impose(&self.snapshot, verb) => {
-                if !state.unwritten.contains(verb) {
-                    state.unwritten.push(verb.clone());
+            Err(Failure::Store(error)) => {
+                let imposed = match verb {
+                    Verb::KeyRevokeMany(_) => self.impose_on_many(&state, verb, now),
+                    _ if impose(&self.snapshot, verb) => vec![verb.clone()],
+                    _ => Vec::new(),
+                };
+                if imposed.is_empty() {
+                    return Err(error.into());
+                }
+                for verb in imposed {
+                    if !state.unwritten.contains(&verb) {
+                        state.unwritten.push(verb);
+                    }
                 }
                 Err(VerbError::not_durable(&error))
             }
@@ -164,13 +174,31 @@ impl Keeper {
         let current = self.snapshot.load_full();
         let declared = Declared::of(&current.config);
         let prepared = verbs::prepare(&state.store, &declared, verb, now, &*self.last_used)?;
-        if let Some(write) = &prepared.write {
+        if !prepared.writes.is_empty() {
             // Made before the write: once it is written, nothing can keep it from coming into force.
             let mut next = changed(&current, &prepared.change, &mut state.scope_sets)?;
-            next.revision = state.store.commit(write)?;
+            next.revision = state.store.commit(&prepared.writes)?;
             self.snapshot.store(Arc::new(next));
         }
         Ok(prepared.outcome)
+    }
+
+    /// Ends many keys in the view alone; gives what is to be written once that is possible. Nothing, when not even reading works.
+    fn impose_on_many(&self, state: &State, verb: &Verb, now: Wall) -> Vec<Verb> {
+        let current = self.snapshot.load_full();
+        let declared = Declared::of(&current.config);
+        let prepared = verbs::prepare(&state.store, &declared, verb, now, &*self.last_used);
+        let Ok(prepared) = prepared else {
+            return Vec::new();
+        };
+        let (Change::KeyStatus(digests, status), Outcome::KeysChanged { ids, .. }) =
+            (prepared.change, prepared.outcome)
+        else {
+            return Vec::new();
+        };
+        let next = with_statuses(&current, &digests, status);
+        self.snapshot.store(Arc::new(next));
+        ids.into_iter().map(|id| Verb::KeyRevoke { id }).collect()
     }
 
     /// Writes in the order of the acts, and stops at the first that fails for the store's sake.
@@ -206,28 +234,24 @@ fn changed(
     };
     Ok(match change {
         Change::Nothing => shared(current),
-        Change::KeyAdded(key) => {
-            let entry =
-                build::entry_of(key, &current.tenants, &names, scope_sets).map_err(unfit)?;
-            keys(&[(key.digest, Some(entry))])
+        Change::Keys { put, gone } => {
+            let mut changes: Vec<(Digest, Option<KeyEntry>)> =
+                gone.iter().map(|digest| (*digest, None)).collect();
+            for key in put {
+                let entry = build::entry_of(key, &current.tenants, &names, scope_sets);
+                changes.push((key.digest, Some(entry.map_err(unfit)?)));
+            }
+            keys(&changes)
         }
-        Change::KeyStatus(digest, status) => match current.keys.get(digest) {
-            Some(entry) => keys(&[(*digest, Some(with_status(entry, *status)))]),
-            None => shared(current),
-        },
-        Change::KeyMoved(from, to) => match current.keys.get(from) {
-            Some(entry) => keys(&[(*from, None), (*to, Some(entry.clone()))]),
-            None => shared(current),
-        },
-        Change::TenantAdded(tenant) => {
+        Change::KeyStatus(digests, status) => with_statuses(current, digests, *status),
+        Change::Tenant(tenant) => {
             let mut tenants = (*current.tenants).clone();
-            tenants.push(build::tenant_entry(tenant, &names).map_err(unfit)?);
+            tenants.put(build::tenant_entry(tenant, &names).map_err(unfit)?);
             Snapshot {
                 tenants: Arc::new(tenants),
                 ..shared(current)
             }
         }
-        Change::TenantSuspended(id, suspended) => with_suspended(current, id, *suspended),
     })
 }
 
@@ -241,7 +265,12 @@ fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
         Verb::KeyDeactivate { id } => impose_on_key(&current, id, KeyStatus::Inactive),
         Verb::TenantSuspend { id } => impose_on_tenant(&current, id),
         Verb::KeyCreate(_)
-        | Verb::KeyList { .. }
+        | Verb::KeyList(_)
+        | Verb::KeyUpdate(_)
+        | Verb::KeyRotate { .. }
+        | Verb::KeyImport { .. }
+        | Verb::KeyRevokeMany(_)
+        | Verb::TenantUpdate(_)
         | Verb::KeyShow { .. }
         | Verb::KeyActivate { .. }
         | Verb::KeyRegenerate { .. }
@@ -263,15 +292,23 @@ fn impose_on_key(current: &Snapshot, id: &str, status: KeyStatus) -> Option<Snap
     if of_file && status != KeyStatus::Revoked {
         return None;
     }
-    let (digest, entry) = current.keys.iter().find(|(_, entry)| entry.id == id)?;
-    if entry.status.is_final() {
-        return Some(shared(current));
-    }
-    let change = (*digest, Some(with_status(entry, status)));
-    Some(Snapshot {
-        keys: current.keys.with(&[change]),
+    let of_key = current.keys.iter().filter(|(_, entry)| entry.id == id);
+    let digests: Vec<Digest> = of_key.map(|(digest, _)| *digest).collect();
+    (!digests.is_empty()).then(|| with_statuses(current, &digests, status))
+}
+
+/// Those of the keys that have not ended for good, with another status.
+fn with_statuses(current: &Snapshot, digests: &[Digest], status: KeyStatus) -> Snapshot {
+    let found = digests.iter().filter_map(|digest| {
+        let entry = current.keys.get(digest)?;
+        let may_change = !entry.status.is_final() || status.is_final();
+        may_change.then(|| (*digest, Some(with_status(entry, status))))
+    });
+    let changes: Vec<(Digest, Option<KeyEntry>)> = found.collect();
+    Snapshot {
+        keys: current.keys.with(&changes),
         ..shared(current)
-    })
+    }
 }
 
 fn impose_on_tenant(current: &Snapshot, id: &str) -> Option<Snapshot> {

@@ -155,7 +155,10 @@ fn every_verb_is_in_force_when_it_returns_and_after_a_restart() {
     assert_eq!(bench.status(&digest), Some(KeyStatus::Inactive));
     bench.done(Verb::KeyActivate { id: id.clone() });
     assert_eq!(bench.status(&digest), Some(KeyStatus::Active));
-    let (_, second) = issued(bench.done(Verb::KeyRegenerate { id: id.clone() }));
+    let (_, second) = issued(bench.done(Verb::KeyRegenerate {
+        id: id.clone(),
+        overlap_seconds: 0,
+    }));
     assert_eq!(bench.status(&digest), None);
     assert_eq!(bench.status(&second), Some(KeyStatus::Active));
     bench.done(revoke(&id));

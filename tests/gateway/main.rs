@@ -16,6 +16,7 @@ mod authentication;
 mod harness;
 mod hostile;
 mod key_lifecycle;
+mod key_verbs;
 mod permissions;
 mod rate_limits;
 mod real_backends;

@@ -69,6 +69,7 @@ fn a_plan_bounds_the_scopes_of_its_keys() {
     let setup = Setup::usual(&upstream)
         .plan("pro", "unlimited", "unlimited")
         .set("plans.pro", "scopes", r#"["leases:*"]"#)
+        .set("key_rules", "ungranted_scopes", r#""allow""#)
         .tenant("acme", "pro");
     let mut gateway = setup.start();
     let listed = gateway.key_with_scopes("acme", &["leases:read", "owners:read"]);
