@@ -16,9 +16,6 @@ use std::thread::JoinHandle;
 /// A worker hands its lines over once they exceed this many bytes (or when it is told to, every 200 ms).
 const HAND_OVER_BYTES: usize = 32 * 1024;
 
-/// Batches that may wait for the disk; beyond it lines are dropped and counted, requests never wait.
-const BATCHES_WAITING_MAX: usize = 256;
-
 /// A text in a line is cut after this many bytes.
 const TEXT_BYTES_MAX: usize = 2048;
 
@@ -65,7 +62,7 @@ pub struct Entry<'a> {
     pub total_micros: u64,
     /// From there to the head of the backend's answer; 0 when none was asked.
     pub upstream_micros: u64,
-    /// `complete`, `client_left`, `client_failed`, `upstream_cut` or `timed_out`.
+    /// `complete`, `client_left`, `client_failed`, `upstream_cut`, `timed_out` or `revoked`.
     pub end: &'a str,
 }
 
@@ -101,13 +98,13 @@ pub struct Sink {
 }
 
 impl Writer {
-    /// Opens the target and starts the thread.
+    /// Opens the target and starts the thread. Of lines that were handed over, `queue_bytes_max` bytes may wait for it.
     ///
     /// # Errors
     /// When the file cannot be opened or no thread can be had.
-    pub fn start(target: Target) -> io::Result<Writer> {
+    pub fn start(target: Target, queue_bytes_max: usize) -> io::Result<Writer> {
         let mut out = open(&target)?;
-        let (orders, inbox) = mpsc::sync_channel(BATCHES_WAITING_MAX);
+        let (orders, inbox) = mpsc::sync_channel(queue_bytes_max / HAND_OVER_BYTES);
         let thread = std::thread::Builder::new().name(String::from("access-log")).spawn(move || {
             for order in inbox {
                 match order {
@@ -229,9 +226,9 @@ fn write_entry(out: &mut Vec<u8>, entry: &Entry<'_>) {
     out.extend_from_slice(b",\"client.address\":\"");
     let _ = write!(out, "{}", entry.client);
     out.push(b'"');
-    text(out, "http.request.method", entry.method);
-    text(out, "server.address", entry.host);
-    path(out, entry.path);
+    from_client(out, "http.request.method", entry.method);
+    from_client(out, "server.address", entry.host);
+    from_client(out, "url.path", entry.path);
     text(out, "network.protocol.version", entry.protocol);
     number(out, "http.response.status_code", u64::from(entry.status));
     text(out, "decision", entry.decision);
@@ -268,14 +265,13 @@ fn text(out: &mut Vec<u8>, name: &str, value: &str) {
     out.push(b'"');
 }
 
-/// A path may hold a key that somebody pasted there: what looks like one is masked, percent-encoded or not (S26).
-fn path(out: &mut Vec<u8>, value: &str) {
-    if holds_key(value.bytes()) || (value.contains('%') && holds_key(PercentDecoded(value.bytes())))
-    {
-        text(out, "url.path", "[redacted]");
-    } else {
-        text(out, "url.path", value);
-    }
+/// Method, host and path are the client's words and may hold a key that somebody pasted there: what looks like one is masked, plain,
+/// percent-encoded or encoded twice (S26).
+fn from_client(out: &mut Vec<u8>, name: &str, value: &str) {
+    let decoded = || PercentDecoded(value.bytes());
+    let masked = holds_key(value.bytes())
+        || (value.contains('%') && (holds_key(decoded()) || holds_key(PercentDecoded(decoded()))));
+    text(out, name, if masked { "[redacted]" } else { value });
 }
 
 /// Whether 30 letters or digits in a row follow an underscore: the shape of every key this gateway makes.
@@ -295,9 +291,10 @@ fn holds_key(bytes: impl Iterator<Item = u8>) -> bool {
 }
 
 /// Bytes with every valid `%XX` decoded once.
-struct PercentDecoded<'a>(std::str::Bytes<'a>);
+#[derive(Clone)]
+struct PercentDecoded<I>(I);
 
-impl Iterator for PercentDecoded<'_> {
+impl<I: Iterator<Item = u8> + Clone> Iterator for PercentDecoded<I> {
     type Item = u8;
 
     fn next(&mut self) -> Option<u8> {
@@ -320,19 +317,22 @@ fn hex(byte: u8) -> Option<u8> {
         .and_then(|digit| u8::try_from(digit).ok())
 }
 
-/// JSON string escapes; control characters can forge neither a line nor a terminal sequence (S27).
+/// JSON string escapes; control characters can forge neither a line nor a terminal sequence (S27). Beyond ASCII everything is escaped:
+/// there are further control characters there, and ones that turn the direction of the text.
 fn escape(out: &mut Vec<u8>, value: &str) {
     let mut end = value.len().min(TEXT_BYTES_MAX);
     while !value.is_char_boundary(end) {
         end -= 1;
     }
-    for byte in value[..end].bytes() {
-        match byte {
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            0..=0x1f | 0x7f => {
-                let _ = write!(out, "\\u{byte:04x}");
+    for character in value[..end].chars() {
+        match character {
+            '"' | '\\' => out.extend_from_slice(&[b'\\', character as u8]),
+            ' '..='~' => out.push(character as u8),
+            _ => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
             }
-            _ => out.push(byte),
         }
     }
 }
@@ -422,14 +422,32 @@ mod tests {
     }
 
     #[test]
+    fn beyond_ascii_all_is_escaped_and_means_the_same() {
+        let path = "/a\u{9b}31m\u{202e}\u{2028}\u{1f600}\u{e9}";
+        let line = line(&entry(path, "h"));
+        assert!(line.is_ascii(), "{line}");
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["url.path"], path);
+    }
+
+    #[test]
     fn a_key_in_the_path_is_masked_in_every_spelling() {
         let key = "fp_live_0123456789abcdefghijklmnopqrst012345";
         for path in [
             format!("/x/{key}"),
             format!("/x/{}", key.replace('_', "%5F")),
             format!("/x/{}", key.replace('a', "%61")),
+            format!("/x/{}", key.replace('_', "%255f")),
         ] {
             assert!(line(&entry(&path, "h")).contains("[redacted]"), "{path}");
+        }
+        let in_host = line(&entry("/x", key));
+        let in_method = line(&Entry {
+            method: key,
+            ..entry("/x", "h")
+        });
+        for line in [in_host, in_method] {
+            assert!(line.contains("[redacted]") && !line.contains(key), "{line}");
         }
         assert!(!line(&entry("/files/some_long_name_of_a_file", "h")).contains("[redacted]"));
     }
@@ -438,7 +456,7 @@ mod tests {
     fn a_file_is_reopened_where_it_was() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
-        let writer = Writer::start(Target::File(path.clone())).unwrap();
+        let writer = Writer::start(Target::File(path.clone()), 1 << 20).unwrap();
         let sink = writer.sink(Arc::default());
         sink.record(&entry("/one", "h"));
         sink.hand_over();

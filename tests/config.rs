@@ -95,7 +95,7 @@ fn the_bounds_in_the_reference_file_are_those_of_the_code() {
         );
         seen += 1;
     }
-    assert_eq!(seen, 25);
+    assert_eq!(seen, 29);
 }
 
 /// A number and its unit, which may be empty.
@@ -174,6 +174,8 @@ fn only_what_is_read_at_start_needs_a_restart() {
         "listen.admin_socket",
         "server.workers",
         "store.path",
+        "log.access",
+        "log.queue_bytes_max",
     ];
     assert_eq!(config.restart_needed(&next.unwrap().config), all);
     let next = parse(&with_examples());

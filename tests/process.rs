@@ -594,6 +594,48 @@ fn a_second_term_does_not_wait() {
     running.ended();
 }
 
+// Uploads that are cut at the end of a drain end quietly: nothing of them outlives the runtime it needs.
+#[test]
+fn uploads_cut_by_a_second_term_cause_no_panic() {
+    let upstream = Upstream::start();
+    // More than the runtime takes up in one turn.
+    const UPLOADS: usize = 150;
+    // Answered early, so that the rest of the upload still flows when nobody waits for an answer any more.
+    let answer = support::upstream::Step::Send(support::upstream::ok("early"));
+    upstream.script("/any", vec![answer, support::upstream::Step::Hold]);
+    let site = Site::of(Setup::usual(&upstream).set("server", "workers", "1").set(
+        "server",
+        "drain_timeout",
+        r#""1h""#,
+    ));
+    let mut running = site.start();
+    let request = Request::new("POST", "/any").bearer(&site.key());
+    let request = request.header("Content-Length", "1000000");
+    let uploads: Vec<Http1> = (0..UPLOADS)
+        .map(|_| {
+            let mut client = Http1::tls(site.https);
+            client.send(request.bytes());
+            client.send("the first of it");
+            client.read().expect(200);
+            client
+        })
+        .collect();
+    running.signal(Signal::TERM);
+    eventually("the drain has begun", || {
+        std::net::TcpStream::connect(site.https)
+            .is_err()
+            .then_some(())
+    });
+    running.signal(Signal::TERM);
+    running.ended();
+    drop(uploads);
+    assert!(
+        !running.stderr().contains("panicked"),
+        "{}",
+        running.stderr()
+    );
+}
+
 // DESIGN section 9: USR1 reopens the log after it was moved away.
 #[test]
 fn usr1_reopens_the_log() {
@@ -763,6 +805,202 @@ fn status_tells_what_runs() {
     let running = site.start();
     let told = site.told(&["status"]);
     assert!(told.contains(&running.child.id().to_string()), "{told}");
+    assert!(told.contains("uptime_seconds\t"), "{told}");
+}
+
+// README's walk: `portcullis run &` and at once `portcullis keys create`; whichever comes first, both succeed.
+#[test]
+fn a_start_waits_for_a_command_that_holds_the_store() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    site.key();
+    let held = fs::File::open(site.setup.directory().join("state/lock")).unwrap();
+    held.lock().unwrap();
+    let log = site.setup.directory().join("waiting.log");
+    let child = Command::new(BINARY)
+        .args(["run", "--config"])
+        .arg(&site.config)
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let running = Running { child, errors: log };
+    eventually("the start waits", || {
+        running.stderr().contains("waiting").then_some(())
+    });
+    drop(held);
+    eventually("the gateway accepts", || {
+        client::tls(site.https, "localhost", client::tls_config(&[])).ok()
+    });
+}
+
+/// Runs the binary as somebody who is not root: root may read and write everything.
+fn as_other(site: &Site, words: &[&str]) -> Output {
+    let mut command = Command::new(BINARY);
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::process::CommandExt::uid(&mut command, 65534);
+    }
+    let command = command.args(words).arg("--config").arg(&site.config);
+    command.current_dir("/").output().unwrap()
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+// 77 is "no permission": a store that cannot be made or written is found by `check`, before `run` meets it.
+#[test]
+fn check_finds_a_store_that_cannot_be_written() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    site.setup.clone().set("log", "access", r#""off""#).write();
+    let directory = site.setup.directory();
+    // The key's mode is not what this is about: it is given to whoever runs the command.
+    if rustix::process::geteuid().is_root() {
+        let key = directory.join("cert.key");
+        std::os::unix::fs::chown(key, Some(65534), None).unwrap();
+    }
+    set_mode(directory, 0o555);
+    let store = directory.join("state");
+    for made in [false, true] {
+        if made {
+            set_mode(directory, 0o755);
+            fs::create_dir(&store).unwrap();
+            set_mode(&store, 0o555);
+        }
+        for command in ["check", "run"] {
+            let output = as_other(&site, &[command]);
+            assert_exit(&output, 77);
+            let text = errors(&output);
+            assert!(text.contains("store's directory"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn files_that_this_user_may_not_read_exit_77() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let directory = site.setup.directory();
+    set_mode(directory, 0o755);
+    set_mode(&site.config, 0o644);
+    set_mode(&directory.join("cert.key"), 0o000);
+    let output = as_other(&site, &["check"]);
+    assert_exit(&output, 77);
+    assert!(errors(&output).contains("cert.key"), "{}", errors(&output));
+    set_mode(&site.config, 0o000);
+    for words in [&["check"][..], &["run"], &["keys", "list"], &["status"]] {
+        let output = as_other(&site, words);
+        assert_exit(&output, 77);
+        assert!(errors(&output).contains("gateway.toml"));
+    }
+}
+
+// Paths of the file that a start would stumble over: the same message and code from `check`.
+#[test]
+fn paths_that_cannot_be_used_are_named() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let log = r#""file:missing/access.log""#;
+    site.setup.clone().set("log", "access", log).write();
+    for command in ["check", "run"] {
+        let output = site.command(&[command]);
+        assert_exit(&output, 78);
+        let text = errors(&output);
+        let told = text.contains("log.access: ") && text.contains("the directory has to exist");
+        assert!(told, "{text}");
+    }
+    fs::create_dir(site.setup.directory().join("missing")).unwrap();
+    assert_exit(&site.command(&["check"]), 0);
+    fs::write(site.setup.directory().join("file"), "mine").unwrap();
+    for socket in [r#""missing/none/admin.sock""#, r#""file""#] {
+        let setup = site.setup.clone();
+        setup.set("listen", "admin_socket", socket).write();
+        let output = site.command(&["run"]);
+        assert_exit(&output, 78);
+        let text = errors(&output);
+        assert!(text.contains("listen.admin_socket"), "{text}");
+    }
+}
+
+#[test]
+fn check_reads_standard_input() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let check = |text: &str| {
+        let piped = site.setup.directory().join("piped");
+        fs::write(&piped, text).unwrap();
+        let mut command = Command::new(BINARY);
+        command.args(["check", "--config", "-"]);
+        command.current_dir(site.setup.directory());
+        command.stdin(fs::File::open(piped).unwrap());
+        command.output().unwrap()
+    };
+    let good = fs::read_to_string(&site.config).unwrap();
+    assert_exit(&check(&good), 0);
+    let output = check(&good.replace("[listen]", "[listne]"));
+    assert_exit(&output, 78);
+    assert!(errors(&output).contains("<stdin>:"), "{}", errors(&output));
+}
+
+// A reload changes the level of the messages; where the access log goes needs a restart, and says so.
+#[test]
+fn the_log_level_is_hot_and_the_access_log_is_not() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let running = site.start();
+    let seen = |text: &str| running.stderr().contains(text);
+    site.told(&["keys", "list"]);
+    assert!(!seen("key-list"), "{}", running.stderr());
+    let louder = site.setup.clone().set("log", "level", r#""debug""#);
+    louder.write();
+    site.told(&["reload"]);
+    site.told(&["keys", "list"]);
+    eventually("the debug line", || seen("key-list").then_some(()));
+    louder.set("log", "access", r#""file:other.log""#).write();
+    let output = site.command(&["reload"]);
+    assert_exit(&output, 78);
+    assert!(
+        errors(&output).contains("log.access"),
+        "{}",
+        errors(&output)
+    );
+}
+
+// At 2 a.m., with a file somebody broke: the message says where the running gateway still listens.
+#[test]
+fn a_broken_file_names_the_socket_of_the_running_gateway() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let _running = site.start();
+    let good = fs::read_to_string(&site.config).unwrap();
+    fs::write(&site.config, good + "\n[broken").unwrap();
+    let output = site.command(&["status"]);
+    assert_exit(&output, 78);
+    let text = errors(&output);
+    let (_, socket) = text.trim_end().rsplit_once(' ').unwrap();
+    let output = Command::new(BINARY)
+        .args(["status", "--admin-socket", socket])
+        .output()
+        .unwrap();
+    assert_exit(&output, 0);
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let page = |words: &[&str]| {
+        let output = Command::new(BINARY).arg("man").args(words).output();
+        output.unwrap()
+    };
+    let whole = String::from_utf8(page(&[]).stdout).unwrap();
+    assert!(whole.contains("keys"), "{whole}");
+    let output = page(&["keys", "create"]);
+    assert_exit(&output, 0);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for word in ["portcullis", "inherit", "expires"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert_exit(&page(&["keys", "mend"]), 2);
 }
 
 // First contact: `demo` prints curl lines, and each answers what its comment says when they are pasted in order.

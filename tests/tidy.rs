@@ -316,6 +316,24 @@ fn readme_prints_the_refusals_of_the_code() {
     );
 }
 
+/// The words for the access log's `reason` that README gives as examples are words of the code.
+#[test]
+fn readme_names_reasons_that_the_code_has() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let begin = readme.find("in `reason`:").expect("the paragraph");
+    let paragraph = readme[begin..].split("\n\n").next().unwrap_or_default();
+    let words = paragraph.split('`').skip(3).step_by(2);
+    let words: Vec<&str> = words.filter(|word| word.contains('_')).collect();
+    assert!(words.len() > 8, "{words:?}");
+    let sources = sources(&["src"]);
+    for word in words {
+        let quoted = word.trim_end_matches("_total");
+        let quoted = format!("\"{quoted}\"");
+        let known = sources.iter().any(|source| source.text.contains(&quoted));
+        assert!(known, "{word}");
+    }
+}
+
 #[test]
 fn the_readme_is_short() {
     let lines = fs::read_to_string(root().join("README.md"))

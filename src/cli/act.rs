@@ -1,6 +1,8 @@
 //! Carrying a verb out: by the running gateway, or on the locked store when none runs.
 
 use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::counters::Counters;
 use crate::store::error::EXIT_CONFIG;
+use crate::store::error::EXIT_PERMISSION;
 use crate::store::error::EXIT_UNAVAILABLE;
 use crate::store::verbs;
 use crate::store::verbs::Declared;
@@ -50,10 +53,14 @@ impl Place {
             });
         }
         let loaded = config::load(&at.config).map_err(|problems| VerbError {
+            exit: match problems.is_denied() {
+                true => EXIT_PERMISSION,
+                false => EXIT_CONFIG,
+            },
             text: format!(
-                "{problems}\na gateway that is running can still be reached: add --admin-socket PATH"
+                "{problems}\na gateway that is running can still be reached: add --admin-socket {}",
+                likely_socket(&at.config)
             ),
-            exit: EXIT_CONFIG,
         })?;
         Ok(Place {
             socket: loaded.config.listen.admin_socket.clone(),
@@ -109,6 +116,23 @@ impl Place {
             ),
             exit: EXIT_UNAVAILABLE,
         }
+    }
+}
+
+/// Where the socket very likely is although the configuration is broken: what the file seems to say, or the usual place.
+fn likely_socket(config: &Path) -> String {
+    let text = fs::read_to_string(config).unwrap_or_default();
+    let line = text
+        .lines()
+        .find(|line| line.trim_start().starts_with("admin_socket"));
+    let said = line.and_then(|line| line.split('"').nth(1));
+    let socket = match said {
+        Some(path) if !path.is_empty() => config.with_file_name("").join(path),
+        _ => config.with_file_name("state/admin.sock"),
+    };
+    match socket.exists() {
+        true => socket.display().to_string(),
+        false => "PATH".to_owned(),
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Arguments {
 /// Which gateway is meant.
 #[derive(Debug, Args)]
 pub(super) struct At {
-    /// The configuration
+    /// The configuration; `check` takes - for standard input
     #[arg(
         short,
         long,
@@ -95,8 +95,12 @@ pub(super) enum Command {
         /// Which shell
         shell: Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, of the whole or of one command, for `man -l -`
+    Man {
+        /// Which command, for example: keys create
+        #[arg(value_name = "COMMAND")]
+        command: Vec<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -130,7 +134,7 @@ pub(super) enum Keys {
         /// The file; - is standard input
         file: PathBuf,
     },
-    /// End keys for good, at once: one by its id, or many in one change
+    /// End keys for good, at once, requests in flight included: one by its id, or many in one change
     Revoke(Revoke),
     /// End a key for good and take it off the lists
     Delete(Final),

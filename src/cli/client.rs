@@ -90,7 +90,7 @@ fn not_connected(socket: &Path, error: &io::Error) -> CallError {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => CallError::NobodyListens,
         io::ErrorKind::PermissionDenied => CallError::Failed(VerbError {
             text: format!(
-                "\"{}\": {error}; run this as the gateway's user or as a member of its group",
+                "\"{}\": {error}; run this as the gateway's user, or as a member of its group where listen.admin_socket stands in a directory open to that group",
                 socket.display()
             ),
             exit: EXIT_PERMISSION,

@@ -22,6 +22,7 @@ use crate::store::Outcome;
 use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::error::EXIT_REFUSED;
+use crate::store::error::EXIT_USAGE;
 
 mod act;
 mod args;
@@ -48,7 +49,7 @@ pub fn main() -> ExitCode {
         Command::Check { dump } => server::check(&arguments.at.config, dump),
         Command::Demo => server::demo(),
         Command::Completions { shell } => ended(completions(shell)),
-        Command::Man => ended(manual()),
+        Command::Man { command } => ended(manual(&command)),
         Command::Reload => ended(reload(&arguments.at, arguments.output)),
         Command::Status => ended(status(&arguments.at, arguments.output)),
         Command::Keys(keys) => ended(key_command(&arguments.at, arguments.output, keys)),
@@ -124,9 +125,19 @@ fn completions(shell: Shell) -> Result<(), VerbError> {
     written(print::raw(&text))
 }
 
-fn manual() -> Result<(), VerbError> {
+fn manual(words: &[String]) -> Result<(), VerbError> {
+    let mut whole = Arguments::command();
+    // Gives each command its options and its name with those above it: portcullis-keys-create.
+    whole.build();
+    let mut command = &whole;
+    for word in words {
+        command = command.find_subcommand(word).ok_or_else(|| VerbError {
+            text: format!("there is no command {}", words.join(" ")),
+            exit: EXIT_USAGE,
+        })?;
+    }
     let mut text = Vec::new();
-    let page = clap_mangen::Man::new(Arguments::command()).section("8");
+    let page = clap_mangen::Man::new(command.clone()).section("8");
     written(page.render(&mut text).and_then(|()| print::raw(&text)))
 }
 

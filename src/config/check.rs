@@ -13,7 +13,6 @@ use crate::config::Upstream;
 use crate::config::entries::Placed;
 use crate::config::problem::Notes;
 use crate::config::problem::Problem;
-use crate::config::values::show_rate;
 use crate::model::key::ApiKey;
 use crate::model::key::Override;
 use crate::model::limit::Rate;
@@ -151,7 +150,7 @@ fn affordable(route: &Placed<Arc<Route>>, all: &Entries, notes: &Notes) {
             (limits.burst, &plan.at.burst),
         ] {
             if let Some(limit) = limit.filter(too_small) {
-                let owner = format!("{} of plan \"{}\"", show_rate(limit), plan.value.name);
+                let owner = format!("{limit} of plan \"{}\"", plan.value.name);
                 report(limit, owner, place);
             }
         }
@@ -163,7 +162,7 @@ fn affordable(route: &Placed<Arc<Route>>, all: &Entries, notes: &Notes) {
                 && tenant_may_use(&tenant.value, &route.value, all)
             {
                 let id = tenant.value.id.as_str();
-                let owner = format!("{} of tenant \"{id}\"", show_rate(limit));
+                let owner = format!("{} of tenant \"{id}\"", limit);
                 report(limit, owner, &tenant.at.name);
             }
         }
@@ -174,7 +173,7 @@ fn affordable(route: &Placed<Arc<Route>>, all: &Entries, notes: &Notes) {
                 && too_small(&limit)
                 && key_may_use(&key.value, &route.value, all)
             {
-                let owner = format!("{} of key \"{}\"", show_rate(limit), key.value.name);
+                let owner = format!("{limit} of key \"{}\"", key.value.name);
                 report(limit, owner, &key.at.name);
             }
         }

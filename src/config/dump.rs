@@ -14,7 +14,6 @@ use crate::config::LimitSubject;
 use crate::config::Upstream;
 use crate::config::names::show_server;
 use crate::config::values::show_duration;
-use crate::config::values::show_rate;
 use crate::config::values::show_size;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
@@ -90,9 +89,11 @@ impl Config {
             ("head_timeout", connections.head_timeout),
             ("idle_timeout", connections.idle_timeout),
             ("stall_timeout", connections.stall_timeout),
+            ("unread_timeout", connections.unread_timeout),
         ] {
             out.text(name, &show_duration(span));
         }
+        out.text("unread_bytes_max", &show_size(connections.unread_bytes_max));
         out.bare("http2_streams_max", connections.http2_streams_max);
         out.table("[http]");
         out.text(
@@ -192,12 +193,19 @@ impl Config {
         );
         out.bare("x_headers", self.limits.x_headers);
         out.bare("ietf_headers", self.limits.ietf_headers);
+        out.table("[revocation]");
+        let abort = self.revocation.abort_in_flight;
+        out.text("in_flight", if abort { "abort" } else { "finish" });
         out.table("[log]");
         match &self.log.access {
             AccessLog::Off => out.text("access", "off"),
             AccessLog::Stdout => out.text("access", "stdout"),
             AccessLog::File(path) => out.text("access", &format!("file:{}", path.display())),
         }
+        out.text(
+            "queue_bytes_max",
+            &show_size(self.log.queue_bytes_max as u64),
+        );
         out.text("level", &self.log.level.as_str().to_ascii_lowercase());
     }
 
@@ -219,6 +227,7 @@ impl Config {
             &show_duration(upstream.pool_idle_timeout),
         );
         out.text("head_bytes_max", &show_size(upstream.head_bytes_max as u64));
+        out.bare("header_count_max", upstream.header_count_max);
         out.bare("connect_retries", upstream.connect_retries);
         match &upstream.host_header {
             HostHeader::Client => out.text("host_header", "client"),
@@ -275,6 +284,11 @@ impl Config {
             ),
             ("server.workers", self.server.workers != next.server.workers),
             ("store.path", self.store.path != next.store.path),
+            ("log.access", self.log.access != next.log.access),
+            (
+                "log.queue_bytes_max",
+                self.log.queue_bytes_max != next.log.queue_bytes_max,
+            ),
         ];
         let changed = differs.into_iter().filter(|(_, differs)| *differs);
         changed.map(|(key, _)| key).collect()
@@ -334,7 +348,7 @@ fn dump_own_limits(out: &mut Writer, quota: Override, burst: Override) {
         match own {
             Override::Plan => {}
             Override::Unlimited => out.text(name, "unlimited"),
-            Override::Rate(limit) => out.text(name, &show_rate(limit)),
+            Override::Rate(limit) => out.text(name, &limit.to_string()),
         }
     }
 }
@@ -357,7 +371,7 @@ fn dump_errors(out: &mut Writer, prefix: &str, errors: Errors) {
 }
 
 fn rate(limit: Option<Rate>) -> String {
-    limit.map_or("unlimited".into(), show_rate)
+    limit.map_or("unlimited".into(), |limit| limit.to_string())
 }
 
 /// A name as a TOML key: quoted when it holds a dot.

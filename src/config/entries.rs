@@ -341,6 +341,7 @@ pub(super) fn upstreams(
             // Below the 5 s after which common application servers close: a request that meets the close half-way fails.
             pool_idle_timeout: table.duration("pool_idle_timeout", "4s", ("100ms", "1h")),
             head_bytes_max: table.size("head_bytes_max", "32KiB", ("8KiB", "1MiB")),
+            header_count_max: table.number("header_count_max", 100, 1, 1_000) as usize,
             connect_retries: table.number("connect_retries", 1, 0, 10),
             host_header: host_header.map_or(HostHeader::Client, Spanned::into_inner),
             environment: declared.environment(table),

@@ -13,6 +13,7 @@ mod settings;
 mod typed;
 mod values;
 
+use std::io;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -58,14 +59,29 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with it, at once; the file being unreadable, larger than 64 MiB or not UTF-8 included.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    read(std::fs::File::open(path), path)
+}
+
+/// The same from what is piped in; relative paths begin at the working directory.
+///
+/// # Errors
+/// As `load`.
+pub fn load_piped(input: impl Read) -> Result<Loaded, Problems> {
+    read(Ok(input), Path::new("<stdin>"))
+}
+
+fn read(input: io::Result<impl Read>, path: &Path) -> Result<Loaded, Problems> {
     let shown = path.display().to_string();
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read = input.and_then(|input| input.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     if let Err(error) = read {
         let what = format!("cannot be read: {error}");
         let help = "name the file with --config, or give the user of the gateway read permission";
-        return Err(Problems::of_file(&shown, what, help));
+        let problems = Problems::of_file(&shown, what, help);
+        return Err(match error.kind() {
+            std::io::ErrorKind::PermissionDenied => problems.denied(),
+            _ => problems,
+        });
     }
     if bytes.len() as u64 > FILE_BYTES_MAX {
         let what = "is larger than 64 MiB".to_owned();
@@ -131,6 +147,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         headers: settings::headers(root),
         errors,
         limits: settings::limits(root),
+        revocation: settings::revocation(root),
         log: settings::log(root, base),
         plans: values_of(&entries.plans),
         tenants: values_of(&entries.tenants),
@@ -211,6 +228,8 @@ pub struct Config {
     pub errors: Errors,
     /// Limits in general.
     pub limits: LimitsConfig,
+    /// What a key's end does to its requests.
+    pub revocation: Revocation,
     /// Logs.
     pub log: Log,
     /// Names of environments, 1 to 16; index 0 is the default, `live` unless the file says otherwise.
@@ -267,6 +286,10 @@ pub struct Connections {
     pub idle_timeout: Duration,
     /// Longest silence of a client that is sending a body or should be reading an answer. 100ms to 1h.
     pub stall_timeout: Duration,
+    /// Of a body that was answered unread: bytes that are thrown away before the connection is given up. 0B to 64MiB.
+    pub unread_bytes_max: u64,
+    /// How long that may take. 100ms to 5min.
+    pub unread_timeout: Duration,
     /// HTTP/2 streams open at once on one connection. 1 to 10,000.
     pub http2_streams_max: u32,
 }
@@ -414,11 +437,20 @@ pub enum LimitSubject {
     Both,
 }
 
-/// `[log]`.
+/// `[revocation]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Whether requests in flight are ended with their key; `false` lets them finish (C-20).
+    pub abort_in_flight: bool,
+}
+
+/// `[log]`; `access` and `queue_bytes_max` need a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// Where access lines go.
     pub access: AccessLog,
+    /// Access lines, bytes, that may wait for the disk; beyond it lines are lost and counted, requests never wait. 64KiB to 1GiB.
+    pub queue_bytes_max: usize,
     /// Least level of operator events on stderr.
     pub level: tracing::Level,
 }
@@ -455,6 +487,8 @@ pub struct Upstream {
     pub pool_idle_timeout: Duration,
     /// Answer head, bytes; beyond it 502. 8KiB to 1MiB.
     pub head_bytes_max: usize,
+    /// Header fields of an answer; beyond it 502. 1 to 1,000.
+    pub header_count_max: usize,
     /// Tries on further servers after a connection could not be made. 0 to 10.
     pub connect_retries: u32,
     /// The `Host` that the backend sees.

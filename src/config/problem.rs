@@ -162,6 +162,7 @@ impl Notes {
                 source,
                 list,
                 level,
+                is_denied: false,
             }
         };
         let errors = self.errors.into_inner();
@@ -181,6 +182,7 @@ pub struct Problems {
     source: String,
     list: Vec<Problem>,
     level: Level<'static>,
+    is_denied: bool,
 }
 
 impl Problems {
@@ -191,7 +193,22 @@ impl Problems {
             source: String::new(),
             list: vec![Problem::context(None, what, help)],
             level: Level::ERROR,
+            is_denied: false,
         }
+    }
+
+    /// The same, where this user may not read the file.
+    pub(super) fn denied(self) -> Problems {
+        Problems {
+            is_denied: true,
+            ..self
+        }
+    }
+
+    /// Whether all that is wrong is that this user may not read the file.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.is_denied
     }
 
     /// How many there are.

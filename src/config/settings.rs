@@ -20,6 +20,7 @@ use crate::config::LimitSubject;
 use crate::config::LimitsConfig;
 use crate::config::Listen;
 use crate::config::Log;
+use crate::config::Revocation;
 use crate::config::Server;
 use crate::config::SniCertificate;
 use crate::config::StoreConfig;
@@ -145,6 +146,8 @@ pub(super) fn connections(root: &mut Reader<'_>) -> Connections {
         head_timeout: table.duration("head_timeout", "10s", ("100ms", "5min")),
         idle_timeout: table.duration("idle_timeout", "75s", ("100ms", "1h")),
         stall_timeout: table.duration("stall_timeout", "30s", ("100ms", "1h")),
+        unread_bytes_max: table.size("unread_bytes_max", "256KiB", ("0B", "64MiB")) as u64,
+        unread_timeout: table.duration("unread_timeout", "5s", ("100ms", "5min")),
         http2_streams_max: table.number("http2_streams_max", 100, 1, 10_000),
     })
 }
@@ -380,6 +383,13 @@ pub(super) fn limits(root: &mut Reader<'_>) -> LimitsConfig {
     })
 }
 
+/// `[revocation]`.
+pub(super) fn revocation(root: &mut Reader<'_>) -> Revocation {
+    root.table("revocation", "revocation", |table| Revocation {
+        abort_in_flight: table.choice("in_flight", true, &[("abort", true), ("finish", false)]),
+    })
+}
+
 /// `[log]`.
 pub(super) fn log(root: &mut Reader<'_>, base: &Path) -> Log {
     root.table("log", "log", |table| {
@@ -401,6 +411,7 @@ pub(super) fn log(root: &mut Reader<'_>, base: &Path) -> Log {
         ];
         Log {
             access: access.map_or(AccessLog::Stdout, Spanned::into_inner),
+            queue_bytes_max: table.size("queue_bytes_max", "8MiB", ("64KiB", "1GiB")),
             level: table.choice("level", tracing::Level::INFO, &levels),
         }
     })

@@ -15,6 +15,8 @@ use std::task::Waker;
 
 use tokio::task::AbortHandle;
 
+use crate::handler::in_flight::Carrier;
+
 use super::counters::ConnectionCounters;
 use super::sweep::View;
 use super::sweep::over;
@@ -43,6 +45,8 @@ pub(super) enum Why {
     Stalled,
     Flooded,
     Drain,
+    /// The key of the answer under way was revoked.
+    Revoked,
     /// Told to finish, with nothing left to answer, and did not.
     Unfinished,
 }
@@ -86,6 +90,22 @@ struct Stream {
     /// stream while the socket goes on, so the socket's notes cannot tell.
     owed_since: Cell<u32>,
     task: RefCell<Option<AbortHandle>>,
+}
+
+impl Carrier for Client {
+    /// HTTP/1.1 has one answer at a time, and no other way to cut it than to close (RFC 9112 section 8).
+    fn cut(&self) {
+        self.give(Order::Cut(Why::Revoked));
+    }
+}
+
+impl Carrier for Stream {
+    /// Dropping the stream's task sends RST_STREAM CANCEL and drops what waits for the client's window.
+    fn cut(&self) {
+        if let Some(task) = self.task.borrow().as_ref() {
+            task.abort();
+        }
+    }
 }
 
 impl Client {
@@ -134,6 +154,7 @@ impl Client {
             blocked_since: self.progress.blocked_since(),
             flooded: self.progress.flooded(),
             finishing_since: self.finishing_since.get(),
+            silent_since_told: phase == Phase::Http2 && self.progress.reading_since() == 0,
             draining: self.draining.get(),
         }
     }
@@ -154,6 +175,10 @@ impl Client {
             self.order.set(order);
             if let Order::Finish(_) = order {
                 self.finishing_since.set(self.progress.now());
+                // Over HTTP/2, where heads are timed by their frames, what comes from now on tells that the client still listens.
+                if self.phase.get() == Phase::Http2 {
+                    self.progress.forget_reads();
+                }
             }
             if let Some(waker) = self.waker.borrow().as_ref() {
                 waker.wake_by_ref();
@@ -264,6 +289,14 @@ impl UnderWay {
         }
     }
 
+    /// What carries the answer.
+    pub(super) fn carrier(&self) -> Rc<dyn Carrier> {
+        match &self.stream {
+            Some(stream) => Rc::clone(stream) as Rc<dyn Carrier>,
+            None => Rc::clone(&self.client) as Rc<dyn Carrier>,
+        }
+    }
+
     /// Notes whether something of the answer waits for the client to take it.
     pub(super) fn owed(&self, owed: bool) {
         if let Some(stream) = &self.stream {
@@ -278,7 +311,9 @@ impl Drop for UnderWay {
         let client = &self.client;
         client.requests.set(client.requests.get() - 1);
         client.quiet_since.set(client.progress.now());
-        client.progress.forget_reads();
+        if self.stream.is_none() {
+            client.progress.forget_reads();
+        }
         if let Some(stream) = &self.stream {
             let mut streams = client.streams.borrow_mut();
             if let Some(at) = streams.iter().position(|other| Rc::ptr_eq(other, stream)) {

@@ -26,6 +26,7 @@ use crate::config::Connections;
 use crate::config::Http;
 use crate::edge::BoxError;
 use crate::gate::Peer;
+use crate::handler::in_flight::Carrier;
 
 use super::client::Client;
 use super::client::Phase;
@@ -92,7 +93,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
     handle: H,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Request<Incoming>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -100,7 +101,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
     client.enter(Phase::Http1);
     let service = service_fn(|request| {
         let under_way = UnderWay::begin(client);
-        let answer = handle(peer, request);
+        let answer = handle(peer, under_way.carrier(), request);
         async move {
             let response = answer.await;
             under_way.owed(true);
@@ -123,7 +124,7 @@ pub(super) async fn serve_http2<T, H, F, B>(
     handle: H,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Request<Incoming>) -> F + 'static,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -134,7 +135,7 @@ pub(super) async fn serve_http2<T, H, F, B>(
         let client = Rc::clone(client);
         service_fn(move |request| {
             let under_way = UnderWay::begin(&client);
-            let answer = handle(peer, request);
+            let answer = handle(peer, under_way.carrier(), request);
             async move {
                 let response = answer.await;
                 under_way.owed(true);

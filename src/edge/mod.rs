@@ -32,7 +32,9 @@ use crate::config::Connections;
 use crate::gate::Peer;
 use crate::handler::Worker;
 use crate::handler::handle;
+use crate::handler::in_flight::Carrier;
 use crate::handler::refuse_plaintext;
+use crate::handler::tls_expected;
 use crate::shutdown::State;
 use crate::shutdown::Watch;
 
@@ -76,17 +78,20 @@ pub async fn run_worker(
 ) -> io::Result<()> {
     let snapshot = Arc::clone(&worker.snapshot);
     let settings = Box::new(move || Settings::of(&snapshot.load().config));
-    let edge = Edge::new(settings, tls, counters);
+    let explainer = Rc::clone(&worker);
+    let explain = Box::new(move || tls_expected(&explainer));
+    let edge = Edge::new(settings, tls, counters, explain);
     let refuser = Rc::clone(&worker);
     let secure: Start = Rc::new(move |seat, arrival| {
         let worker = Rc::clone(&worker);
-        let answer = move |peer, request| handle(Rc::clone(&worker), peer, request);
+        let answer =
+            move |peer, carrier, request| handle(Rc::clone(&worker), peer, carrier, request);
         spawn_local(secure(seat, arrival, answer));
     });
     let plain: Start = Rc::new(move |seat, arrival| {
         let worker = Rc::clone(&refuser);
         let answer =
-            move |peer, request| std::future::ready(refuse_plaintext(&worker, peer, request));
+            move |peer, _, request| std::future::ready(refuse_plaintext(&worker, peer, request));
         spawn_local(plain(seat, arrival, answer));
     });
     edge.run(sockets, secure, plain, shutdown).await
@@ -117,6 +122,8 @@ struct Edge {
     /// The certificates in force; each handshake takes what it finds.
     tls: Arc<ArcSwap<ServerConfig>>,
     counters: Arc<ConnectionCounters>,
+    /// What HTTP in clear on a TLS port is answered.
+    explain: Box<dyn Fn() -> Response<Bytes>>,
     registry: Registry,
 }
 
@@ -125,11 +132,13 @@ impl Edge {
         settings: Box<dyn Fn() -> Settings>,
         tls: Arc<ArcSwap<ServerConfig>>,
         counters: Arc<ConnectionCounters>,
+        explain: Box<dyn Fn() -> Response<Bytes>>,
     ) -> Rc<Edge> {
         Rc::new(Edge {
             settings,
             tls,
             counters,
+            explain,
             registry: Registry::new(),
         })
     }
@@ -272,7 +281,11 @@ impl Seat {
             && let Some(socket) = progress.take_leftover()
         {
             self.client.enter(Phase::Lingering);
-            let _ = self.client.unless_cut(plaintext::explain(socket)).await;
+            let answer = (self.edge.explain)();
+            let _ = self
+                .client
+                .unless_cut(plaintext::explain(socket, answer))
+                .await;
         }
     }
 }
@@ -287,7 +300,7 @@ impl Drop for Seat {
 /// or only the other protocol, needs.
 async fn secure<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
 where
-    H: Fn(Peer, Request<Incoming>) -> F + 'static,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -310,7 +323,7 @@ where
 /// A connection of a plain listener: one refusal, then closed.
 async fn plain<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
 where
-    H: Fn(Peer, Request<Incoming>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -322,7 +335,7 @@ where
 async fn speak_http1<T, H, F, B>(seat: Seat, io: T, keep_alive: bool, peer: Peer, answer: H)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Request<Incoming>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -335,7 +348,7 @@ where
 async fn speak_http2<T, H, F, B>(seat: Seat, io: T, peer: Peer, answer: H)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Request<Incoming>) -> F + 'static,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,

@@ -2,20 +2,31 @@
 
 use std::io;
 
+use bytes::Bytes;
+use http::Response;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-/// Answers 400 and reads on until the client has closed, so that it gets the answer. The caller bounds the time.
-pub(super) async fn explain(mut socket: TcpStream) -> io::Result<()> {
-    let body = BODY;
-    let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    socket.write_all(answer.as_bytes()).await?;
+/// Gives this answer and reads on until the client has closed, so that it arrives. The caller bounds the time.
+pub(super) async fn explain(mut socket: TcpStream, answer: Response<Bytes>) -> io::Result<()> {
+    socket.write_all(&written(&answer)).await?;
     socket.shutdown().await?;
     drain(socket).await
+}
+
+/// The answer as it stands on the wire; a date is not worth a clock here.
+fn written(answer: &Response<Bytes>) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 {}\r\n", answer.status()).into_bytes();
+    for (name, value) in answer.headers() {
+        bytes.extend_from_slice(name.as_str().as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(answer.body());
+    bytes
 }
 
 /// Reads and throws away until the client closes. Ending with unread bytes would send a reset, which may overtake our last
@@ -25,6 +36,3 @@ pub(super) async fn drain(mut socket: TcpStream) -> io::Result<()> {
     while socket.read(&mut waste).await? > 0 {}
     Ok(())
 }
-
-/// Says nothing of the request: no echo.
-const BODY: &str = "{\"type\":\"about:blank\",\"title\":\"Bad Request\",\"status\":400,\"code\":\"https_required\",\"detail\":\"this port speaks HTTPS; use an https:// URL\"}\n";

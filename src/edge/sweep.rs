@@ -118,7 +118,7 @@ fn count(counters: &ConnectionCounters, order: Order) {
         Why::Idle => &counters.idle_closed,
         Why::Stalled => &counters.stalled,
         Why::Flooded => &counters.flooded,
-        Why::Drain | Why::Unfinished => return,
+        Why::Drain | Why::Revoked | Why::Unfinished => return,
     };
     counter.fetch_add(1, Ordering::Relaxed);
 }
@@ -173,6 +173,8 @@ pub(super) struct View {
     pub(super) flooded: bool,
     /// When it was told to finish; 0 if it was not.
     pub(super) finishing_since: u32,
+    /// Not a byte came since then.
+    pub(super) silent_since_told: bool,
     /// The worker drains.
     pub(super) draining: bool,
 }
@@ -209,9 +211,10 @@ fn http_verdict(view: &View, now: u32, limits: &Limits) -> Option<Order> {
     if view.requests > 0 {
         return view.draining.then_some(Order::Finish(Why::Drain));
     }
-    // HTTP/2 may still hold the end of an answer for which the client has not opened its window.
+    // HTTP/2 may still hold the end of an answer for which the client has not opened its window. But a drain does not wait for a client
+    // that lets the PING after our GOAWAY unanswered.
     let grace = match view.phase {
-        Phase::Http2 => limits.stall,
+        Phase::Http2 if !(view.draining && view.silent_since_told) => limits.stall,
         _ => FINISH_GRACE,
     };
     let told = view.finishing_since;
@@ -260,6 +263,7 @@ mod tests {
             blocked_since: 0,
             flooded: false,
             finishing_since: 0,
+            silent_since_told: false,
             draining: false,
         }
     }
@@ -443,6 +447,29 @@ mod tests {
                     ..view()
                 },
                 None,
+            ),
+            (
+                "told to finish over HTTP/2 in a drain, answers nothing",
+                View {
+                    phase: Phase::Http2,
+                    finishing_since: ago(9),
+                    quiet_since: ago(9),
+                    silent_since_told: true,
+                    draining: true,
+                    ..view()
+                },
+                Some(Cut(Why::Unfinished)),
+            ),
+            (
+                "told to finish over HTTP/2 in a drain, answers",
+                View {
+                    phase: Phase::Http2,
+                    finishing_since: ago(9),
+                    quiet_since: ago(9),
+                    draining: true,
+                    ..view()
+                },
+                Some(Finish(Why::Drain)),
             ),
             (
                 "told to finish, still answering",

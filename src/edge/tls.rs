@@ -45,6 +45,8 @@ pub struct TlsProblem {
     pub path: Option<PathBuf>,
     /// What is wrong, and the way out.
     pub text: String,
+    /// Whether all that is wrong is that this user may not read it.
+    pub is_denied: bool,
 }
 
 impl fmt::Display for TlsProblem {
@@ -230,7 +232,10 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsProblem> {
     std::fs::read(path).map_err(|error| {
         let text =
             format!("cannot be read: {error}; check the path in [tls] and who may read the file");
-        problem(Some(path), text)
+        TlsProblem {
+            is_denied: error.kind() == std::io::ErrorKind::PermissionDenied,
+            ..problem(Some(path), text)
+        }
     })
 }
 
@@ -275,6 +280,7 @@ fn problem(path: Option<&Path>, text: impl Into<String>) -> TlsProblem {
     TlsProblem {
         path: path.map(Path::to_owned),
         text: text.into(),
+        is_denied: false,
     }
 }
 

@@ -9,7 +9,6 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 
 use crate::clock::Now;
-use crate::clock::Wall;
 use crate::config::Auth;
 use crate::config::Config;
 use crate::config::LimitSubject;
@@ -57,8 +56,6 @@ pub struct Principal {
     digest: Digest,
     /// Index into the snapshot's tenants.
     tenant: u32,
-    /// When the key ends, as it was when it was admitted.
-    expires: Wall,
 }
 
 /// Proof that every check passed. Only this module can make one, and the forwarder demands it.
@@ -89,6 +86,15 @@ pub struct Refused {
     pub reason: &'static str,
     /// The canonical name of the host without its port, when it was valid (for `style`).
     pub host: Option<String>,
+}
+
+/// What ended a request while it was in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Its key is revoked, deleted, has another text, or is gone from the file.
+    Key,
+    /// Its key's tenant is suspended.
+    Tenant,
 }
 
 /// What the checks found out so far: the answer and the log need it, however the request ends.
@@ -315,13 +321,32 @@ impl Fault {
     }
 }
 
+impl Ended {
+    /// What the client is told, if it can still be told: what the same request would be told now.
+    #[must_use]
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Ended::Key => Refusal::CredentialInvalid,
+            Ended::Tenant => Refusal::TenantSuspended,
+        }
+    }
+
+    /// The word for the log.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Ended::Key => "revoked_meanwhile",
+            Ended::Tenant => "suspended_meanwhile",
+        }
+    }
+}
+
 impl Principal {
     fn of(digest: Digest, key: &KeyEntry) -> Principal {
         Principal {
             key: key.id,
             digest,
             tenant: key.tenant,
-            expires: key.expires,
         }
     }
 }
@@ -377,19 +402,19 @@ impl Admission {
         &self.target
     }
 
-    /// Whether the key (if any) still stands in a later snapshot at a later time (DESIGN section 3, step 9).
+    /// What has ended the request since it was admitted, as a later snapshot shows it, if anything has (FA9; DESIGN section 3, step 9).
+    /// Nothing ends a request without a key, nor any where `[revocation] in_flight` says that they finish.
     #[must_use]
-    pub fn still_stands(&self, snapshot: &Arc<Snapshot>, now: Now) -> bool {
-        let Some(principal) = &self.principal else {
-            return true;
-        };
-        if Arc::ptr_eq(snapshot, &self.snapshot) {
-            return now.wall < principal.expires;
+    pub fn ended(&self, snapshot: &Arc<Snapshot>) -> Option<Ended> {
+        let principal = self.principal.as_ref()?;
+        if Arc::ptr_eq(snapshot, &self.snapshot) || !snapshot.config.revocation.abort_in_flight {
+            return None;
         }
-        // A regenerated key has another digest under the same id: the old text is unknown and ends here.
-        snapshot
-            .key(&principal.digest)
-            .is_some_and(|key| standing::still_stands(snapshot, key, now.wall))
+        match snapshot.key(&principal.digest) {
+            Some(key) => standing::ended(snapshot, key),
+            // A regenerated key has another digest under the same id: the old text is unknown and ends here.
+            None => Some(Ended::Key),
+        }
     }
 }
 
@@ -410,7 +435,6 @@ impl Admission {
                 key: KeyId(*b"AAAAAAAAAAAA"),
                 digest: Digest([0; 32]),
                 tenant,
-                expires: crate::snapshot::NEVER_EXPIRES,
             }),
             numbers: None,
             host: host.to_owned(),

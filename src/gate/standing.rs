@@ -1,5 +1,6 @@
 //! Whether a key that exists may be used now, here, and by its tenant (DESIGN section 3, step 4).
 
+use super::Ended;
 use super::Fault;
 use crate::clock::Wall;
 use crate::model::key::Environment;
@@ -33,9 +34,13 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Whether a request that was admitted under this key may still be answered: a revocation ends it (FA9), a change of plan does not.
-pub(super) fn still_stands(snapshot: &Snapshot, key: &KeyEntry, wall: Wall) -> bool {
-    fault_of_key(key, wall).is_none() && !snapshot.tenant_of(key).suspended
+/// What ends a request that was admitted under this key: what is for good, or was done to the tenant. A key that was switched off or has
+/// expired since lets its requests finish (C-20), and so does a change of plan.
+pub(super) fn ended(snapshot: &Snapshot, key: &KeyEntry) -> Option<Ended> {
+    if key.status.is_final() {
+        return Some(Ended::Key);
+    }
+    snapshot.tenant_of(key).suspended.then_some(Ended::Tenant)
 }
 
 fn fault_of_key(key: &KeyEntry, wall: Wall) -> Option<&'static str> {

@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::HeaderValue;
 use http::Method;
 use http::Uri;
+use http::Version;
 use http::header;
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -48,6 +50,7 @@ impl Target {
 /// 400, 414, 431 or 501.
 pub(super) fn of(head: &Parts, bounds: &Http) -> Result<Target, Fault> {
     check_form(head)?;
+    check_values(head)?;
     check_sizes(head, bounds)?;
     check_transfer_coding(&head.headers)?;
     let came = head
@@ -80,11 +83,43 @@ fn check_form(head: &Parts) -> Result<(), Fault> {
             "method_refused",
         ));
     }
+    if is_known_in_other_case(&head.method) {
+        return Err(Fault::bad_request(
+            "Methods are written in capitals.",
+            "method_in_small_letters",
+        ));
+    }
     match (head.uri.scheme_str(), head.uri.authority()) {
         (None, None) if head.uri.path().starts_with('/') => Ok(()),
         (Some("http" | "https"), Some(_)) if head.uri.path().starts_with('/') => Ok(()),
         _ => Err(wrong_form("target_form")),
     }
+}
+
+/// `get` is another method than `GET` to us and to the routes, and the same one to many a backend (RFC 9110 section 9.1).
+fn is_known_in_other_case(method: &Method) -> bool {
+    let name = method.as_str();
+    name.bytes().any(|byte| byte.is_ascii_lowercase())
+        && KNOWN_METHODS
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// White space around a value is malformed in HTTP/2 (RFC 9113 section 8.2.1): written into HTTP/1.1 it would vanish (S4). In HTTP/1.1 it
+/// is gone before we look.
+fn check_values(head: &Parts) -> Result<(), Fault> {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let padded = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        blank(bytes.first()) || blank(bytes.last())
+    };
+    if head.version == Version::HTTP_2 && head.headers.values().any(padded) {
+        return Err(Fault::bad_request(
+            "A header value begins or ends with white space.",
+            "value_padded",
+        ));
+    }
+    Ok(())
 }
 
 fn check_sizes(head: &Parts, bounds: &Http) -> Result<(), Fault> {
@@ -141,6 +176,11 @@ fn wrong_form(reason: &'static str) -> Fault {
     Fault::bad_request("The request target has a form that is not served.", reason)
 }
 
+/// Methods that backends act upon.
+const KNOWN_METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT",
+];
+
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
@@ -186,6 +226,11 @@ mod tests {
             ("OPTIONS", "*", Err("target_form")),
             ("GET", "*", Err("target_form")),
             ("TRACE", "/a", Err("method_refused")),
+            ("PROPFIND", "/a", Ok(())),
+            ("propfind", "/a", Ok(())),
+            ("get", "/a", Err("method_in_small_letters")),
+            ("DELETe", "/a", Err("method_in_small_letters")),
+            ("trace", "/a", Err("method_in_small_letters")),
             ("CONNECT", "h:443", Err("method_refused")),
             ("CONNECT", "https://h/a", Err("method_refused")),
         ];

@@ -9,6 +9,7 @@ use http::Request;
 use http::Uri;
 
 use super::*;
+use crate::clock::Wall;
 use crate::config::AccessLog;
 use crate::config::CertificateFiles;
 use crate::config::Connections;
@@ -20,6 +21,7 @@ use crate::config::KeyFormat;
 use crate::config::LimitsConfig;
 use crate::config::Listen;
 use crate::config::Log;
+use crate::config::Revocation;
 use crate::config::Server;
 use crate::config::StoreConfig;
 use crate::config::Tls;
@@ -114,6 +116,8 @@ fn config() -> Config {
             head_timeout: second,
             idle_timeout: second,
             stall_timeout: second,
+            unread_bytes_max: 256 * 1024,
+            unread_timeout: Duration::from_secs(5),
             http2_streams_max: 1,
         },
         http: Http {
@@ -162,8 +166,12 @@ fn config() -> Config {
             x_headers: true,
             ietf_headers: true,
         },
+        revocation: Revocation {
+            abort_in_flight: true,
+        },
         log: Log {
             access: AccessLog::Off,
+            queue_bytes_max: 1 << 20,
             level: tracing::Level::INFO,
         },
         environments: vec!["live".to_owned(), "test".to_owned()],
@@ -661,46 +669,51 @@ fn a_raw_route_alone_takes_an_ambiguous_path_as_it_came() {
 }
 
 #[test]
-fn fa9_an_admission_stands_until_its_key_does_not() {
-    let expiring = KeyEntry {
-        expires: Wall(2 * SECOND),
-        ..key(b'e')
+fn fa9_c20_what_ends_a_request_in_flight() {
+    let first = World::new().build();
+    let admit = |uri: &str, lines: &[(&'static str, &str)]| {
+        run(&first, &Quota::new(), 0, &mut head("GET", uri, lines)).unwrap()
     };
-    let first = World::new().key("expiring", expiring.clone()).build();
-    let admit = |key: &str| {
-        let mut head = head("GET", "/any", &[("x-api-key", key)]);
-        run(&first, &Quota::new(), 0, &mut head).unwrap()
-    };
-    let good = admit("good");
-    let ends = admit("expiring");
-    let revoked = {
+    let good = admit("/any", &[("x-api-key", "good")]);
+    let public = admit("/status", &[]);
+    let later = |change: &dyn Fn(&mut World)| {
         let mut world = World::new();
-        world.keys[0].1.status = KeyStatus::Revoked;
+        change(&mut world);
         world.build()
     };
-    let regenerated = {
-        let mut world = World::new();
-        world.keys[0].0 = "new text".to_owned();
-        world.build()
-    };
-    let suspended = {
-        let mut world = World::new();
-        world.tenants[0].suspended = true;
-        world.build()
-    };
-    let other = World::new().key("expiring", expiring).build();
-    assert!(good.still_stands(&first, at(9 * SECOND)));
-    assert!(good.still_stands(&other, at(9 * SECOND)));
-    assert!(!good.still_stands(&revoked, at(0)));
-    assert!(!good.still_stands(&regenerated, at(0)));
-    assert!(!good.still_stands(&suspended, at(0)));
-    for snapshot in [&first, &other] {
-        assert!(ends.still_stands(snapshot, at(2 * SECOND - 1)));
-        assert!(!ends.still_stands(snapshot, at(2 * SECOND)));
+    let status = |status: KeyStatus| later(&|world: &mut World| world.keys[0].1.status = status);
+    let suspended = |world: &mut World| world.tenants[0].suspended = true;
+    for (what, snapshot, ended) in [
+        ("nothing happened", Arc::clone(&first), None),
+        ("something else changed", World::new().build(), None),
+        ("revoked", status(KeyStatus::Revoked), Some(Ended::Key)),
+        ("deleted", status(KeyStatus::Deleted), Some(Ended::Key)),
+        ("switched off", status(KeyStatus::Inactive), None),
+        (
+            "expired",
+            later(&|world| world.keys[0].1.expires = Wall(0)),
+            None,
+        ),
+        (
+            "regenerated",
+            later(&|world| world.keys[0].0 = "new text".to_owned()),
+            Some(Ended::Key),
+        ),
+        ("suspended", later(&suspended), Some(Ended::Tenant)),
+        (
+            "revoked, where requests finish",
+            later(&|world| {
+                world.keys[0].1.status = KeyStatus::Revoked;
+                world.config.revocation.abort_in_flight = false;
+            }),
+            None,
+        ),
+    ] {
+        assert_eq!(good.ended(&snapshot), ended, "{what}");
+        assert_eq!(public.ended(&snapshot), None, "{what}");
     }
-    let mut public = head("GET", "/status", &[]);
-    let public = run(&first, &Quota::new(), 0, &mut public).unwrap();
-    assert!(public.still_stands(&revoked, at(0)));
+    assert_eq!(Ended::Key.refusal().status(), 401);
+    assert_eq!(Ended::Tenant.refusal().status(), 403);
 }
 
 #[test]

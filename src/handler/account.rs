@@ -16,7 +16,6 @@ use crate::access_log::Entry;
 use crate::clock::Mono;
 use crate::clock::Now;
 use crate::gate;
-use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::gate::Refused;
 use crate::model::key::KeyId;
@@ -24,6 +23,7 @@ use crate::model::route::Route;
 use crate::snapshot::Snapshot;
 
 use super::Worker;
+use super::in_flight::Flight;
 
 /// The status that is logged when the client left before there was an answer.
 const CLIENT_LEFT: u16 = 499;
@@ -41,6 +41,8 @@ pub(crate) enum End {
     TimedOut,
     /// The client's own body failed while the answer flowed; the answer was cut.
     ClientFailed,
+    /// The key was revoked, or its like, while the answer flowed; the answer was cut.
+    Revoked,
 }
 
 /// One request's bookkeeping. Dropping it counts the request and writes its log line, whatever happened.
@@ -54,7 +56,7 @@ pub(crate) struct Account {
     uri: Uri,
     version: Version,
     grpc: bool,
-    admission: Option<Rc<Admission>>,
+    flight: Option<Rc<Flight>>,
     host: Option<String>,
     route: Option<Arc<Route>>,
     key: Option<KeyId>,
@@ -85,7 +87,7 @@ impl Account {
             uri: head.uri.clone(),
             version: head.version,
             grpc: gate::is_grpc(&head.headers),
-            admission: None,
+            flight: None,
             host: None,
             route: None,
             key: None,
@@ -102,11 +104,12 @@ impl Account {
         }
     }
 
-    pub(crate) fn admitted(&mut self, admission: Admission, head: &Parts) {
+    pub(crate) fn admitted(&mut self, flight: &Rc<Flight>, head: &Parts) {
+        let admission = flight.admission();
         self.uri = head.uri.clone();
         self.route = Some(Arc::clone(admission.route()));
         self.key = admission.principal().map(|principal| principal.key);
-        self.admission = Some(Rc::new(admission));
+        self.flight = Some(Rc::clone(flight));
     }
 
     pub(crate) fn refused(
@@ -159,12 +162,14 @@ impl Account {
         self.worker.meters.refusal(reason);
     }
 
-    pub(crate) fn worker(&self) -> &Rc<Worker> {
-        &self.worker
-    }
-
-    pub(crate) fn admission(&self) -> Option<Rc<Admission>> {
-        self.admission.clone()
+    /// The answer was dropped in its middle: we cut it because the key ended, or else the client left.
+    pub(crate) fn left(&mut self) -> End {
+        let Some(ended) = self.flight.as_ref().and_then(|flight| flight.ended()) else {
+            return End::ClientLeft;
+        };
+        self.reason = ended.reason();
+        self.worker.meters.refusal(self.reason);
+        End::Revoked
     }
 
     pub(crate) fn peer(&self) -> Peer {
@@ -185,9 +190,9 @@ impl Account {
 
     fn tenant_text(&self) -> &str {
         if let Some(tenant) = self
-            .admission
+            .flight
             .as_ref()
-            .and_then(|admission| admission.tenant())
+            .and_then(|flight| flight.admission().tenant())
         {
             return tenant.id.as_str();
         }
@@ -197,16 +202,17 @@ impl Account {
     }
 
     fn upstream_text(&self) -> &str {
-        let Some(admission) = &self.admission else {
+        let Some(flight) = &self.flight else {
             return "";
         };
+        let admission = flight.admission();
         &admission.snapshot().config.upstreams[admission.route().upstream].name
     }
 
     fn write_log(&self, end_of_request: Now, took: Duration) {
         let mut key = [0u8; 16];
-        let host = match &self.admission {
-            Some(admission) => admission.host(),
+        let host = match &self.flight {
+            Some(flight) => flight.admission().host(),
             None => self.host.as_deref().unwrap_or(""),
         };
         self.worker.log.record(&Entry {
@@ -236,6 +242,7 @@ impl Account {
                 End::UpstreamCut => "upstream_cut",
                 End::TimedOut => "timed_out",
                 End::ClientFailed => "client_failed",
+                End::Revoked => "revoked",
             },
         });
     }
@@ -243,6 +250,9 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        if let Some(flight) = &self.flight {
+            self.worker.in_flight.leave(flight);
+        }
         let now = self.worker.clock.now();
         let took = now.mono.since(Mono(self.start.mono.0));
         let route = self.route.as_ref();

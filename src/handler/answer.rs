@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
+use http::HeaderValue;
 use http::Response;
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::request::Parts;
@@ -44,6 +45,12 @@ pub(crate) fn plaintext(account: &Account, snapshot: &Snapshot, head: &Parts) ->
         .headers_mut()
         .insert(X_REQUEST_ID, account.request_id().clone());
     response
+}
+
+/// The 400 in clear of a TLS port. Nothing of the request is known, so the shape is that of `[errors]`.
+pub(crate) fn tls_expected(config: &Config, request_id: &HeaderValue) -> Response<Bytes> {
+    let style = gate::style(config, None, false);
+    Refusal::TlsExpected.render(&style, request_id.to_str().unwrap_or(""), false)
 }
 
 /// A backend's answer on its way to the client.

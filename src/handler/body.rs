@@ -91,7 +91,7 @@ impl Drop for Body {
                 self.account.received_bytes = stream.request_bytes();
                 match stream.outcome() {
                     Outcome::Completed => End::Complete,
-                    Outcome::Unfinished => End::ClientLeft,
+                    Outcome::Unfinished => self.account.left(),
                     Outcome::BrokeOff => End::UpstreamCut,
                     Outcome::TimedOut => End::TimedOut,
                     Outcome::ClientFailed => End::ClientFailed,

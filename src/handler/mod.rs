@@ -1,19 +1,20 @@
 //! One request on one page: admit, forward, check again, answer, account.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::Request;
 use http::Response;
-use http::header::EXPECT;
 use http::request::Parts;
 use hyper::body::Incoming;
 
 use crate::access_log;
 use crate::clock::Clock;
 use crate::gate;
-use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::metrics::Metrics;
 use crate::quota::Quota;
@@ -21,17 +22,22 @@ use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::upstream::FailureKind;
 use crate::upstream::Pools;
+use crate::upstream::Unread;
 use crate::upstream::drain;
 use crate::usage::Usage;
 
 use account::Account;
 pub use body::Body;
+use in_flight::Carrier;
+use in_flight::Flight;
+use in_flight::InFlight;
 use meters::Meters;
 use request_id::RequestIds;
 
 mod account;
 mod answer;
 mod body;
+pub mod in_flight;
 mod meters;
 mod request_id;
 
@@ -52,6 +58,7 @@ pub struct Worker {
     pub metrics: Arc<Metrics>,
     /// This thread's end of the access log.
     pub log: access_log::Sink,
+    in_flight: InFlight,
     meters: Meters,
     request_ids: RequestIds,
 }
@@ -69,6 +76,7 @@ impl Worker {
             meters: Meters::new(Arc::clone(&shared.metrics)),
             metrics: shared.metrics,
             log,
+            in_flight: InFlight::default(),
             request_ids: RequestIds::default(),
         }
     }
@@ -89,8 +97,14 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
-/// Serves one request of the TLS listener, from its head to an answer whose body accounts for itself when it ends.
-pub async fn handle(worker: Rc<Worker>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+/// Serves one request of the TLS listener, from its head to an answer whose body accounts for itself when it ends. `carrier` is told to cut
+/// that body when the key ends first (FA9).
+pub async fn handle(
+    worker: Rc<Worker>,
+    peer: Peer,
+    carrier: Rc<dyn Carrier>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let now = worker.clock.now();
     let snapshot = worker.snapshot.load_full();
     let (mut head, body) = request.into_parts();
@@ -100,11 +114,15 @@ pub async fn handle(worker: Rc<Worker>, peer: Peer, request: Request<Incoming>) 
             if let Some(principal) = admission.principal() {
                 worker.usage.count(principal.key, now.wall);
             }
-            account.admitted(admission, &head);
-            forward(&worker, account, head, body).await
+            let flight = worker.in_flight.join(admission, carrier);
+            account.admitted(&flight, &head);
+            forward(&worker, account, &flight, head, body).await
         }
         Err(refused) => {
-            drain(body, head.headers.contains_key(EXPECT));
+            drain(
+                body,
+                Unread::of(&head.headers, &snapshot.config.connections),
+            );
             let answer = answer::refusal(
                 &account,
                 &snapshot,
@@ -126,8 +144,11 @@ pub fn refuse_plaintext(
 ) -> Response<Body> {
     let now = worker.clock.now();
     let snapshot = worker.snapshot.load_full();
-    let (head, unread) = request.into_parts();
-    drain(unread, head.headers.contains_key(EXPECT));
+    let (head, body) = request.into_parts();
+    drain(
+        body,
+        Unread::of(&head.headers, &snapshot.config.connections),
+    );
     let exposed = gate::peek(&head.headers, &snapshot.config.auth, &snapshot);
     if let Some(key) = exposed {
         tracing::warn!(key_id = %key, client = %peer.address.ip(), "key_seen_in_plaintext: regenerate this key");
@@ -138,40 +159,53 @@ pub fn refuse_plaintext(
     answer.map(|text| Body::local(text, account))
 }
 
+/// What a client is told that speaks HTTP in clear on a TLS port; it is no request, and the edge counts it as a connection (S25).
+pub fn tls_expected(worker: &Worker) -> Response<Bytes> {
+    let request_id = worker.request_ids.next(worker.clock.now().wall);
+    answer::tls_expected(&worker.snapshot.load().config, &request_id)
+}
+
 async fn forward(
     worker: &Rc<Worker>,
     mut account: Account,
+    flight: &Rc<Flight>,
     head: Parts,
     body: Incoming,
 ) -> Response<Body> {
-    let Some(admission) = account.admission() else {
-        // The account was told of the admission one line before the only call.
-        return failed(account, Refusal::Internal, "no_admission", String::new());
-    };
     let (peer, request_id) = (account.peer(), account.request_id().clone());
-    let outcome = worker
-        .pools
-        .forward(&admission, &peer, &request_id, head, body)
-        .await;
-    let now = worker.clock.now();
-    account.answered(now);
-    if !admission.still_stands(&worker.snapshot.load_full(), now) {
-        return failed(
-            account,
-            Refusal::CredentialInvalid,
-            "revoked_meanwhile",
-            String::new(),
+    let admission = flight.admission();
+    let outcome = {
+        // Dropped here when the request is ended: that closes the backend's connection before the client is told.
+        let mut exchange = pin!(
+            worker
+                .pools
+                .forward(admission, &peer, &request_id, head, body)
         );
-    }
+        poll_fn(|cx| flight.poll_unless_ended(cx, |cx| exchange.as_mut().poll(cx))).await
+    };
+    account.answered(worker.clock.now());
+    // The answer may have come between the change and the walk over the requests in flight.
+    let outcome = outcome.and_then(|outcome| match admission.ended(&worker.snapshot.load()) {
+        Some(ended) => Err(ended),
+        None => Ok(outcome),
+    });
     match outcome {
-        Ok(forwarded) => {
+        Err(ended) => failed(
+            account,
+            flight,
+            ended.refusal(),
+            ended.reason(),
+            String::new(),
+        ),
+        Ok(Ok(forwarded)) => {
+            flight.answers();
             account.forwarded(forwarded.server, forwarded.response.status());
-            answer::pass_on(forwarded.response, &admission, account)
+            answer::pass_on(forwarded.response, admission, account)
         }
-        Err(failure) => {
+        Ok(Err(failure)) => {
             account.server(failure.server);
             let (refusal, reason) = refusal_of(failure.kind);
-            failed(account, refusal, reason, failure.detail)
+            failed(account, flight, refusal, reason, failure.detail)
         }
     }
 }
@@ -179,20 +213,21 @@ async fn forward(
 /// An answer of ours after the admission: charged, with the rate headers.
 fn failed(
     mut account: Account,
+    flight: &Flight,
     refusal: Refusal,
     reason: &'static str,
     detail: String,
 ) -> Response<Body> {
-    let admission: Option<Rc<Admission>> = account.admission();
-    let snapshot = match &admission {
-        Some(admission) => Arc::clone(admission.snapshot()),
-        None => account.worker().snapshot.load_full(),
-    };
-    let numbers = admission.as_ref().and_then(|admission| admission.numbers());
-    let host = admission
-        .as_ref()
-        .map(|admission| answer::without_port(admission.host()));
-    let answer = answer::refusal(&account, &snapshot, &refusal, numbers, host);
+    flight.refuses();
+    let admission = flight.admission();
+    let host = answer::without_port(admission.host());
+    let answer = answer::refusal(
+        &account,
+        admission.snapshot(),
+        &refusal,
+        admission.numbers(),
+        Some(host),
+    );
     account.failed(reason, detail, answer.status());
     answer.map(|text| Body::local(text, account))
 }

@@ -259,7 +259,10 @@ impl Override {
         match text {
             None => Ok(Override::Plan),
             Some("unlimited") => Ok(Override::Unlimited),
-            Some(rate) => Rate::parse(rate).map(Override::Rate),
+            Some(rate) => match Rate::parse(rate) {
+                Ok(rate) => Ok(Override::Rate(rate)),
+                Err(not_a_rate) => Err(not_a_rate.to_string()),
+            },
         }
     }
 

@@ -1,7 +1,5 @@
 //! Every response that the gateway writes itself: variant to status, code, headers and text.
 
-use std::fmt::Write;
-
 use bytes::Bytes;
 use http::Response;
 use http::StatusCode;
@@ -15,6 +13,8 @@ mod response;
 pub enum Refusal {
     /// 400: the request is ambiguous or malformed; the text says what (never a value that the client sent).
     BadRequest(&'static str),
+    /// 400 in clear on a TLS port (S25).
+    TlsExpected,
     /// 401 with the bare challenge: nothing was presented.
     CredentialMissing,
     /// 401 `invalid_token`: whatever was presented does not stand. One answer for unknown, malformed, expired, revoked, inactive, wrong environment.
@@ -118,8 +118,6 @@ struct Row {
     detail: &'static str,
     /// gRPC status code.
     grpc: u8,
-    /// For the log only: one word per variant.
-    reason: &'static str,
     challenge: Option<Challenge>,
     /// The connection cannot be used again: its framing is in doubt, its body was not read, or it is not encrypted (S5).
     closes: bool,
@@ -154,12 +152,6 @@ impl Refusal {
         self.row().detail
     }
 
-    /// A snake_case word for the log; unlike `code` it tells all variants apart. Never sent to a client.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        self.row().reason
-    }
-
     /// Whether the answer says `Connection: close`.
     #[must_use]
     pub fn closes_connection(&self) -> bool {
@@ -178,6 +170,7 @@ impl Refusal {
     pub fn examples() -> Vec<Refusal> {
         let mut all = vec![
             Refusal::BadRequest("The request is malformed or ambiguous."),
+            Refusal::TlsExpected,
             Refusal::CredentialMissing,
             Refusal::CredentialInvalid,
             Refusal::CredentialAmbiguous,
@@ -205,18 +198,21 @@ impl Refusal {
         all
     }
 
-    /// All refusals as a Markdown table, for README.
+    /// All that a client can be told as a Markdown table, for README; refusals that look alike to it are one line.
     #[must_use]
     pub fn table() -> String {
-        let mut text =
-            "| status | code | log reason | detail |\n| --- | --- | --- | --- |\n".to_owned();
+        let mut lines: Vec<String> = Vec::new();
         for refusal in Refusal::examples() {
-            let row = refusal.row();
-            let (status, code) = (row.status.as_u16(), row.code);
-            let (reason, detail) = (row.reason, row.detail);
-            let _ = writeln!(text, "| {status} | `{code}` | `{reason}` | {detail} |");
+            let (status, code) = (refusal.status().as_u16(), refusal.code());
+            let line = format!("| {status} | `{code}` | {} |\n", refusal.detail());
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
         }
-        text
+        format!(
+            "| status | code | detail |\n| --- | --- | --- |\n{}",
+            lines.concat()
+        )
     }
 
     fn row(&self) -> Row {
@@ -224,29 +220,24 @@ impl Refusal {
             Refusal::BadRequest(detail) => row(StatusCode::BAD_REQUEST, "bad_request", detail)
                 .grpc(13)
                 .closing(),
-            Refusal::CredentialMissing => {
-                unauthorized("credential_missing").challenge(Challenge::Bare)
+            Refusal::TlsExpected => {
+                row(StatusCode::BAD_REQUEST, "https_required", TLS_EXPECTED).closing()
             }
-            Refusal::CredentialInvalid => unauthorized("credential_invalid"),
-            Refusal::CredentialAmbiguous => unauthorized("credential_ambiguous"),
-            Refusal::PlaintextRefused => forbidden("https_required", PLAINTEXT)
-                .reason("plaintext_refused")
-                .closing(),
-            Refusal::TenantSuspended => forbidden("account_suspended", "The account is suspended.")
-                .reason("tenant_suspended"),
+            Refusal::CredentialMissing => unauthorized().challenge(Challenge::Bare),
+            Refusal::CredentialInvalid | Refusal::CredentialAmbiguous => unauthorized(),
+            Refusal::PlaintextRefused => forbidden("https_required", PLAINTEXT).closing(),
+            Refusal::TenantSuspended => forbidden("account_suspended", "The account is suspended."),
             Refusal::PlanWithoutApi => {
                 forbidden("plan_without_api", "The plan does not include API access.")
             }
             Refusal::ScopeMissing(_) => forbidden("forbidden", "Insufficient permissions")
-                .reason("scope_missing")
                 .challenge(Challenge::InsufficientScope),
             Refusal::NoRoute => row(
                 StatusCode::NOT_FOUND,
                 "not_found",
                 "Nothing is served here.",
             )
-            .grpc(12)
-            .reason("no_route"),
+            .grpc(12),
             Refusal::MethodNotAllowed(_) => row(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
@@ -266,35 +257,30 @@ impl Refusal {
                 "The request body is too large.",
             )
             .grpc(8)
-            .reason("body_too_large")
             .closing(),
             Refusal::TargetTooLong => row(
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",
                 "The request target is too long.",
             )
-            .grpc(13)
-            .reason("target_too_long"),
+            .grpc(13),
             Refusal::Misdirected => row(
                 StatusCode::MISDIRECTED_REQUEST,
                 "misdirected_request",
                 "This host is not served on this connection.",
-            )
-            .reason("misdirected"),
+            ),
             Refusal::LimitExceeded { .. } => row(
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate_limit_exceeded",
                 "Too many requests.",
             )
-            .grpc(8)
-            .reason("limit_exceeded"),
+            .grpc(8),
             Refusal::HeadTooLarge => row(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "header_fields_too_large",
                 "The header fields are too large or too many.",
             )
             .grpc(13)
-            .reason("head_too_large")
             .closing(),
             Refusal::UnknownTransferCoding => row(
                 StatusCode::NOT_IMPLEMENTED,
@@ -302,7 +288,6 @@ impl Refusal {
                 "The only transfer coding understood is chunked.",
             )
             .grpc(12)
-            .reason("unknown_transfer_coding")
             .closing(),
             Refusal::Upstream(failure) => failure.row(),
             Refusal::Overloaded => row(
@@ -375,7 +360,7 @@ impl UpstreamFailure {
 
     fn row(self) -> Row {
         let status = self.status();
-        let row = if status == StatusCode::BAD_GATEWAY {
+        if status == StatusCode::BAD_GATEWAY {
             row(
                 status,
                 "bad_gateway",
@@ -394,12 +379,13 @@ impl UpstreamFailure {
                 "The service behind the gateway did not answer in time.",
             )
             .grpc(4)
-        };
-        row.reason(self.error_type())
+        }
     }
 }
 
 const PLAINTEXT: &str = "This API is served over HTTPS only. A key that was sent in clear is no longer secret and should be replaced.";
+
+const TLS_EXPECTED: &str = "This port speaks HTTPS; use an https:// URL.";
 
 /// gRPC status 14 (unavailable) unless said otherwise.
 fn row(status: StatusCode, code: &'static str, detail: &'static str) -> Row {
@@ -408,16 +394,14 @@ fn row(status: StatusCode, code: &'static str, detail: &'static str) -> Row {
         code,
         detail,
         grpc: 14,
-        reason: code,
         challenge: None,
         closes: false,
     }
 }
 
-fn unauthorized(reason: &'static str) -> Row {
+fn unauthorized() -> Row {
     row(StatusCode::UNAUTHORIZED, "unauthorized", "Invalid API key")
         .grpc(16)
-        .reason(reason)
         .challenge(Challenge::InvalidToken)
 }
 
@@ -428,10 +412,6 @@ fn forbidden(code: &'static str, detail: &'static str) -> Row {
 impl Row {
     fn grpc(self, grpc: u8) -> Row {
         Row { grpc, ..self }
-    }
-
-    fn reason(self, reason: &'static str) -> Row {
-        Row { reason, ..self }
     }
 
     fn challenge(self, challenge: Challenge) -> Row {
@@ -476,6 +456,7 @@ mod tests {
             Refusal::Upstream(_) => 17,
             Refusal::Overloaded => 18,
             Refusal::Internal => 19,
+            Refusal::TlsExpected => 20,
         }
     }
 
@@ -484,7 +465,7 @@ mod tests {
         let mut numbers: Vec<usize> = Refusal::examples().iter().map(number).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers, (0..20).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..21).collect::<Vec<_>>());
     }
 
     #[test]
@@ -518,18 +499,12 @@ mod tests {
     }
 
     #[test]
-    fn reasons_tell_all_refusals_apart() {
-        let mut reasons: Vec<&str> = Refusal::examples().iter().map(Refusal::reason).collect();
-        let count = reasons.len();
-        reasons.sort_unstable();
-        reasons.dedup();
-        assert_eq!(reasons.len(), count);
-    }
-
-    #[test]
-    fn the_table_has_one_line_per_refusal() {
+    fn the_table_has_every_refusal_once() {
         let table = Refusal::table();
-        assert_eq!(table.lines().count(), Refusal::examples().len() + 2);
-        assert!(table.contains("| 429 | `rate_limit_exceeded` | `limit_exceeded` |"));
+        for refusal in Refusal::examples() {
+            let told = (refusal.status().as_u16(), refusal.code(), refusal.detail());
+            let line = format!("| {} | `{}` | {} |\n", told.0, told.1, told.2);
+            assert_eq!(table.matches(&line).count(), 1, "{line}");
+        }
     }
 }

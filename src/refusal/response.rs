@@ -234,6 +234,7 @@ fn set_own_header(headers: &mut HeaderMap, refusal: &Refusal) {
             set(headers, PROXY_STATUS, &text);
         }
         Refusal::BadRequest(_)
+        | Refusal::TlsExpected
         | Refusal::CredentialMissing
         | Refusal::CredentialInvalid
         | Refusal::CredentialAmbiguous

@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin;
 use crate::clock::Clock;
+use crate::clock::Mono;
 use crate::config::Listen;
 use crate::metrics::Metrics;
 use crate::shutdown::State;
@@ -53,6 +54,7 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) addresses: Addresses,
     pub(crate) watch: Watch,
+    pub(crate) started: Mono,
 }
 
 pub(crate) fn runtime() -> std::io::Result<Runtime> {
@@ -73,9 +75,8 @@ pub(crate) fn bind_admin(
     let tcp = inherited.map(TcpListener::from_std).transpose()?;
     let socket = admin::bind_socket(&listen.admin_socket).map_err(|error| {
         let path = listen.admin_socket.display();
-        StartError::unavailable(format!(
-            "listen.admin_socket: cannot listen on {path}: {error}"
-        ))
+        let text = format!("listen.admin_socket: cannot listen on {path}: {error}");
+        StartError::of_path(text, &error)
     })?;
     Ok(AdminListeners { tcp, socket })
 }
@@ -117,6 +118,7 @@ fn status_json(parts: &Parts) -> serde_json::Value {
     serde_json::json!({
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
+        "uptime_seconds": parts.clock.now().mono.since(parts.started).as_secs(),
         "state": if parts.watch.state() == State::Running { "running" } else { "draining" },
         "config": parts.reloader.path(),
         "generation": snapshot.generation,

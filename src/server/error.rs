@@ -24,20 +24,25 @@ impl StartError {
         StartError { exit_code: 1, text }
     }
 
-    /// Something needed is not available: 69.
-    pub(crate) fn unavailable(text: String) -> StartError {
-        StartError {
-            exit_code: 69,
-            text,
-        }
-    }
-
     /// The configuration is wrong: 78.
     pub(crate) fn config(text: String) -> StartError {
         StartError {
             exit_code: 78,
             text,
         }
+    }
+
+    /// A path of the configuration that cannot be used: 77 where this user may not, 78 where the path is wrong, else 69.
+    pub(crate) fn of_path(text: String, error: &io::Error) -> StartError {
+        let exit_code = match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => 77,
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::AlreadyExists => 78,
+            _ => 69,
+        };
+        StartError { exit_code, text }
     }
 
     /// 1 failure, 69 something needed is not available, 77 no permission, 78 configuration.
@@ -64,7 +69,7 @@ impl From<io::Error> for StartError {
 impl From<Problems> for StartError {
     fn from(problems: Problems) -> StartError {
         StartError {
-            exit_code: 78,
+            exit_code: if problems.is_denied() { 77 } else { 78 },
             text: problems.to_string(),
         }
     }
@@ -72,7 +77,11 @@ impl From<Problems> for StartError {
 
 impl From<Vec<TlsProblem>> for StartError {
     fn from(problems: Vec<TlsProblem>) -> StartError {
-        StartError::config(tls_text(&problems))
+        let is_denied = problems.iter().all(|problem| problem.is_denied);
+        StartError {
+            exit_code: if is_denied { 77 } else { 78 },
+            text: tls_text(&problems),
+        }
     }
 }
 
@@ -114,9 +123,14 @@ impl From<CountersError> for StartError {
 
 impl From<StoreError> for StartError {
     fn from(error: StoreError) -> StartError {
+        let way_out = if error.is_in_use() {
+            "; stop it first, or set another store.path"
+        } else {
+            ""
+        };
         StartError {
             exit_code: error.exit_code(),
-            text: error.to_string(),
+            text: format!("{error}{way_out}"),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Assembly: the only room that knows all parts. Starts them in order, stops them in the opposite order.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -9,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
@@ -25,6 +28,7 @@ use crate::edge::listener::WorkerSockets;
 use crate::edge::tls::Certificates;
 use crate::handler::Shared;
 use crate::handler::Worker;
+use crate::handler::in_flight::end_revoked;
 use crate::metrics::Metrics;
 use crate::quota::Quota;
 use crate::shutdown::Shutdown;
@@ -33,6 +37,7 @@ use crate::snapshot::build;
 use crate::snapshot::change::Keeper;
 use crate::store::Outcome;
 use crate::store::Store;
+use crate::store::StoreError;
 use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::counters::Counters;
@@ -50,6 +55,7 @@ mod control;
 mod demo;
 mod error;
 mod flush;
+mod logging;
 mod process;
 mod readings;
 mod reload;
@@ -81,7 +87,7 @@ struct State {
 
 impl State {
     fn open(config: &Arc<Config>, clock: &Clock) -> Result<State, StartError> {
-        let store = Store::open(&config.store.path)?;
+        let store = open_store(config)?;
         let now = clock.now();
         let (counters, saved) = Counters::open(&config.store.path, now)?;
         let quota = Arc::new(Quota::new());
@@ -117,12 +123,36 @@ impl State {
     }
 }
 
+/// How often, and how long apart, a store is tried that a command holds at this moment.
+const STORE_TRIES: u32 = 30;
+const STORE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Opens the store. A command (`keys create` beside a start) holds it for milliseconds and is waited for; a gateway, which
+/// answers on its admin socket, is not.
+fn open_store(config: &Config) -> Result<Store, StoreError> {
+    let socket = &config.listen.admin_socket;
+    for attempt in 0..STORE_TRIES {
+        match Store::open(&config.store.path) {
+            Err(error) if error.is_in_use() && UnixStream::connect(socket).is_err() => {
+                if attempt == 0 {
+                    tracing::info!("{error}; waiting for it");
+                }
+                std::thread::sleep(STORE_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+    Store::open(&config.store.path)
+}
+
 /// What every data thread is given.
 #[derive(Clone, Debug)]
 struct DataThreads {
     shared: Shared,
     tls: Arc<ArcSwap<rustls::ServerConfig>>,
     connections: Arc<ConnectionCounters>,
+    /// Tells when requests in flight may have to end.
+    endings: watch::Receiver<()>,
     watch: Watch,
 }
 
@@ -155,6 +185,7 @@ impl DataThreads {
         let worker = Rc::new(Worker::new(self.shared, Pools::default(), log));
         let tasks = LocalSet::new();
         tasks.spawn_local(housekeeping(Rc::clone(&worker)));
+        tasks.spawn_local(end_revoked(Rc::clone(&worker), self.endings));
         let serving = edge::run_worker(worker, sockets, self.tls, self.connections, self.watch);
         if let Err(error) = tasks.block_on(&runtime, serving) {
             tracing::error!(%error, "a worker could not serve its sockets");
@@ -233,6 +264,7 @@ impl Gateway {
             shared: state.shared(&clock, &metrics),
             tls: Arc::clone(reloader.tls()),
             connections: Arc::clone(&connections),
+            endings: state.keeper.endings(),
             watch: shutdown.watch(),
         };
         let workers = data.start(bound.workers, log.as_ref())?;
@@ -247,6 +279,7 @@ impl Gateway {
                 metrics,
                 addresses: addresses.clone(),
                 watch: shutdown.watch(),
+                started: clock.now().mono,
             },
         );
         Ok(Gateway {
@@ -356,11 +389,19 @@ fn start_log(config: &Config) -> Result<Option<access_log::Writer>, StartError> 
         AccessLog::Stdout => access_log::Target::Stdout,
         AccessLog::File(path) => access_log::Target::File(path.clone()),
     };
-    let writer = access_log::Writer::start(target).map_err(|error| {
-        StartError::failed(format!(
-            "log.access: cannot write to {:?}: {error}",
-            config.log.access
-        ))
-    })?;
+    let writer = access_log::Writer::start(target, config.log.queue_bytes_max)
+        .map_err(|error| log_error(config, &error))?;
     Ok(Some(writer))
+}
+
+/// What keeps the access log from being written, and the way out.
+fn log_error(config: &Config, error: &io::Error) -> StartError {
+    let path = match &config.log.access {
+        AccessLog::File(path) => path.display().to_string(),
+        AccessLog::Stdout | AccessLog::Off => "standard output".to_owned(),
+    };
+    let text = format!(
+        "log.access: {path}: {error}; the directory has to exist, and this user has to be allowed to write there"
+    );
+    StartError::of_path(text, error)
 }

@@ -1,12 +1,17 @@
 //! What the commands `run`, `demo` and `check` do with the process they are given.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::Access;
+use rustix::io::Errno;
+
 use crate::clock::Clock;
 use crate::config;
+use crate::config::AccessLog;
 use crate::config::Config;
 use crate::edge::listener;
 use crate::edge::listener::Inherited;
@@ -17,11 +22,13 @@ use crate::shutdown::Signals;
 use crate::snapshot::build;
 use crate::store::Contents;
 use crate::store::Store;
+use crate::store::StoreError;
 use crate::store::counters::Counters;
 
 use super::Gateway;
 use super::StartError;
 use super::demo as demonstration;
+use super::logging;
 
 /// `portcullis run`: serves until TERM or INT, then drains.
 pub fn run(config_path: &Path) -> ExitCode {
@@ -37,7 +44,7 @@ pub fn run(config_path: &Path) -> ExitCode {
 
 /// `portcullis demo`: everything made on the spot, then what `run` does.
 pub fn demo() -> ExitCode {
-    init_logging(tracing::Level::WARN);
+    logging::start(tracing::Level::WARN);
     match demonstration::start() {
         Ok((demo, introduction)) => {
             println!("{introduction}");
@@ -53,7 +60,7 @@ impl demonstration::Demo {
     }
 }
 
-/// `portcullis check`: loads certificates, opens the store, resolves references; binds nothing, changes nothing.
+/// `portcullis check`: loads certificates, opens the store, resolves references; binds nothing, changes nothing. `-` is standard input.
 pub fn check(config_path: &Path, dump: bool) -> ExitCode {
     match check_all(config_path) {
         Ok((config, notes)) => {
@@ -72,13 +79,18 @@ pub fn check(config_path: &Path, dump: bool) -> ExitCode {
 }
 
 fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
-    let loaded = config::load(config_path)?;
+    let loaded = if config_path == Path::new("-") {
+        config::load_piped(std::io::stdin().lock())?
+    } else {
+        config::load(config_path)?
+    };
     let mut notes = Vec::new();
     if !loaded.warnings.is_empty() {
         notes.push(loaded.warnings.to_string());
     }
     let certificates = Certificates::load(&loaded.config.tls, Clock::system().now().wall)?;
     notes.extend(certificates.warnings.iter().map(ToString::to_string));
+    loggable(&loaded.config).map_err(|error| super::log_error(&loaded.config, &error))?;
     let contents = stored_contents(&loaded.config, &mut notes)?;
     let config = Arc::new(loaded.config.clone());
     let built = build::build(config, &contents, 0)?;
@@ -88,9 +100,13 @@ fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
     Ok((loaded.config, notes))
 }
 
-/// A store that a running gateway holds is left alone; a missing one is not made.
+/// A store that a running gateway holds is left alone; a missing one is not made, but has to be possible.
 fn stored_contents(config: &Config, notes: &mut Vec<String>) -> Result<Contents, StartError> {
-    if !config.store.path.join("keys.db").exists() {
+    let directory = &config.store.path;
+    writable(directory)?;
+    let file = directory.join("keys.db");
+    let exists = file.try_exists();
+    if !exists.map_err(|error| StoreError::from_io(&file, error))? {
         return Ok(Contents::default());
     }
     match Store::open(&config.store.path) {
@@ -108,6 +124,41 @@ fn stored_contents(config: &Config, notes: &mut Vec<String>) -> Result<Contents,
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the file of the access log can be written, or made in its directory.
+fn loggable(config: &Config) -> io::Result<()> {
+    let AccessLog::File(path) = &config.log.access else {
+        return Ok(());
+    };
+    match rustix::fs::access(path, Access::WRITE_OK) {
+        Err(Errno::NOENT) => {
+            let directory = path.parent().filter(|parent| *parent != Path::new(""));
+            let directory = directory.unwrap_or(Path::new("."));
+            Ok(rustix::fs::access(
+                directory,
+                Access::WRITE_OK | Access::EXEC_OK,
+            )?)
+        }
+        verdict => Ok(verdict?),
+    }
+}
+
+/// Whether this user may write in the directory, or make it: asked of the nearest one that exists.
+fn writable(directory: &Path) -> Result<(), StoreError> {
+    let rights = Access::WRITE_OK | Access::EXEC_OK;
+    for place in directory.ancestors() {
+        let place = if place.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            place
+        };
+        match rustix::fs::access(place, rights) {
+            Err(Errno::NOENT) => {}
+            verdict => return verdict.map_err(|error| StoreError::from_io(place, error.into())),
+        }
+    }
+    Ok(())
 }
 
 fn serve(mut gateway: Gateway) -> ExitCode {
@@ -156,18 +207,7 @@ fn serve_until_stopped(gateway: &mut Gateway) -> ExitCode {
 fn start_logging(config_path: &Path) {
     let level =
         config::load(config_path).map_or(tracing::Level::INFO, |loaded| loaded.config.log.level);
-    init_logging(level);
-}
-
-fn init_logging(level: tracing::Level) {
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .finish();
-    // A second call in one process keeps the first subscriber.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    logging::start(level);
 }
 
 /// No core file and no debugger of the same user: memory holds TLS keys and, for microseconds, API keys.

@@ -22,6 +22,7 @@ use crate::edge::tls::Certificates;
 use crate::snapshot::change::Keeper;
 
 use super::error::tls_text;
+use super::logging;
 
 /// Brings changed files into force.
 #[derive(Debug)]
@@ -128,9 +129,11 @@ impl Reloader {
             loaded.config.upstreams.len(),
             loaded.config.plans.len(),
         );
+        let level = loaded.config.log.level;
         self.keeper
             .replace_config(Arc::new(loaded.config))
             .map_err(|error| error.to_string())?;
+        logging::set_level(level);
         warn(&certificates);
         let expiry = certificates.earliest_expiry.unix_seconds();
         self.first_expiry_unix_seconds

@@ -7,9 +7,11 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::clock::Wall;
 use crate::config::Config;
+use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
@@ -37,6 +39,8 @@ pub struct Keeper {
     /// A std mutex: held only on blocking threads, never across an await.
     state: Mutex<State>,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Told after each swap that may have ended requests in flight.
+    endings: watch::Sender<()>,
     last_used: Box<LastUsed>,
 }
 
@@ -79,6 +83,7 @@ impl Keeper {
         let keeper = Keeper {
             state: Mutex::new(state),
             snapshot: Arc::new(ArcSwap::from_pointee(built.snapshot)),
+            endings: watch::Sender::new(()),
             last_used,
         };
         Ok((keeper, built.conflicts))
@@ -88,6 +93,12 @@ impl Keeper {
     #[must_use]
     pub fn snapshot(&self) -> &Arc<ArcSwap<Snapshot>> {
         &self.snapshot
+    }
+
+    /// Changes whenever a view comes into force under which a request in flight may have lost its right (FA9).
+    #[must_use]
+    pub fn endings(&self) -> watch::Receiver<()> {
+        self.endings.subscribe()
     }
 
     /// Carries a verb out. When this returns, every request that begins later sees the change (FA8).
@@ -113,6 +124,7 @@ impl Keeper {
                         state.unwritten.push(verb);
                     }
                 }
+                self.endings.send_replace(());
                 Err(VerbError::not_durable(&error))
             }
             Err(failure) => Err(failure.into()),
@@ -140,6 +152,7 @@ impl Keeper {
         state.scope_sets = built.scope_sets;
         let next = next.into_inner();
         self.snapshot.store(Arc::clone(&next));
+        self.endings.send_replace(());
         Ok(next)
     }
 
@@ -179,6 +192,9 @@ impl Keeper {
             let mut next = changed(&current, &prepared.change, &mut state.scope_sets)?;
             next.revision = state.store.commit(&prepared.writes)?;
             self.snapshot.store(Arc::new(next));
+            if may_end_requests(&current, &prepared.change) {
+                self.endings.send_replace(());
+            }
         }
         Ok(prepared.outcome)
     }
@@ -253,6 +269,20 @@ fn changed(
             }
         }
     })
+}
+
+/// Whether a request in flight may have to end with this change. A change that is not known to be harmless is taken to end some: a look
+/// at every request for nothing costs less than one that is missed.
+fn may_end_requests(before: &Snapshot, change: &Change) -> bool {
+    match change {
+        Change::Nothing | Change::KeyStatus(_, KeyStatus::Active) => false,
+        Change::KeyStatus(..) => true,
+        Change::Keys { put, gone } => {
+            let known = |key: &ApiKey| before.key(&key.digest).is_some();
+            !gone.is_empty() || put.iter().any(known)
+        }
+        Change::Tenant(tenant) => tenant.suspended,
+    }
 }
 
 /// Takes rights away in the view alone, because the store cannot be written (DESIGN section 11). `false` when this verb takes

@@ -16,6 +16,7 @@ use crate::model::tenant::TenantId;
 use crate::snapshot::build::BuildError;
 use crate::snapshot::change::Keeper;
 use crate::snapshot::change::KeeperError;
+use crate::store::KeyFilter;
 use crate::store::NewKey;
 use crate::store::Outcome;
 use crate::store::Store;
@@ -420,4 +421,56 @@ fn a_revoked_key_needs_nothing() {
     bench.done(revoke(&id));
     bench.keeper.replace_config(with_plans("")).unwrap();
     assert_eq!(bench.status(&digest), None);
+}
+
+#[test]
+fn fa9_what_may_end_requests_is_told_and_what_only_adds_is_not() {
+    let directory = TempDir::new().unwrap();
+    let keeper = start(
+        &directory,
+        with_plans("[[tenants]]\nid = \"acme\"\nplan = \"free\"\n"),
+    )
+    .unwrap();
+    let mut endings = keeper.endings();
+    let mut told = |verb: &Verb| {
+        // Most of them are carried out; the last, whose store is full, is only in force.
+        let outcome = keeper.execute(verb, NOW);
+        let told = endings.has_changed().unwrap();
+        endings.mark_unchanged();
+        (told, outcome.ok())
+    };
+    let (create, tenant) = (Verb::KeyCreate(new()), "initech".to_owned());
+    let (adds, outcome) = told(&create);
+    let (id, _) = issued(outcome.unwrap());
+    assert!(!adds);
+    let plan = "free".to_owned();
+    for (verb, ends) in [
+        (Verb::KeyList(KeyFilter::default()), false),
+        (Verb::KeyDeactivate { id: id.clone() }, true),
+        (Verb::KeyActivate { id: id.clone() }, false),
+        (
+            Verb::KeyRegenerate {
+                id: id.clone(),
+                overlap_seconds: 0,
+            },
+            true,
+        ),
+        (
+            Verb::TenantCreate {
+                id: tenant.clone(),
+                name: None,
+                plan,
+            },
+            false,
+        ),
+        (Verb::TenantSuspend { id: tenant.clone() }, true),
+        (Verb::TenantResume { id: tenant }, false),
+        (revoke(&id), true),
+    ] {
+        assert_eq!(told(&verb).0, ends, "{verb:?}");
+    }
+    let (id, _) = issued(told(&create).1.unwrap());
+    keeper.refuse_writes(true);
+    let (ends, outcome) = told(&revoke(&id));
+    assert!(ends && outcome.is_none(), "in force, not durable");
 }

@@ -130,7 +130,7 @@ impl fmt::Display for StoreError {
             StoreError::InUse { directory, pid } => {
                 write!(out, "store \"{}\" is in use by ", directory.display())?;
                 match pid {
-                    Some(pid) => write!(out, "the running gateway with pid {pid}"),
+                    Some(pid) => write!(out, "another portcullis, pid {pid}"),
                     None => write!(out, "another process"),
                 }
             }

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::upstream::deadline::Silence;
+use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers::clean_trailers;
 use crate::upstream::pool::Lease;
@@ -30,6 +31,8 @@ pub(super) struct Upload {
     awaits_client: Cell<bool>,
     progressed: Cell<Option<Instant>>,
     fault: Cell<Option<BodyFault>>,
+    /// Set when the answer was given up: then nobody waits for a polite end of the body either.
+    abandoned: Cell<bool>,
 }
 
 impl Upload {
@@ -99,8 +102,8 @@ pub(super) struct RequestBody {
     upload: Rc<Upload>,
     bytes_max: u64,
     silence: Silence,
-    /// Whether the client waits for a 100 before it sends.
-    expects_continue: bool,
+    /// What becomes of the rest when it is left before its end.
+    unread: Unread,
 }
 
 impl RequestBody {
@@ -110,7 +113,7 @@ impl RequestBody {
         upload: Rc<Upload>,
         bytes_max: u64,
         silence: Silence,
-        expects_continue: bool,
+        unread: Unread,
     ) -> RequestBody {
         let ended = incoming.is_end_stream();
         upload.complete.set(ended);
@@ -119,18 +122,18 @@ impl RequestBody {
             upload,
             bytes_max,
             silence,
-            expects_continue,
+            unread,
         }
     }
 
     /// No body, for the second try of a request that had none.
-    pub(super) fn none(upload: Rc<Upload>, silence: Silence) -> RequestBody {
+    pub(super) fn none(upload: Rc<Upload>, silence: Silence, unread: Unread) -> RequestBody {
         RequestBody {
             incoming: None,
             upload,
             bytes_max: 0,
             silence,
-            expects_continue: false,
+            unread,
         }
     }
 
@@ -143,7 +146,7 @@ impl RequestBody {
     fn give_up(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let rest = self.incoming.take();
         if let Some(rest) = rest.filter(|_| fault == BodyFault::TooLarge) {
-            drain(rest, false);
+            drain(rest, self.unread.begun());
         }
         self.upload.fault.set(Some(fault));
         Poll::Ready(Some(Err(fault)))
@@ -170,8 +173,10 @@ impl RequestBody {
 impl Drop for RequestBody {
     /// Left before its end: the backend failed, or answered early, or there was too much of it.
     fn drop(&mut self) {
-        if let Some(rest) = self.incoming.take() {
-            drain(rest, self.expects_continue);
+        if let Some(rest) = self.incoming.take()
+            && !self.upload.abandoned.get()
+        {
+            drain(rest, self.unread);
         }
     }
 }
@@ -336,6 +341,15 @@ impl ResponseBody {
                 clean_trailers(&mut trailers, &self.tenant);
                 Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
             }
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    /// Left before its end: an HTTP/2 stream is reset only once the client's body, too, is let go.
+    fn drop(&mut self) {
+        if self.outcome == Outcome::Unfinished {
+            self.upload.abandoned.set(true);
         }
     }
 }

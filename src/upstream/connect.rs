@@ -71,6 +71,7 @@ async fn dial(server: &Server, resolving: &Cell<bool>) -> io::Result<TcpStream> 
 async fn start(stream: TcpStream, upstream: &Upstream) -> Result<Connection, ConnectFailure> {
     let handshake = http1::Builder::new()
         .max_header_size(upstream.head_bytes_max)
+        .max_headers(upstream.header_count_max)
         .max_buf_size(BUFFER_BYTES_MAX.max(upstream.head_bytes_max))
         .handshake(TokioIo::new(stream))
         .await;

@@ -36,6 +36,7 @@ use crate::upstream::connect::connect;
 use crate::upstream::deadline::Silence;
 use crate::upstream::deadline::after;
 use crate::upstream::deadline::earliest;
+use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers;
 use crate::upstream::pool::Claim;
@@ -114,16 +115,16 @@ impl<'a> Exchange<'a> {
         let route_max = self.admission.route().body_bytes_max;
         let bytes_max = route_max.unwrap_or(config.http.body_bytes_max);
         let length = body.size_hint().exact();
-        let expects_continue = head.headers.contains_key(header::EXPECT);
+        let unread = Unread::of(&head.headers, &config.connections);
         if length.is_some_and(|length| length > bytes_max) {
-            drain(body, expects_continue);
+            drain(body, unread);
             return Err(self.client_failed(BodyFault::TooLarge, None));
         }
         headers::prepare(&mut head, self.admission, peer, request_id);
         headers::frame(&mut head, length);
         let silence = Silence::new(config.connections.stall_timeout, self.end);
         let upload = Rc::clone(&self.upload);
-        let body = RequestBody::new(body, upload, bytes_max, silence, expects_continue);
+        let body = RequestBody::new(body, upload, bytes_max, silence, unread);
         Ok(Request::from_parts(head, body))
     }
 
@@ -217,7 +218,9 @@ impl<'a> Exchange<'a> {
             return None;
         }
         let silence = Silence::new(self.upstream.idle_timeout, self.end);
-        let mut spare = Request::new(RequestBody::none(Rc::clone(&self.upload), silence));
+        let bounds = &self.admission.snapshot().config.connections;
+        let unread = Unread::of(request.headers(), bounds);
+        let mut spare = Request::new(RequestBody::none(Rc::clone(&self.upload), silence, unread));
         *spare.method_mut() = request.method().clone();
         *spare.uri_mut() = request.uri().clone();
         *spare.headers_mut() = request.headers().clone();

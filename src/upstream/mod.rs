@@ -24,6 +24,7 @@ mod tests;
 pub use body::BodyFault;
 pub use body::Outcome;
 pub use body::ResponseBody;
+pub use drain::Unread;
 pub use drain::drain;
 
 /// The connections of one worker to all upstreams; lives on one thread, inside a `LocalSet`.

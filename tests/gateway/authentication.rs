@@ -202,7 +202,17 @@ fn the_credential_does_not_reach_the_backend_of_a_public_route() {
 #[test]
 fn all_bad_credentials_get_the_same_answer() {
     let upstream = Upstream::start();
-    let gateway = Setup::usual(&upstream).start();
+    let gateway = Setup::usual(&upstream)
+        .upstream("sandbox", upstream.address)
+        .set("upstreams.sandbox", "environment", r#""test""#)
+        .route_to(
+            "sandbox",
+            "/sandbox",
+            &[],
+            Access::AnyKey,
+            "environment = \"test\"\n",
+        )
+        .start();
     let answers = bad_credentials(&gateway);
     for (name, answer) in &answers {
         assert_eq!(answer.status, 401, "{name}");
@@ -253,7 +263,22 @@ fn bad_credentials(gateway: &Gateway) -> Vec<(&'static str, Answer)> {
         ("deleted", deleted.text),
     ]
     .into_iter()
-    .map(|(name, key)| (name, gateway.send(&Request::get("/any").bearer(&key))))
+    .map(|(name, key)| (name, Request::get("/any").bearer(&key)))
+    .chain([
+        (
+            "ambiguous",
+            Request::get("/any").bearer("x").header("X-API-Key", "y"),
+        ),
+        (
+            "another scheme",
+            Request::get("/any").header("Authorization", "Basic x"),
+        ),
+        (
+            "wrong environment",
+            Request::get("/sandbox").bearer(&gateway.key("acme").text),
+        ),
+    ])
+    .map(|(name, request)| (name, gateway.send(&request)))
     .collect()
 }
 
@@ -368,6 +393,77 @@ fn the_first_failing_check_answers() {
     // 429 before 404, 405 and 403: whatever it asks for.
     for (method, target) in [("GET", "/nowhere"), ("PUT", "/leases"), ("GET", "/leases")] {
         assert_eq!(status(Request::new(method, target).bearer(&key.text)), 429);
+    }
+    assert_eq!(upstream.hits(), 0);
+}
+
+// IMP3: what stands in the way of a key comes before its limits, and those before the size of the body.
+#[test]
+fn standing_comes_before_the_limits_and_those_before_the_body() {
+    let upstream = Upstream::start();
+    let mut gateway = Setup::limited(&upstream, "1/hour", "unlimited")
+        .set("http", "body_bytes_max", r#""9B""#)
+        .start();
+    let key = gateway.key("acme");
+    let large = |key: &str| {
+        let request = Request::new("POST", "/any").bearer(key);
+        request.body("more than nine")
+    };
+    gateway.send(&large("unknown")).expect(401);
+    gateway.send(&large(&key.text)).expect(413);
+    gateway.send(&large(&key.text)).expect(429);
+    let closed = gateway
+        .setup
+        .clone()
+        .set("plans.limited", "api_access", "false");
+    gateway.reload(closed).unwrap();
+    let refused = gateway.send(&large(&key.text));
+    refused.expect(403);
+    assert!(!refused.has("retry-after") && !refused.has("x-ratelimit-limit"));
+    // The environment of the place is the key's own fault, and so comes before its plan's.
+    let moved = gateway
+        .setup
+        .clone()
+        .more("[[hosts]]\nname = \"sandbox.test\"\nenvironment = \"test\"");
+    gateway.reload(moved).unwrap();
+    let request = large(&key.text).host("sandbox.test");
+    gateway.send(&request).expect(401);
+    assert_eq!(upstream.hits(), 0);
+}
+
+// DESIGN section 4: a gRPC client is answered in trailers alone, with status 200, over HTTP/2 and HTTP/1.1.
+#[test]
+fn grpc_clients_are_refused_in_trailers() {
+    let upstream = Upstream::start();
+    let gateway = Setup::limited(&upstream, "2/hour", "unlimited").start();
+    let key = gateway.key_with_scopes("acme", &["nothing:here"]).text;
+    let call = |target: &str| {
+        let request = Request::new("POST", target);
+        request.header("Content-Type", "application/grpc+proto")
+    };
+    let cases = [
+        (call("/any"), "16"),
+        (call("/any").bearer("unknown"), "16"),
+        (call("/leases").bearer(&key), "7"),
+        (call("/nowhere").bearer(&key), "12"),
+        (call("/nowhere").bearer(&key), "8"),
+    ];
+    for (request, status) in cases {
+        // The last case finds the quota used up by the two before it, so each is sent once, over one protocol after the other.
+        let answer = match status {
+            "7" => gateway.send(&request),
+            _ => block_on(async {
+                let client = gateway.connect_h2().await;
+                client.exchange(&request).await.unwrap()
+            }),
+        };
+        answer.expect(200);
+        assert_eq!(answer.one("grpc-status"), status);
+        assert_eq!(answer.one("content-type"), "application/grpc");
+        assert!(!answer.one("grpc-message").is_empty());
+        assert_eq!(answer.one("x-request-id").len(), 36);
+        assert_eq!(answer.body, b"");
+        assert_eq!(answer.has("retry-after"), status == "8");
     }
     assert_eq!(upstream.hits(), 0);
 }

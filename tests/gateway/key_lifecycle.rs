@@ -147,7 +147,7 @@ fn a_key_is_shown_once() {
 #[test]
 fn revocation_is_a_fence() {
     let (_upstream, gateway) = usual();
-    for round in 0..20 {
+    for round in 0..100 {
         let key = gateway.key("acme");
         let revoked = AtomicBool::new(false);
         let late = AtomicUsize::new(0);
@@ -340,15 +340,28 @@ fn a_canary_key_is_found_nowhere() {
         send_everywhere(&gateway, key, &mut seen);
     }
     act(&gateway, regenerate(&good));
-    seen.extend(gateway.admin_get("/metrics").body);
+    for path in ["/metrics", "/readyz", "/livez"] {
+        seen.extend(gateway.admin_get(path).body);
+    }
+    for verb in [
+        Verb::KeyList(KeyFilter::default()),
+        Verb::KeyShow { id: id(&good) },
+        Verb::KeyShow { id: id(&revoked) },
+        Verb::TenantList,
+    ] {
+        seen.extend(act(&gateway, verb).to_string().into_bytes());
+    }
     for request in upstream.requests() {
         seen.extend(request.raw);
     }
     let cmdline = std::fs::read("/proc/self/cmdline").unwrap();
     let directory = gateway.directory().to_owned();
     let setup = gateway.setup.clone();
-    gateway.stop();
+    // Once with the write-ahead logs, and once with what a clean stop leaves.
     let mut places = files_below(&directory);
+    assert!(places.iter().any(|(path, _)| path.ends_with("keys.db-wal")));
+    gateway.stop();
+    places.extend(files_below(&directory));
     drop(setup);
     places.push(("/proc/self/cmdline".into(), cmdline));
     places.push(("answers, metrics and upstream bytes".into(), seen));
@@ -356,19 +369,26 @@ fn a_canary_key_is_found_nowhere() {
     for key in &keys {
         // The random part: a log that masks only the prefix has leaked all the same.
         let secret = &key.as_bytes()["fp_live_".len()..][..24];
+        let encoded = percent_encoded(secret);
         for (path, bytes) in &places {
-            assert!(
-                find(bytes, secret).is_none(),
-                "{key} stands in {}",
-                path.display()
-            );
+            for spelling in [secret, encoded.as_bytes()] {
+                assert!(
+                    find(bytes, spelling).is_none(),
+                    "{key} stands in {}",
+                    path.display()
+                );
+            }
         }
     }
 }
 
+fn percent_encoded(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("%{byte:02X}")).collect()
+}
+
 /// The key in every place where a client may put it, on purpose or by mistake. What came back goes to `seen`.
 fn send_everywhere(gateway: &Gateway, key: &str, seen: &mut Vec<u8>) {
-    let encoded: String = key.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let encoded = percent_encoded(key.as_bytes());
     let basic = format!("Basic {key}");
     let requests = [
         Request::get("/any").bearer(key),
@@ -400,6 +420,8 @@ fn send_everywhere(gateway: &Gateway, key: &str, seen: &mut Vec<u8>) {
         format!("/any?api_key={encoded}"),
         format!("/any?x=1&token={key}"),
         format!("/any/{key}"),
+        format!("/any/{encoded}"),
+        format!("/nowhere/{encoded}"),
         format!("/nowhere/{key}"),
         format!("/{key}"),
     ];

@@ -13,8 +13,10 @@ mod support;
 
 mod admin;
 mod authentication;
+mod declared;
 mod harness;
 mod hostile;
+mod in_flight;
 mod key_lifecycle;
 mod key_verbs;
 mod permissions;

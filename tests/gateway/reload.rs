@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use crate::support::Gate;
+use crate::support::client;
 use crate::support::client::block_on;
 use crate::support::eventually;
 use crate::support::gateway::Access;
@@ -51,6 +52,24 @@ fn a_bad_file_changes_nothing_and_is_explained() {
     }
     gateway.reload(good).unwrap();
     gateway.get("/leases", &key).expect(200);
+}
+
+// gateway.toml says that bounds on connections take effect on reload.
+#[test]
+fn caps_on_connections_are_hot() {
+    let upstream = Upstream::start();
+    let mut gateway = Setup::usual(&upstream).start();
+    let mut held = gateway.connect();
+    held.exchange(&Request::get("/public/x")).expect(200);
+    let connect = |address| client::tls(address, "localhost", client::tls_config(&[]));
+    let setup = gateway.setup.clone();
+    gateway
+        .reload(setup.clone().set("connections", "per_address_max", "1"))
+        .unwrap();
+    assert!(connect(gateway.https()).is_err());
+    held.exchange(&Request::get("/public/x")).expect(200);
+    gateway.reload(setup).unwrap();
+    assert!(connect(gateway.https()).is_ok());
 }
 
 // S46: the file is watched.

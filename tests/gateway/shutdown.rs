@@ -66,6 +66,20 @@ fn idle_connections_do_not_hold_a_drain_up() {
     assert!(h1.is_closed());
 }
 
+// S22: a client that has gone deaf, and answers no PING, does not either.
+#[test]
+fn a_deaf_http2_client_does_not_hold_a_drain_up() {
+    let upstream = Upstream::start();
+    let gateway = Setup::usual(&upstream)
+        .set("server", "drain_timeout", r#""60s""#)
+        .start();
+    let mut served = Frames::connect(gateway.https());
+    served.exchange(&frames::get("/public/x"));
+    let _fresh = Frames::connect(gateway.https());
+    let (took, ()) = timed(|| gateway.stop());
+    assert!(took < PATIENCE, "{took:?}");
+}
+
 // HTTP/2 clients are told by GOAWAY, so that they lose nothing.
 #[test]
 fn http2_clients_are_told_to_go_away() {

@@ -274,6 +274,15 @@ fn other_trusted_names_are_treated_alike() {
         "X-Method-Override",
         "Client-Cert",
         "True-Client-IP",
+        "WL-Proxy-Client-IP",
+        "Proxy-Client-IP",
+        "X-ProxyUser-Ip",
+        "X-Azure-ClientIP",
+        "X-Appengine-User-Ip",
+        "X-Envoy-External-Address",
+        "X-Override-URL",
+        "X-Url-Scheme",
+        "Front-End-Https",
     ];
     for name in forged {
         let request = Request::get("/any").bearer(&key).header(name, "6.6.6.6");

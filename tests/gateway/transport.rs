@@ -44,6 +44,28 @@ fn a_key_sent_in_clear_is_recorded_by_its_id() {
     assert_eq!(upstream.hits(), 0);
 }
 
+// FA29, S41: in the shape of the host that was asked for, and a key in either header is recognised, however it stands.
+#[test]
+fn plain_http_is_refused_in_the_shape_of_its_host() {
+    let upstream = Upstream::start();
+    let gateway = Setup::usual(&upstream)
+        .more("[[hosts]]\nname = \"flat.test\"\n[hosts.errors]\nshape = \"flat\"")
+        .start();
+    let revoked = gateway.key("acme");
+    gateway.revoke(&revoked);
+    let request = Request::get("/leases").host("flat.test");
+    let request = request.header("X-API-Key", &revoked.text);
+    let answer = Http1::plain(gateway.http()).exchange(&request);
+    answer.expect(403);
+    assert!(answer.json()["error"].is_string(), "{}", answer.text());
+    assert_eq!(answer.one("cache-control"), "no-store");
+    assert_eq!(answer.one("x-request-id").len(), 36);
+    let line = gateway.log_line(&revoked.id);
+    assert_eq!(line["reason"], "key_seen_in_plaintext");
+    assert_eq!(line["http.response.status_code"], 403);
+    assert_eq!(upstream.hits(), 0);
+}
+
 // FA29: whatever the method or the target.
 #[test]
 fn plain_http_refuses_every_method_and_public_routes_too() {
@@ -62,11 +84,17 @@ fn plain_http_refuses_every_method_and_public_routes_too() {
 #[test]
 fn plain_http_on_the_tls_port_gets_a_clear_400() {
     let upstream = Upstream::start();
-    let gateway = Setup::usual(&upstream).start();
+    let gateway = Setup::usual(&upstream)
+        .set("errors", "shape", r#""nested""#)
+        .start();
     let mut client = Http1::plain(gateway.https());
     let answer = client.exchange(&Request::get("/leases"));
     answer.expect(400);
     assert!(!answer.has("location"));
+    assert_eq!(answer.one("connection"), "close");
+    assert_eq!(answer.json()["error"]["code"], "HTTPS_REQUIRED", "S41");
+    assert_eq!(answer.one("x-request-id").len(), 36, "S41");
+    assert!(!answer.text().contains("leases"), "no echo");
     assert!(client.is_closed());
     assert_eq!(upstream.hits(), 0);
 }

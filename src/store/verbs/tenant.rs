@@ -63,14 +63,15 @@ pub(super) fn suspend(scene: &Scene<'_>, id: &str, suspended: bool) -> Result<Pr
     if tenant.origin == Origin::File {
         return Err(declared(id));
     }
-    let said = if suspended {
-        format!(
-            "tenant {id} is suspended: requests with its keys get 403; `portcullis tenants resume {id}` ends that"
-        )
-    } else {
-        format!("tenant {id} is active")
-    };
     let changed = tenant.suspended != suspended;
+    let said = match (suspended, changed) {
+        (true, true) => format!(
+            "tenant {id} is suspended: requests with its keys get 403; `portcullis tenants resume {id}` ends that"
+        ),
+        (true, false) => format!("tenant {id} was suspended already"),
+        (false, true) => format!("tenant {id} is active"),
+        (false, false) => format!("tenant {id} was active already"),
+    };
     tenant.suspended = suspended;
     let outcome = Outcome::TenantChanged {
         tenant: TenantView::of(&tenant),

@@ -39,6 +39,7 @@ use crate::config::LimitSubject;
 use crate::config::LimitsConfig;
 use crate::config::Listen;
 use crate::config::Log;
+use crate::config::Revocation;
 use crate::config::StoreConfig;
 use crate::config::Tls;
 use crate::config::Upstream;
@@ -91,6 +92,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         pool_idle_max: 8,
         pool_idle_timeout: PATIENCE,
         head_bytes_max: 8192,
+        header_count_max: 100,
         connect_retries: 1,
         host_header: HostHeader::Client,
         environment: Environment(0),
@@ -113,6 +115,8 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
             head_timeout: PATIENCE,
             idle_timeout: PATIENCE,
             stall_timeout: PATIENCE,
+            unread_bytes_max: 256 * 1024,
+            unread_timeout: Duration::from_secs(5),
             http2_streams_max: 100,
         },
         http: Http {
@@ -161,8 +165,12 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
             x_headers: true,
             ietf_headers: true,
         },
+        revocation: Revocation {
+            abort_in_flight: true,
+        },
         log: Log {
             access: AccessLog::Off,
+            queue_bytes_max: 1 << 20,
             level: tracing::Level::INFO,
         },
         environments: vec!["live".to_owned()],

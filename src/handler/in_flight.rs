@@ -1,0 +1,300 @@
+//! The requests under way on one worker, so that those of a key that ends can be ended with it (FA9, S45).
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::fmt::Debug;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+
+use tokio::sync::watch;
+
+use crate::gate::Admission;
+use crate::gate::Ended;
+use crate::snapshot::Snapshot;
+
+use super::Worker;
+
+/// What carries an answer to the client, and can stop in the middle of it: a whole HTTP/1.1 connection, or one HTTP/2 stream.
+pub trait Carrier: Debug {
+    /// Ends the answer so that it looks cut, although the client may not be reading.
+    fn cut(&self);
+}
+
+/// Ends requests in flight whenever something that may have ended them comes into force; `endings` says when. Returns when nothing
+/// can change any more. To be run once per worker, inside its `LocalSet`.
+pub async fn end_revoked(worker: Rc<Worker>, mut endings: watch::Receiver<()>) {
+    while endings.changed().await.is_ok() {
+        let ended = worker.in_flight.judge(&worker.snapshot.load_full());
+        if ended > 0 {
+            tracing::info!(requests = ended, "ended requests in flight with their keys");
+        }
+    }
+}
+
+/// The admitted requests of one worker that are not answered whole. Grows with what keys send, never with strangers.
+///
+/// Nothing is lost between a change and the walk over this list: a request takes its snapshot and joins the list within one poll,
+/// so it is either in the list when the walk comes, or begins after the walk and sees the change itself.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    flights: RefCell<Vec<Rc<Flight>>>,
+}
+
+impl InFlight {
+    /// Takes an admitted request in; pair with `leave`. One without a key has nothing that could end it and is not listed.
+    pub(crate) fn join(&self, admission: Admission, carrier: Rc<dyn Carrier>) -> Rc<Flight> {
+        let listed = admission.principal().is_some();
+        let mut flights = self.flights.borrow_mut();
+        let flight = Rc::new(Flight {
+            admission,
+            carrier,
+            slot: Cell::new(listed.then_some(flights.len())),
+            stage: Cell::new(Stage::Waiting),
+            ended: Cell::new(None),
+            waker: RefCell::new(None),
+        });
+        if listed {
+            flights.push(Rc::clone(&flight));
+        }
+        flight
+    }
+
+    /// Lets a request go.
+    pub(crate) fn leave(&self, flight: &Flight) {
+        let Some(slot) = flight.slot.take() else {
+            return;
+        };
+        let mut flights = self.flights.borrow_mut();
+        flights.swap_remove(slot);
+        if let Some(moved) = flights.get(slot) {
+            moved.slot.set(Some(slot));
+        }
+    }
+
+    /// Ends every request that may not go on under this view; says how many.
+    fn judge(&self, snapshot: &Arc<Snapshot>) -> usize {
+        let fallen: Vec<(Rc<Flight>, Ended)> = self
+            .flights
+            .borrow()
+            .iter()
+            .filter(|flight| flight.ended().is_none())
+            .filter_map(|flight| Some((Rc::clone(flight), flight.admission.ended(snapshot)?)))
+            .collect();
+        for (flight, ended) in &fallen {
+            flight.end(*ended);
+        }
+        fallen.len()
+    }
+}
+
+/// One admitted request, from its admission to the end of its answer.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    admission: Admission,
+    carrier: Rc<dyn Carrier>,
+    /// Where the list has it; `None` when it is not listed.
+    slot: Cell<Option<usize>>,
+    stage: Cell<Stage>,
+    ended: Cell<Option<Ended>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// The backend has not answered yet: the client can still be told.
+    Waiting,
+    /// A backend's answer is on its way to the client: it can only be cut.
+    Answering,
+    /// An answer of ours is: it tells the client nothing of the backend.
+    Refused,
+}
+
+impl Flight {
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// The backend's answer begins.
+    pub(crate) fn answers(&self) {
+        self.stage.set(Stage::Answering);
+    }
+
+    /// An answer of ours is given instead.
+    pub(crate) fn refuses(&self) {
+        self.stage.set(Stage::Refused);
+    }
+
+    /// What ended it before its time, if anything did.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.ended.get()
+    }
+
+    /// Polls `work`, unless the request was ended.
+    pub(crate) fn poll_unless_ended<T>(
+        &self,
+        cx: &mut Context<'_>,
+        work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Result<T, Ended>> {
+        if let Some(ended) = self.ended.get() {
+            return Poll::Ready(Err(ended));
+        }
+        let result = work(cx);
+        if result.is_pending() {
+            let mut waker = self.waker.borrow_mut();
+            if !waker
+                .as_ref()
+                .is_some_and(|waker| waker.will_wake(cx.waker()))
+            {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        result.map(Ok)
+    }
+
+    fn end(&self, ended: Ended) {
+        self.ended.set(Some(ended));
+        match self.stage.get() {
+            Stage::Waiting => {
+                if let Some(waker) = self.waker.take() {
+                    waker.wake();
+                }
+            }
+            Stage::Answering => self.carrier.cut(),
+            Stage::Refused => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::task::Wake;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config;
+    use crate::snapshot::build;
+    use crate::store::Contents;
+
+    const FILE: &str = r#"
+        [tls]
+        certificate = "c"
+        private_key = "k"
+        [plans.free]
+        quota = "unlimited"
+        burst = "unlimited"
+        scopes = ["*"]
+        [[tenants]]
+        id = "acme"
+        plan = "free"
+        [[keys]]
+        digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+        tenant = "acme"
+        name = "the key of every admission made for tests"
+        scopes = "inherit"
+        [upstreams.legacy]
+        servers = ["http://127.0.0.1:1"]
+        [[routes]]
+        path = "/"
+        access = "any-key"
+        upstream = "legacy"
+    "#;
+
+    fn snapshot(text: &str) -> Arc<Snapshot> {
+        let config = config::parse(text, Path::new("gateway.toml")).unwrap();
+        let config = Arc::new(config.config);
+        Arc::new(
+            build::build(config, &Contents::default(), 1)
+                .unwrap()
+                .snapshot,
+        )
+    }
+
+    /// A view in which the key is there, and one in which it is gone.
+    fn views() -> (Arc<Snapshot>, Arc<Snapshot>) {
+        let start = FILE.find("[[keys]]").unwrap();
+        let end = FILE.find("[upstreams").unwrap();
+        let without = format!("{}{}", &FILE[..start], &FILE[end..]);
+        (snapshot(FILE), snapshot(&without))
+    }
+
+    fn admission(snapshot: &Arc<Snapshot>, tenant: Option<u32>) -> Admission {
+        let route = Arc::clone(&snapshot.config.routes[0]);
+        Admission::for_tests(Arc::clone(snapshot), route, tenant, "localhost", "/")
+    }
+
+    #[derive(Debug, Default)]
+    struct Cuts(Cell<usize>);
+
+    impl Carrier for Cuts {
+        fn cut(&self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn fa9_waiting_requests_are_woken_streaming_ones_cut_and_refused_ones_left() {
+        let (before, after) = views();
+        let (list, cuts) = (InFlight::default(), Rc::new(Cuts::default()));
+        let join = |tenant| list.join(admission(&before, tenant), Rc::clone(&cuts) as _);
+        let (waits, streams, refused, public) =
+            (join(Some(0)), join(Some(0)), join(Some(0)), join(None));
+        streams.answers();
+        refused.refuses();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        let mut wait = || waits.poll_unless_ended(&mut cx, |_| Poll::<()>::Pending);
+        assert_eq!(wait(), Poll::Pending);
+        assert_eq!(list.judge(&before), 0);
+        assert_eq!(list.judge(&after), 3);
+        assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        assert_eq!(wait(), Poll::Ready(Err(Ended::Key)));
+        assert_eq!(cuts.0.get(), 1);
+        assert_eq!((streams.ended(), public.ended()), (Some(Ended::Key), None));
+        assert_eq!(list.judge(&after), 0, "ended once");
+        for flight in [&waits, &public, &streams, &refused] {
+            list.leave(flight);
+        }
+        assert!(list.flights.borrow().is_empty());
+    }
+
+    // The data thread stands still while it walks: it must be short with many requests in flight.
+    #[test]
+    fn ten_thousand_requests_are_judged_quickly() {
+        let (before, after) = views();
+        let (list, cuts) = (InFlight::default(), Rc::new(Cuts::default()));
+        let flights: Vec<Rc<Flight>> = (0..10_000)
+            .map(|_| list.join(admission(&before, Some(0)), Rc::clone(&cuts) as _))
+            .collect();
+        flights.iter().for_each(|flight| flight.answers());
+        let clock = Clock::system();
+        let timed = |view: &Arc<Snapshot>| {
+            let start = clock.now().mono;
+            let ended = list.judge(view);
+            (ended, clock.now().mono.since(start))
+        };
+        let (ended, looked) = timed(&snapshot(FILE));
+        assert_eq!(ended, 0);
+        let (ended, cut) = timed(&after);
+        assert_eq!((ended, cuts.0.get()), (10_000, 10_000));
+        println!("10,000 requests in flight: looked at in {looked:?}, ended in {cut:?}");
+        assert!(looked.as_millis() < 500 && cut.as_millis() < 500);
+        for flight in flights.iter().step_by(3).chain(flights.iter()) {
+            list.leave(flight);
+        }
+        assert!(list.flights.borrow().is_empty());
+    }
+}
