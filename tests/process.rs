@@ -366,6 +366,59 @@ fn keys_are_listed_in_words_and_in_json() {
     );
 }
 
+// PB4, FF19, C-27: changed, rotated, imported, chosen columns; many are revoked only with --yes, those that standard input lists too.
+#[test]
+fn keys_are_managed_from_the_command_line() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let _running = site.start();
+    let first = site.key();
+    let id = site.told(&["keys", "list", "--columns", "id"]);
+    let id = id.trim();
+    assert_eq!(id.len(), 16, "{id:?}");
+    site.command(&[
+        "keys", "update", id, "--name", "renamed", "--quota", "5/hour",
+    ]);
+    let row = site.told(&["keys", "list", "--columns", "name,quota,last-used"]);
+    assert_eq!(row, "renamed\t5/hour\tnever\n");
+    let second = site.told(&["keys", "rotate", id, "--overlap", "1h"]);
+    let second = second.trim();
+    for key in [first.as_str(), second] {
+        site.get(key).expect(200);
+    }
+    let file = site.setup.directory().join("keys.csv");
+    std::fs::write(
+        &file,
+        "tenant,name,value,scopes\nacme,old,legacy-0123456789,inherit\nacme,bad,x,inherit\n",
+    )
+    .unwrap();
+    let import = ["keys", "import", file.to_str().unwrap()];
+    let output = site.command(&import);
+    assert_exit(&output, 1);
+    assert!(
+        errors(&output).contains("keys.csv:3: a key is 16"),
+        "{}",
+        errors(&output)
+    );
+    std::fs::write(
+        &file,
+        "tenant,name,value,scopes\nacme,old,legacy-0123456789,inherit\n",
+    )
+    .unwrap();
+    site.told(&import);
+    site.get("legacy-0123456789").expect(200);
+    let bulk = ["keys", "revoke", "--tenant", "acme"];
+    assert_exit(&site.command(&bulk), 2);
+    site.get(second).expect(200);
+    let told = site.told(&[
+        "keys", "revoke", "--tenant", "acme", "--yes", "--output", "json",
+    ]);
+    assert!(told.contains("\"count\": 3"), "{told}");
+    for key in [first.as_str(), second, "legacy-0123456789"] {
+        site.get(key).expect(401);
+    }
+}
+
 // DESIGN section 5: with no gateway running, the same commands write the store themselves.
 #[test]
 fn commands_work_without_a_gateway() {

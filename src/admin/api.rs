@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -25,10 +26,16 @@ use crate::store::error::EXIT_REFUSED;
 use crate::store::error::EXIT_UNAVAILABLE;
 use crate::store::error::EXIT_USAGE;
 
+/// Largest verb: the import of a file as large as `keys import` reads, quotes and names of fields included.
+const VERB_BYTES_MAX: usize = 1 << 30;
+
 /// The three calls.
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
-        .route("/v1/verbs", post(verbs))
+        .route(
+            "/v1/verbs",
+            post(verbs).layer(DefaultBodyLimit::max(VERB_BYTES_MAX)),
+        )
         .route("/v1/reload", post(reload))
         .route("/v1/status", get(status))
         .with_state(admin)

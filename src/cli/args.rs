@@ -9,9 +9,13 @@ use clap::Subcommand;
 use clap::ValueEnum;
 use clap_complete::Shell;
 
+use crate::cli::expires;
 use crate::cli::expires::Expires;
+use crate::store::KeyFilter;
 use crate::store::NewKey;
 use crate::store::Verb;
+use crate::store::request::KeyUpdate;
+use crate::store::request::TenantUpdate;
 
 /// A reverse-proxy gateway: TLS in, API keys checked, limits held, one trusted tenant header to the backend.
 #[derive(Debug, Parser)]
@@ -103,22 +107,35 @@ pub(super) enum Command {
 pub(super) enum Keys {
     /// Make a key; its text is printed once and kept nowhere
     Create(Box<CreateKey>),
-    /// All keys but deleted ones
-    List {
-        /// Only this tenant's
-        #[arg(long, value_name = "ID")]
-        tenant: Option<String>,
-    },
+    /// Keys, deleted ones only with --all
+    List(Box<ListKeys>),
     /// One key
     Show(Id),
     /// Switch a key off; `activate` switches it on again
     Deactivate(Id),
     /// Switch a key on again
     Activate(Id),
-    /// A new text for the same key; the old one ends at once
-    Regenerate(Final),
-    /// End a key for good, at once, requests in flight included
-    Revoke(Final),
+    /// Change what a key is; the next request sees it
+    Update(Box<UpdateKey>),
+    /// A new text for the same key; the old one ends at once, or after --overlap
+    Regenerate(Regenerate),
+    /// A second key like the first one, which ends after --overlap
+    Rotate {
+        /// The key's id, as `keys list` shows it
+        #[arg(value_name = "KEY_ID")]
+        id: String,
+        /// How long the old one still works, unless it ends sooner
+        #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = expires::span)]
+        overlap: u64,
+    },
+    /// Take over keys that were issued elsewhere: all of a CSV file, or none
+    #[command(after_help = IMPORT)]
+    Import {
+        /// The file; - is standard input
+        file: PathBuf,
+    },
+    /// End keys for good, at once, requests in flight included: one by its id, or many in one change
+    Revoke(Revoke),
     /// End a key for good and take it off the lists
     Delete(Final),
 }
@@ -138,6 +155,8 @@ pub(super) enum Tenants {
     },
     /// All tenants
     List,
+    /// Change what a tenant is; the next request of its keys sees it, and what they used stays used
+    Update(Box<UpdateTenant>),
     /// Answer requests with its keys 403
     Suspend {
         /// Its id
@@ -168,7 +187,218 @@ pub(super) struct Final {
 }
 
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("rights").required(true).args(["scope", "inherit"])))]
+pub(super) struct Regenerate {
+    /// Which, and whether to ask
+    #[command(flatten)]
+    pub(super) asked: Final,
+    /// How long the old text still works; it ends at once when left out
+    #[arg(long, value_name = "SPAN", default_value = "0s", value_parser = expires::span)]
+    pub(super) overlap: u64,
+}
+
+/// Which keys are meant.
+#[derive(Debug, Args)]
+pub(super) struct Whose {
+    /// Of this tenant
+    #[arg(long, value_name = "ID")]
+    tenant: Option<String>,
+    /// Whose text begins so, for example pk_live_
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
+    /// Of this end user
+    #[arg(long = "all-of-user", value_name = "SUBJECT")]
+    all_of_user: Option<String>,
+    /// Neither used nor made within this span, for example 30d
+    #[arg(long, value_name = "SPAN", value_parser = expires::span)]
+    unused_since: Option<u64>,
+    /// Made at least so long ago, for example 90d
+    #[arg(long, value_name = "SPAN", value_parser = expires::span)]
+    older_than: Option<u64>,
+}
+
+impl Whose {
+    /// What the store is asked for.
+    pub(super) fn filter(self) -> KeyFilter {
+        KeyFilter {
+            tenant: self.tenant,
+            prefix: self.prefix,
+            subject: self.all_of_user,
+            unused_since_seconds: self.unused_since,
+            older_than_seconds: self.older_than,
+            ..KeyFilter::default()
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListKeys {
+    /// Which
+    #[command(flatten)]
+    pub(super) whose: Whose,
+    /// In this state
+    #[arg(long, value_parser = ["active", "inactive", "expired", "revoked", "deleted"])]
+    pub(super) status: Option<String>,
+    /// Deleted ones too
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Which columns, in this order
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', value_enum)]
+    pub(super) columns: Vec<Column>,
+}
+
+/// What `keys list` can show of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(
+    missing_docs,
+    reason = "each is named after the heading that it prints"
+)]
+pub(super) enum Column {
+    Id,
+    Name,
+    Type,
+    Environment,
+    Tenant,
+    Key,
+    Plan,
+    Quota,
+    Burst,
+    Scopes,
+    Created,
+    Expires,
+    LastUsed,
+    Status,
+    Subject,
+    Origins,
+    Networks,
+    Note,
+    DeclaredIn,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true).multiple(true).args(["id", "tenant", "prefix", "all_of_user", "stdin"])))]
+pub(super) struct Revoke {
+    /// The key's id, as `keys list` shows it
+    #[arg(value_name = "KEY_ID", conflicts_with_all = ["tenant", "prefix", "all_of_user", "stdin", "unused_since", "older_than"])]
+    pub(super) id: Option<String>,
+    /// Which, where many are meant
+    #[command(flatten)]
+    pub(super) whose: Whose,
+    /// Those that standard input lists: ids, or keys themselves, one to a line
+    #[arg(long)]
+    pub(super) stdin: bool,
+    /// Do not ask for confirmation
+    #[arg(short, long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpdateKey {
+    /// The key's id, as `keys list` shows it
+    #[arg(value_name = "KEY_ID")]
+    id: String,
+    /// What people call it
+    #[arg(long)]
+    name: Option<String>,
+    /// It may do exactly this; may be repeated
+    #[arg(long, value_name = "SCOPE", num_args = 1.., value_delimiter = ',')]
+    scope: Option<Vec<String>>,
+    /// It may do this too; may be repeated
+    #[arg(long, value_name = "SCOPE", num_args = 1.., value_delimiter = ',')]
+    add_scope: Vec<String>,
+    /// It may not do this any more; may be repeated
+    #[arg(long, value_name = "SCOPE", num_args = 1.., value_delimiter = ',')]
+    remove_scope: Vec<String>,
+    /// It may do everything that its tenant may
+    #[arg(long, conflicts_with_all = ["scope", "add_scope", "remove_scope"])]
+    inherit: bool,
+    /// When it ends, counted from now: never, 90d or 2027-01-31T00:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = Expires::parse)]
+    expires: Option<Expires>,
+    /// A plan of its own; "" for the tenant's
+    #[arg(long)]
+    plan: Option<String>,
+    /// A quota of its own, for example 7/hour, or unlimited; "" for the plan's
+    #[arg(long, value_name = "RATE")]
+    quota: Option<String>,
+    /// A burst limit of its own; "" for the plan's
+    #[arg(long, value_name = "RATE")]
+    burst: Option<String>,
+    /// The end user that it acts for; "" for nobody
+    #[arg(long, value_name = "NAME")]
+    subject: Option<String>,
+    /// The browser origins it may be used from; "" for none
+    #[arg(long, value_name = "ORIGIN", num_args = 1.., value_delimiter = ',')]
+    origin: Option<Vec<String>>,
+    /// The networks it may be used from; "" for any
+    #[arg(long, value_name = "CIDR", num_args = 1.., value_delimiter = ',')]
+    cidr: Option<Vec<String>>,
+    /// A remark for operators; "" for none
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+}
+
+impl UpdateKey {
+    /// What the store is asked for.
+    pub(super) fn verb(self) -> Verb {
+        Verb::KeyUpdate(Box::new(KeyUpdate {
+            id: self.id,
+            name: self.name,
+            scopes: self.scope,
+            add_scopes: self.add_scope,
+            remove_scopes: self.remove_scope,
+            inherit: self.inherit,
+            plan: self.plan,
+            quota: self.quota,
+            burst: self.burst,
+            expires: self.expires.map(Expires::expiry),
+            subject: self.subject,
+            origins: self.origin,
+            cidrs: self.cidr,
+            note: self.note,
+        }))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpdateTenant {
+    /// Its id
+    id: String,
+    /// Display name
+    #[arg(long)]
+    name: Option<String>,
+    /// Its plan, a table [plans.NAME] of the configuration
+    #[arg(long)]
+    plan: Option<String>,
+    /// What its keys may do at most; may be repeated
+    #[arg(long, value_name = "SCOPE", num_args = 1.., value_delimiter = ',')]
+    scope: Option<Vec<String>>,
+    /// Its keys may do everything that its plan grants
+    #[arg(long, conflicts_with = "scope")]
+    inherit: bool,
+    /// A quota of its own, for example 7/hour, or unlimited; "" for the plan's
+    #[arg(long, value_name = "RATE")]
+    quota: Option<String>,
+    /// A burst limit of its own; "" for the plan's
+    #[arg(long, value_name = "RATE")]
+    burst: Option<String>,
+}
+
+impl UpdateTenant {
+    /// What the store is asked for.
+    pub(super) fn verb(self) -> Verb {
+        Verb::TenantUpdate(Box::new(TenantUpdate {
+            id: self.id,
+            name: self.name,
+            plan: self.plan,
+            scopes: self.scope,
+            inherit: self.inherit,
+            quota: self.quota,
+            burst: self.burst,
+        }))
+    }
+}
+
+#[derive(Debug, Args)]
 pub(super) struct CreateKey {
     /// The one tenant it belongs to
     #[arg(long, value_name = "ID")]
@@ -177,7 +407,7 @@ pub(super) struct CreateKey {
     #[arg(long)]
     name: String,
     /// What it may do, for example leases:read; may be repeated
-    #[arg(long, value_name = "SCOPE", num_args = 1.., value_delimiter = ',')]
+    #[arg(long, value_name = "SCOPE", num_args = 1.., value_delimiter = ',', conflicts_with = "inherit")]
     scope: Vec<String>,
     /// It may do everything that its tenant may
     #[arg(long)]
@@ -225,6 +455,7 @@ impl CreateKey {
             plan: self.plan,
             quota: self.quota,
             burst: self.burst,
+            default_scopes: !self.inherit && self.scope.is_empty(),
             scopes: (!self.inherit).then_some(self.scope),
             expires_in_seconds: self.expires.in_seconds(),
             expires_at_unix_seconds: self.expires.at_unix_seconds(),
@@ -235,6 +466,15 @@ impl CreateKey {
         })
     }
 }
+
+const IMPORT: &str = "\
+The first line names the columns, in any order:
+  value or sha256   the key itself, or the SHA-256 of all of it; one of the two (required)
+  tenant, name      (required)
+  scopes            separated by spaces, or inherit; left out: as [[key_defaults]] says
+  kind, environment, plan, quota, burst, subject, note
+  origins, cidrs    separated by spaces
+  expires           never, a span such as 90d, or a date with time and offset";
 
 /// Heading of what every command takes.
 const COMMON: &str = "Common options";

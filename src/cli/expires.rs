@@ -2,6 +2,9 @@
 
 use jiff::Timestamp;
 
+use crate::model::key::Lifetime;
+use crate::store::request::Expiry;
+
 /// When a key ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expires {
@@ -13,26 +16,14 @@ pub(super) enum Expires {
     At(u64),
 }
 
-/// Seconds of each unit; a year has 365 days.
-const UNITS: [(&str, u64); 5] = [
-    ("s", 1),
-    ("min", 60),
-    ("h", 3_600),
-    ("d", 86_400),
-    ("y", 365 * 86_400),
-];
-
 impl Expires {
     /// Reads what an operator types.
     ///
     /// # Errors
     /// What it should look like.
     pub(super) fn parse(text: &str) -> Result<Expires, String> {
-        if text == "never" {
-            return Ok(Expires::Never);
-        }
-        if let Some(seconds) = span(text) {
-            return Ok(Expires::In(seconds));
+        if let Ok(lifetime) = Lifetime::parse(text) {
+            return Ok(lifetime.seconds.map_or(Expires::Never, Expires::In));
         }
         let unix = text.parse::<Timestamp>().ok().map(Timestamp::as_second);
         unix.and_then(|unix| u64::try_from(unix).ok())
@@ -40,6 +31,15 @@ impl Expires {
             .ok_or_else(|| {
                 "write never, a span such as 30d, 90d or 1y (units: s, min, h, d, y), or a date with time and offset such as 2027-01-31T00:00:00Z".to_owned()
             })
+    }
+
+    /// The same for a key that there is.
+    pub(super) fn expiry(self) -> Expiry {
+        match self {
+            Expires::Never => Expiry::Never,
+            Expires::In(seconds) => Expiry::InSeconds(seconds),
+            Expires::At(unix) => Expiry::AtUnixSeconds(unix),
+        }
     }
 
     /// The span, if it is one.
@@ -59,11 +59,16 @@ impl Expires {
     }
 }
 
-fn span(text: &str) -> Option<u64> {
-    let unit_at = text.find(|character: char| !character.is_ascii_digit())?;
-    let (number, unit) = text.split_at(unit_at);
-    let (_, seconds) = UNITS.iter().find(|(name, _)| *name == unit)?;
-    number.parse::<u64>().ok()?.checked_mul(*seconds)
+/// A span such as `24h`, in seconds.
+///
+/// # Errors
+/// What it should look like.
+pub(super) fn span(text: &str) -> Result<u64, String> {
+    let seconds = Lifetime::parse(text)
+        .ok()
+        .and_then(|lifetime| lifetime.seconds);
+    seconds
+        .ok_or_else(|| "write a span such as 30min, 24h or 90d (units: s, min, h, d, y)".to_owned())
 }
 
 #[cfg(test)]

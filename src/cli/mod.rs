@@ -17,6 +17,8 @@ use crate::cli::args::Keys;
 use crate::cli::args::Output;
 use crate::cli::args::Tenants;
 use crate::server;
+use crate::store::KeyFilter;
+use crate::store::Outcome;
 use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::error::EXIT_REFUSED;
@@ -27,6 +29,8 @@ mod args;
 mod client;
 mod confirm;
 mod expires;
+mod import;
+mod many;
 mod print;
 
 /// Reads the command line of this process and does what it says.
@@ -48,9 +52,7 @@ pub fn main() -> ExitCode {
         Command::Man { command } => ended(manual(&command)),
         Command::Reload => ended(reload(&arguments.at, arguments.output)),
         Command::Status => ended(status(&arguments.at, arguments.output)),
-        Command::Keys(keys) => {
-            ended(key_verb(keys).and_then(|verb| act(&arguments.at, arguments.output, &verb)))
-        }
+        Command::Keys(keys) => ended(key_command(&arguments.at, arguments.output, keys)),
         Command::Tenants(tenants) => {
             ended(act(&arguments.at, arguments.output, &tenant_verb(tenants)))
         }
@@ -64,6 +66,33 @@ fn ended(result: Result<(), VerbError>) -> ExitCode {
             eprintln!("portcullis: {error}");
             ExitCode::from(error.exit)
         }
+    }
+}
+
+fn key_command(at: &At, form: Output, keys: Keys) -> Result<(), VerbError> {
+    match keys {
+        Keys::Revoke(asked) if asked.id.is_none() => {
+            let place = Place::find(at)?;
+            let which = many::which(asked.whose.filter(), asked.stdin)?;
+            let count = many::count(&place.act(&Verb::KeyList(which.clone()))?);
+            confirm::confirm(&format!("revoke {count} for good?"), asked.yes)?;
+            let outcome = place.act(&Verb::KeyRevokeMany(which))?;
+            written(print::outcome(&outcome, form, place.config()))
+        }
+        Keys::List(asked) => {
+            let place = Place::find(at)?;
+            let columns = asked.columns.clone();
+            let outcome = place.act(&Verb::KeyList(KeyFilter {
+                status: asked.status,
+                all: asked.all,
+                ..asked.whose.filter()
+            }))?;
+            match (&outcome, form) {
+                (Outcome::Keys { keys }, Output::Table) => written(print::keys(keys, &columns)),
+                _ => written(print::outcome(&outcome, form, place.config())),
+            }
+        }
+        keys => act(at, form, &key_verb(keys)?),
     }
 }
 
@@ -119,15 +148,31 @@ fn key_verb(keys: Keys) -> Result<Verb, VerbError> {
     };
     Ok(match keys {
         Keys::Create(new) => new.verb(),
-        Keys::List { tenant } => Verb::KeyList { tenant },
+        Keys::List(asked) => Verb::KeyList(asked.whose.filter()),
+        Keys::Update(update) => update.verb(),
+        Keys::Rotate { id, overlap } => Verb::KeyRotate {
+            id,
+            overlap_seconds: overlap,
+        },
+        Keys::Import { file } => import::verb(&file)?,
         Keys::Show(key) => Verb::KeyShow { id: key.id },
         Keys::Deactivate(key) => Verb::KeyDeactivate { id: key.id },
         Keys::Activate(key) => Verb::KeyActivate { id: key.id },
         Keys::Regenerate(asked) => Verb::KeyRegenerate {
-            id: sure("end the present text of", asked)?,
+            overlap_seconds: asked.overlap,
+            id: match asked.overlap {
+                0 => sure("end the present text of", asked.asked)?,
+                _ => asked.asked.id,
+            },
         },
         Keys::Revoke(asked) => Verb::KeyRevoke {
-            id: sure("revoke for good", asked)?,
+            id: sure(
+                "revoke for good",
+                Final {
+                    id: asked.id.unwrap_or_default(),
+                    yes: asked.yes,
+                },
+            )?,
         },
         Keys::Delete(asked) => Verb::KeyDelete {
             id: sure("delete for good", asked)?,
@@ -139,6 +184,7 @@ fn tenant_verb(tenants: Tenants) -> Verb {
     match tenants {
         Tenants::Create { id, plan, name } => Verb::TenantCreate { id, name, plan },
         Tenants::List => Verb::TenantList,
+        Tenants::Update(update) => update.verb(),
         Tenants::Suspend { id } => Verb::TenantSuspend { id },
         Tenants::Resume { id } => Verb::TenantResume { id },
     }

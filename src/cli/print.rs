@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::cli::args::Column;
 use crate::cli::args::Output;
 use crate::config::Config;
 use crate::model::route::Access;
@@ -19,18 +20,18 @@ use crate::store::outcome::KeyText;
 use crate::store::outcome::KeyView;
 use crate::store::outcome::TenantView;
 
-/// Columns of `keys list` (FA5, FA7).
-const KEY_COLUMNS: [&str; 10] = [
-    "ID",
-    "NAME",
-    "TYPE",
-    "ENV",
-    "TENANT",
-    "KEY",
-    "CREATED",
-    "EXPIRES",
-    "LAST USED",
-    "STATUS",
+/// Columns of `keys list` where none are chosen (FA5, FA7, FF5, C-27).
+const KEY_COLUMNS: [Column; 10] = [
+    Column::Id,
+    Column::Name,
+    Column::Type,
+    Column::Environment,
+    Column::Tenant,
+    Column::Key,
+    Column::Created,
+    Column::Expires,
+    Column::LastUsed,
+    Column::Status,
 ];
 
 const TENANT_COLUMNS: [&str; 5] = ["ID", "NAME", "PLAN", "STATUS", "DECLARED IN"];
@@ -77,7 +78,27 @@ fn for_people(outcome: &Outcome, config: Option<&Config>) -> io::Result<()> {
             eprintln!("{said}");
             Ok(())
         }
-        Outcome::Keys { keys } => rows(&KEY_COLUMNS, keys.iter().map(key_row).collect()),
+        Outcome::KeyRotated {
+            key,
+            text,
+            old,
+            notes,
+        } => {
+            eprintln!("{} ({}) is replaced by {}", old.id, old.name, key.id);
+            issued(key, text, notes, config)
+        }
+        Outcome::KeysChanged { ids, said, notes } => {
+            for note in notes {
+                eprintln!("note: {note}");
+            }
+            eprintln!("{said}");
+            raw(ids
+                .iter()
+                .map(|id| format!("{id}\n"))
+                .collect::<String>()
+                .as_bytes())
+        }
+        Outcome::Keys { keys } => self::keys(keys, &[]),
         Outcome::Key { key } => object(&serde_json::to_value(key)?, Output::Table),
         Outcome::Tenants { tenants } => {
             rows(&TENANT_COLUMNS, tenants.iter().map(tenant_row).collect())
@@ -157,6 +178,18 @@ fn json_of(outcome: &Outcome) -> io::Result<Value> {
             serde_json::to_value(key)?,
             json!({ "text": text, "notes": notes }),
         ),
+        Outcome::KeyRotated {
+            key,
+            text,
+            old,
+            notes,
+        } => with(
+            serde_json::to_value(key)?,
+            json!({ "text": text, "old": old, "notes": notes }),
+        ),
+        Outcome::KeysChanged { ids, notes, .. } => {
+            json!({ "ids": ids, "count": ids.len(), "notes": notes })
+        }
         Outcome::KeyChanged { key, changed, .. } => {
             with(serde_json::to_value(key)?, json!({ "changed": changed }))
         }
@@ -175,20 +208,73 @@ fn json_line(value: &impl Serialize) -> io::Result<()> {
     raw(&text)
 }
 
-fn key_row(key: &KeyView) -> [String; 10] {
+/// Writes keys as a table of these columns; of the usual ones when none are named.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn keys(keys: &[KeyView], columns: &[Column]) -> io::Result<()> {
+    let columns = match columns {
+        [] => &KEY_COLUMNS,
+        columns => columns,
+    };
+    let heading: Vec<&str> = columns.iter().map(|column| heading_of(*column)).collect();
+    let row = |key: &KeyView| columns.iter().map(|column| cell(key, *column)).collect();
+    table(&heading, keys.iter().map(row).collect())
+}
+
+fn heading_of(column: Column) -> &'static str {
+    match column {
+        Column::Id => "ID",
+        Column::Name => "NAME",
+        Column::Type => "TYPE",
+        Column::Environment => "ENV",
+        Column::Tenant => "TENANT",
+        Column::Key => "KEY",
+        Column::Plan => "PLAN",
+        Column::Quota => "QUOTA",
+        Column::Burst => "BURST",
+        Column::Scopes => "SCOPES",
+        Column::Created => "CREATED",
+        Column::Expires => "EXPIRES",
+        Column::LastUsed => "LAST USED",
+        Column::Status => "STATUS",
+        Column::Subject => "SUBJECT",
+        Column::Origins => "ORIGINS",
+        Column::Networks => "NETWORKS",
+        Column::Note => "NOTE",
+        Column::DeclaredIn => "DECLARED IN",
+    }
+}
+
+fn cell(key: &KeyView, column: Column) -> String {
     let or = |text: &Option<String>, none: &str| text.clone().unwrap_or_else(|| none.to_owned());
-    [
-        key.id.clone(),
-        key.name.clone(),
-        key.kind.clone(),
-        key.environment.clone(),
-        key.tenant.clone(),
-        or(&key.key, "-"),
-        or(&key.created_at, "-"),
-        or(&key.expires_at, "never"),
-        or(&key.last_used_at, "never"),
-        key.status.clone(),
-    ]
+    let list = |words: &[String], none: &str| match words {
+        [] => none.to_owned(),
+        words => words.join(" "),
+    };
+    match column {
+        Column::Id => key.id.clone(),
+        Column::Name => key.name.clone(),
+        Column::Type => key.kind.clone(),
+        Column::Environment => key.environment.clone(),
+        Column::Tenant => key.tenant.clone(),
+        Column::Key => or(&key.key, "-"),
+        Column::Plan => or(&key.plan, "-"),
+        Column::Quota => or(&key.quota, "-"),
+        Column::Burst => or(&key.burst, "-"),
+        Column::Scopes => {
+            (key.scopes.as_ref()).map_or_else(|| "inherit".to_owned(), |scopes| list(scopes, "-"))
+        }
+        Column::Created => or(&key.created_at, "-"),
+        Column::Expires => or(&key.expires_at, "never"),
+        Column::LastUsed => or(&key.last_used_at, "never"),
+        Column::Status => key.status.clone(),
+        Column::Subject => or(&key.subject, "-"),
+        Column::Origins => list(&key.origins, "-"),
+        Column::Networks => list(&key.cidrs, "any"),
+        Column::Note => or(&key.note, "-"),
+        Column::DeclaredIn => key.declared_in.clone(),
+    }
 }
 
 fn tenant_row(tenant: &TenantView) -> [String; 5] {
@@ -203,6 +289,10 @@ fn tenant_row(tenant: &TenantView) -> [String; 5] {
 
 /// Columns under a heading on a terminal; tabs and no heading for whatever reads a pipe.
 fn rows<const WIDTH: usize>(heading: &[&str], rows: Vec<[String; WIDTH]>) -> io::Result<()> {
+    table(heading, rows.into_iter().map(Vec::from).collect())
+}
+
+fn table(heading: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
     if !io::stdout().is_terminal() {
         let lines = rows.iter().map(|row| row.join("\t") + "\n");
         return raw(lines.collect::<String>().as_bytes());

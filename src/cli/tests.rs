@@ -18,6 +18,7 @@ use crate::cli::args::At;
 use crate::clock::Clock;
 use crate::config;
 use crate::snapshot::change::Keeper;
+use crate::store::KeyFilter;
 use crate::store::Outcome;
 use crate::store::Store;
 
@@ -66,7 +67,8 @@ fn a_key_needs_one_tenant_a_name_and_its_rights() {
     assert!(typed(good).is_ok());
     for line in [
         "portcullis keys create --tenant acme --tenant bravo --name CI --inherit",
-        "portcullis keys create --tenant acme --name CI",
+        "portcullis keys revoke key_AAAAAAAAAAAA --tenant acme --yes",
+        "portcullis keys revoke --unused-since 30d --yes",
         "portcullis keys create --tenant acme --name CI --inherit --scope a:b",
         "portcullis keys create --name CI --inherit",
         "portcullis keys create --tenant acme --inherit",
@@ -163,7 +165,7 @@ fn listed(outcome: &Outcome) -> usize {
 fn verbs_go_to_the_running_gateway_and_to_the_store_when_none_runs() {
     let site = Site::new();
     let place = site.place();
-    let list = Verb::KeyList { tenant: None };
+    let list = Verb::KeyList(KeyFilter::default());
     place.act(&create()).unwrap();
     let (runtime, keeper) = site.run();
     place.act(&create()).unwrap();

@@ -159,6 +159,30 @@ impl Config {
         out.table("[key_format]");
         out.text("secret_prefix", &self.keys.secret_prefix);
         out.text("public_prefix", &self.keys.public_prefix);
+        out.table("[key_rules]");
+        let allowed = self.key_rules.allowed_expirations.iter();
+        out.list(
+            "allowed_expirations",
+            allowed.map(|lifetime| &lifetime.text),
+        );
+        let longest = self.key_rules.max_ttl.as_ref();
+        out.text(
+            "max_ttl",
+            longest.map_or("unlimited", |longest| &longest.text),
+        );
+        out.bare("warn_never", self.key_rules.warn_never);
+        let allow = self.key_rules.allow_ungranted;
+        out.text("ungranted_scopes", if allow { "allow" } else { "refuse" });
+        for default in &self.key_defaults {
+            out.table("[[key_defaults]]");
+            if let Some(kind) = default.kind {
+                out.text("kind", kind.as_str());
+            }
+            if let Some(environment) = &default.environment {
+                out.text("environment", environment);
+            }
+            dump_scopes(out, &default.scopes);
+        }
         out.table("[tenant_header]");
         out.text("name", self.headers.tenant.as_str());
         out.table("[subject_header]");

@@ -10,6 +10,7 @@ use crate::clock::Wall;
 use crate::config::Errors;
 use crate::config::Host;
 use crate::config::HostHeader;
+use crate::config::KeyDefault;
 use crate::config::Upstream;
 use crate::config::file::Names;
 use crate::config::file::Reader;
@@ -238,6 +239,21 @@ fn key(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<ApiKey>
             note: note.map(Spanned::into_inner),
             origin: Origin::File,
         },
+    })
+}
+
+/// `[[key_defaults]]`.
+pub(super) fn key_defaults(root: &mut Reader<'_>, declared: &Declared<'_>) -> Vec<KeyDefault> {
+    root.each("key_defaults", "key_defaults", |table| {
+        let kinds = [
+            ("secret", Some(KeyKind::Secret)),
+            ("public", Some(KeyKind::Public)),
+        ];
+        KeyDefault {
+            kind: table.choice("kind", None, &kinds),
+            environment: table.reference("environment", &declared.environments),
+            scopes: key_scopes(table),
+        }
     })
 }
 

@@ -33,9 +33,12 @@ use crate::config::file::Reader;
 use crate::config::problem::Notes;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
+use crate::model::key::KeyKind;
+use crate::model::key::Lifetime;
 use crate::model::limit::Mode;
 use crate::model::route::Route;
 use crate::model::scope::ScopeRules;
+use crate::model::scope::Scopes;
 use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
 use crate::refusal::Shape;
@@ -141,6 +144,8 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         store,
         auth: settings::auth(root),
         keys: settings::key_format(root),
+        key_rules: settings::key_rules(root),
+        key_defaults: entries::key_defaults(root, &declared),
         headers: settings::headers(root),
         scopes: settings::scopes(root),
         errors,
@@ -216,6 +221,10 @@ pub struct Config {
     pub auth: Auth,
     /// How key texts are made.
     pub keys: KeyFormat,
+    /// What new keys must be.
+    pub key_rules: KeyRules,
+    /// `[[key_defaults]]`: what keys may do for which nothing was said.
+    pub key_defaults: Vec<KeyDefault>,
     /// Header names: the tenant's, and what is cleaned.
     pub headers: Headers,
     /// What scopes carry with them.
@@ -367,6 +376,30 @@ pub struct KeyFormat {
     pub secret_prefix: String,
     /// First word of public keys; may equal the other.
     pub public_prefix: String,
+}
+
+/// `[key_rules]`: checked when a key is made or changed from the command line, never at requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRules {
+    /// The lifetimes there are to choose from (FA3, C-8); empty is any.
+    pub allowed_expirations: Vec<Lifetime>,
+    /// The longest lifetime; `None` is unlimited.
+    pub max_ttl: Option<Lifetime>,
+    /// Whether keys that never end are remarked upon (C-30).
+    pub warn_never: bool,
+    /// Whether a key may list a scope that its plan does not grant; it has no effect until the plan does (CW7).
+    pub allow_ungranted: bool,
+}
+
+/// `[[key_defaults]]`: what a key may do when nobody said it (C-7, PB20). The first that fits counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyDefault {
+    /// Of this kind only.
+    pub kind: Option<KeyKind>,
+    /// In this environment only.
+    pub environment: Option<String>,
+    /// What it may do.
+    pub scopes: Scopes,
 }
 
 /// `[headers]`, `[tenant_header]` and `[subject_header]`.

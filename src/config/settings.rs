@@ -17,6 +17,7 @@ use crate::config::Errors;
 use crate::config::Headers;
 use crate::config::Http;
 use crate::config::KeyFormat;
+use crate::config::KeyRules;
 use crate::config::LimitSubject;
 use crate::config::LimitsConfig;
 use crate::config::Listen;
@@ -32,6 +33,7 @@ use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::values::Wrong;
 use crate::config::values::wrong;
+use crate::model::key::Lifetime;
 use crate::model::limit::Mode;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopeRules;
@@ -359,6 +361,33 @@ fn implies(table: &mut Reader<'_>) -> BTreeMap<Scope, Vec<Scope>> {
 pub(super) fn mode(table: &mut Reader<'_>) -> Mode {
     let words = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
     table.choice("mode", Mode::Enforce, &words)
+}
+
+/// `[key_rules]`.
+pub(super) fn key_rules(root: &mut Reader<'_>) -> KeyRules {
+    root.table("key_rules", "key_rules", |table| {
+        let lifetime = |text: &str| {
+            Lifetime::parse(text).or_else(|why| wrong(format!("\"{text}\" is not a lifetime"), why))
+        };
+        let allowed = table.list("allowed_expirations", lifetime);
+        let max_ttl = table.word("max_ttl", |text| match text {
+            "unlimited" => Ok(None),
+            "never" => wrong("\"never\" is no longest lifetime", "write \"unlimited\""),
+            text => lifetime(text).map(Some),
+        });
+        KeyRules {
+            allowed_expirations: (allowed.into_iter().flatten())
+                .map(Spanned::into_inner)
+                .collect(),
+            max_ttl: max_ttl.and_then(Spanned::into_inner),
+            warn_never: table.flag("warn_never", true),
+            allow_ungranted: table.choice(
+                "ungranted_scopes",
+                false,
+                &[("refuse", false), ("allow", true)],
+            ),
+        }
+    })
 }
 
 /// `[tenant_header]`, `[subject_header]` and `[headers]`.

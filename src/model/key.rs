@@ -37,6 +37,31 @@ impl KeyId {
     }
 }
 
+impl Digest {
+    /// `sha256:` and 64 hexadecimal digits.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        let digits = self.0.iter().map(|byte| format!("{byte:02x}"));
+        format!("sha256:{}", digits.collect::<String>())
+    }
+
+    /// Reads 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// A sentence fragment that repeats nothing of the text: somebody may have given a key instead of its digest.
+    pub fn from_hex(text: &str) -> Result<Digest, &'static str> {
+        let wrong = "a digest is sha256: and 64 hexadecimal digits";
+        let mut bytes = [0; 32];
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(wrong);
+        }
+        for (place, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&text[place * 2..place * 2 + 2], 16).map_err(|_| wrong)?;
+        }
+        Ok(Digest(bytes))
+    }
+}
+
 impl fmt::Debug for Digest {
     /// Prints no part of the digest: logs need none.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -169,6 +194,49 @@ pub struct ApiKey {
     pub note: Option<String>,
     /// Where it is declared.
     pub origin: Origin,
+}
+
+/// How long a key may last, as operators write it: `never`, or a number and `s`, `min`, `h`, `d` or `y`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// As it was written.
+    pub text: String,
+    /// In seconds; `None` is never ending. A year has 365 days.
+    pub seconds: Option<u64>,
+}
+
+/// Seconds of each unit of a lifetime.
+const LIFETIME_UNITS: [(&str, u64); 5] = [
+    ("s", 1),
+    ("min", 60),
+    ("h", 3_600),
+    ("d", 86_400),
+    ("y", 365 * 86_400),
+];
+
+impl Lifetime {
+    /// Reads `never` or a span such as `90d`.
+    ///
+    /// # Errors
+    /// A sentence fragment saying what it looks like.
+    pub fn parse(text: &str) -> Result<Lifetime, &'static str> {
+        let wrong = "write never, or a span such as 30d, 90d or 1y (units: s, min, h, d, y)";
+        let seconds = match text {
+            "never" => None,
+            _ => Some(lifetime_seconds(text).ok_or(wrong)?),
+        };
+        Ok(Lifetime {
+            text: text.to_owned(),
+            seconds,
+        })
+    }
+}
+
+fn lifetime_seconds(text: &str) -> Option<u64> {
+    let unit_at = text.find(|character: char| !character.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit_at);
+    let (_, seconds) = LIFETIME_UNITS.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*seconds)
 }
 
 /// A limit that a key may set for itself.

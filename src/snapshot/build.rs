@@ -10,7 +10,9 @@ use http::HeaderValue;
 
 use crate::config::Config;
 use crate::model::key::ApiKey;
+use crate::model::key::Digest;
 use crate::model::key::Environment;
+use crate::model::key::KeyId;
 use crate::model::route::RouteTable;
 use crate::model::scope::Scope;
 use crate::model::scope::Scopes;
@@ -24,6 +26,7 @@ use crate::snapshot::TenantEntry;
 use crate::snapshot::TenantTable;
 use crate::snapshot::key_table::KeyTable;
 use crate::store::Contents;
+use crate::store::Retired;
 use crate::store::merge;
 use crate::store::merge::Clash;
 
@@ -90,6 +93,7 @@ pub fn build(
             Err((what, name)) => missing.add(what, &name, format!("key {}", key.id)),
         }
     }
+    retiring(contents, &mut entries);
     missing.into_result()?;
     let snapshot = Snapshot {
         revision: contents.revision,
@@ -105,6 +109,34 @@ pub fn build(
         conflicts,
         scope_sets,
     })
+}
+
+/// Adds the digests that a regeneration let live on, each for its key, ending sooner (C-19).
+fn retiring(contents: &Contents, entries: &mut Vec<(Digest, KeyEntry)>) {
+    let until = |retired: &Retired| {
+        retired
+            .until
+            .map(|until| (retired.key, retired.digest, until))
+    };
+    let retiring: Vec<_> = contents.retired.iter().filter_map(until).collect();
+    if retiring.is_empty() {
+        return;
+    }
+    let wanted: HashSet<KeyId> = retiring.iter().map(|(id, _, _)| *id).collect();
+    let own = entries
+        .iter()
+        .filter(|(_, entry)| wanted.contains(&entry.id));
+    let own: HashMap<KeyId, KeyEntry> = own.map(|(_, entry)| (entry.id, entry.clone())).collect();
+    for (id, digest, until) in retiring {
+        if let Some(entry) = own.get(&id) {
+            let expires = entry.expires.min(until);
+            let older = KeyEntry {
+                expires,
+                ..entry.clone()
+            };
+            entries.push((digest, older));
+        }
+    }
 }
 
 /// One key as requests see it.
@@ -252,8 +284,16 @@ fn tenant_table(
 }
 
 impl TenantTable {
+    /// Changes a tenant where it stands, or adds it.
+    pub(super) fn put(&mut self, entry: TenantEntry) {
+        match self.by_id.get(&entry.id) {
+            Some(index) => self.entries[*index as usize] = entry,
+            None => self.push(entry),
+        }
+    }
+
     /// Adds a tenant behind the others, so that no index moves.
-    pub(super) fn push(&mut self, entry: TenantEntry) {
+    fn push(&mut self, entry: TenantEntry) {
         self.by_id
             .insert(entry.id.clone(), self.entries.len() as u32);
         self.entries.push(entry);

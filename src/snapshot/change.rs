@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::clock::Wall;
 use crate::config::Config;
+use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
@@ -109,9 +110,19 @@ impl Keeper {
         let mut state = self.lock();
         match self.carry_out_in_order(&mut state, verb, now) {
             Ok(outcome) => Ok(outcome),
-            Err(Failure::Store(error)) if impose(&self.snapshot, verb) => {
-                if !state.unwritten.contains(verb) {
-                    state.unwritten.push(verb.clone());
+            Err(Failure::Store(error)) => {
+                let imposed = match verb {
+                    Verb::KeyRevokeMany(_) => self.impose_on_many(&state, verb, now),
+                    _ if impose(&self.snapshot, verb) => vec![verb.clone()],
+                    _ => Vec::new(),
+                };
+                if imposed.is_empty() {
+                    return Err(error.into());
+                }
+                for verb in imposed {
+                    if !state.unwritten.contains(&verb) {
+                        state.unwritten.push(verb);
+                    }
                 }
                 self.endings.send_replace(());
                 Err(VerbError::not_durable(&error))
@@ -176,16 +187,34 @@ impl Keeper {
         let current = self.snapshot.load_full();
         let declared = Declared::of(&current.config);
         let prepared = verbs::prepare(&state.store, &declared, verb, now, &*self.last_used)?;
-        if let Some(write) = &prepared.write {
+        if !prepared.writes.is_empty() {
             // Made before the write: once it is written, nothing can keep it from coming into force.
             let mut next = changed(&current, &prepared.change, &mut state.scope_sets)?;
-            next.revision = state.store.commit(write)?;
+            next.revision = state.store.commit(&prepared.writes)?;
             self.snapshot.store(Arc::new(next));
-            if may_end_requests(&prepared.change) {
+            if may_end_requests(&current, &prepared.change) {
                 self.endings.send_replace(());
             }
         }
         Ok(prepared.outcome)
+    }
+
+    /// Ends many keys in the view alone; gives what is to be written once that is possible. Nothing, when not even reading works.
+    fn impose_on_many(&self, state: &State, verb: &Verb, now: Wall) -> Vec<Verb> {
+        let current = self.snapshot.load_full();
+        let declared = Declared::of(&current.config);
+        let prepared = verbs::prepare(&state.store, &declared, verb, now, &*self.last_used);
+        let Ok(prepared) = prepared else {
+            return Vec::new();
+        };
+        let (Change::KeyStatus(digests, status), Outcome::KeysChanged { ids, .. }) =
+            (prepared.change, prepared.outcome)
+        else {
+            return Vec::new();
+        };
+        let next = with_statuses(&current, &digests, status);
+        self.snapshot.store(Arc::new(next));
+        ids.into_iter().map(|id| Verb::KeyRevoke { id }).collect()
     }
 
     /// Writes in the order of the acts, and stops at the first that fails for the store's sake.
@@ -221,42 +250,39 @@ fn changed(
     };
     Ok(match change {
         Change::Nothing => shared(current),
-        Change::KeyAdded(key) => {
-            let entry =
-                build::entry_of(key, &current.tenants, &names, scope_sets).map_err(unfit)?;
-            keys(&[(key.digest, Some(entry))])
+        Change::Keys { put, gone } => {
+            let mut changes: Vec<(Digest, Option<KeyEntry>)> =
+                gone.iter().map(|digest| (*digest, None)).collect();
+            for key in put {
+                let entry = build::entry_of(key, &current.tenants, &names, scope_sets);
+                changes.push((key.digest, Some(entry.map_err(unfit)?)));
+            }
+            keys(&changes)
         }
-        Change::KeyStatus(digest, status) => match current.keys.get(digest) {
-            Some(entry) => keys(&[(*digest, Some(with_status(entry, *status)))]),
-            None => shared(current),
-        },
-        Change::KeyMoved(from, to) => match current.keys.get(from) {
-            Some(entry) => keys(&[(*from, None), (*to, Some(entry.clone()))]),
-            None => shared(current),
-        },
-        Change::TenantAdded(tenant) => {
+        Change::KeyStatus(digests, status) => with_statuses(current, digests, *status),
+        Change::Tenant(tenant) => {
             let mut tenants = (*current.tenants).clone();
-            tenants.push(build::tenant_entry(tenant, &names).map_err(unfit)?);
+            tenants.put(build::tenant_entry(tenant, &names).map_err(unfit)?);
             Snapshot {
                 tenants: Arc::new(tenants),
                 ..shared(current)
             }
         }
-        Change::TenantSuspended(id, suspended) => with_suspended(current, id, *suspended),
     })
 }
 
 /// Whether a request in flight may have to end with this change. A change that is not known to be harmless is taken to end some: a look
 /// at every request for nothing costs less than one that is missed.
-fn may_end_requests(change: &Change) -> bool {
-    !matches!(
-        change,
-        Change::Nothing
-            | Change::KeyAdded(_)
-            | Change::KeyStatus(_, KeyStatus::Active)
-            | Change::TenantAdded(_)
-            | Change::TenantSuspended(_, false)
-    )
+fn may_end_requests(before: &Snapshot, change: &Change) -> bool {
+    match change {
+        Change::Nothing | Change::KeyStatus(_, KeyStatus::Active) => false,
+        Change::KeyStatus(..) => true,
+        Change::Keys { put, gone } => {
+            let known = |key: &ApiKey| before.key(&key.digest).is_some();
+            !gone.is_empty() || put.iter().any(known)
+        }
+        Change::Tenant(tenant) => tenant.suspended,
+    }
 }
 
 /// Takes rights away in the view alone, because the store cannot be written (DESIGN section 11). `false` when this verb takes
@@ -269,7 +295,12 @@ fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
         Verb::KeyDeactivate { id } => impose_on_key(&current, id, KeyStatus::Inactive),
         Verb::TenantSuspend { id } => impose_on_tenant(&current, id),
         Verb::KeyCreate(_)
-        | Verb::KeyList { .. }
+        | Verb::KeyList(_)
+        | Verb::KeyUpdate(_)
+        | Verb::KeyRotate { .. }
+        | Verb::KeyImport { .. }
+        | Verb::KeyRevokeMany(_)
+        | Verb::TenantUpdate(_)
         | Verb::KeyShow { .. }
         | Verb::KeyActivate { .. }
         | Verb::KeyRegenerate { .. }
@@ -291,15 +322,23 @@ fn impose_on_key(current: &Snapshot, id: &str, status: KeyStatus) -> Option<Snap
     if of_file && status != KeyStatus::Revoked {
         return None;
     }
-    let (digest, entry) = current.keys.iter().find(|(_, entry)| entry.id == id)?;
-    if entry.status.is_final() {
-        return Some(shared(current));
-    }
-    let change = (*digest, Some(with_status(entry, status)));
-    Some(Snapshot {
-        keys: current.keys.with(&[change]),
+    let of_key = current.keys.iter().filter(|(_, entry)| entry.id == id);
+    let digests: Vec<Digest> = of_key.map(|(digest, _)| *digest).collect();
+    (!digests.is_empty()).then(|| with_statuses(current, &digests, status))
+}
+
+/// Those of the keys that have not ended for good, with another status.
+fn with_statuses(current: &Snapshot, digests: &[Digest], status: KeyStatus) -> Snapshot {
+    let found = digests.iter().filter_map(|digest| {
+        let entry = current.keys.get(digest)?;
+        let may_change = !entry.status.is_final() || status.is_final();
+        may_change.then(|| (*digest, Some(with_status(entry, status))))
+    });
+    let changes: Vec<(Digest, Option<KeyEntry>)> = found.collect();
+    Snapshot {
+        keys: current.keys.with(&changes),
         ..shared(current)
-    })
+    }
 }
 
 fn impose_on_tenant(current: &Snapshot, id: &str) -> Option<Snapshot> {

@@ -16,6 +16,7 @@ use crate::model::tenant::TenantId;
 use crate::snapshot::build::BuildError;
 use crate::snapshot::change::Keeper;
 use crate::snapshot::change::KeeperError;
+use crate::store::KeyFilter;
 use crate::store::NewKey;
 use crate::store::Outcome;
 use crate::store::Store;
@@ -155,7 +156,10 @@ fn every_verb_is_in_force_when_it_returns_and_after_a_restart() {
     assert_eq!(bench.status(&digest), Some(KeyStatus::Inactive));
     bench.done(Verb::KeyActivate { id: id.clone() });
     assert_eq!(bench.status(&digest), Some(KeyStatus::Active));
-    let (_, second) = issued(bench.done(Verb::KeyRegenerate { id: id.clone() }));
+    let (_, second) = issued(bench.done(Verb::KeyRegenerate {
+        id: id.clone(),
+        overlap_seconds: 0,
+    }));
     assert_eq!(bench.status(&digest), None);
     assert_eq!(bench.status(&second), Some(KeyStatus::Active));
     bench.done(revoke(&id));
@@ -441,10 +445,16 @@ fn fa9_what_may_end_requests_is_told_and_what_only_adds_is_not() {
     assert!(!adds);
     let plan = "free".to_owned();
     for (verb, ends) in [
-        (Verb::KeyList { tenant: None }, false),
+        (Verb::KeyList(KeyFilter::default()), false),
         (Verb::KeyDeactivate { id: id.clone() }, true),
         (Verb::KeyActivate { id: id.clone() }, false),
-        (Verb::KeyRegenerate { id: id.clone() }, true),
+        (
+            Verb::KeyRegenerate {
+                id: id.clone(),
+                overlap_seconds: 0,
+            },
+            true,
+        ),
         (
             Verb::TenantCreate {
                 id: tenant.clone(),

@@ -8,6 +8,7 @@ use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
+use crate::store::Retired;
 
 /// A key of the file that cannot stand beside one of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ impl std::error::Error for Clash {}
 pub fn declared_keys(
     declared: &[ApiKey],
     stored: &[ApiKey],
-    retired: &[Digest],
+    retired: &[Retired],
 ) -> Result<Vec<ApiKey>, Clash> {
     if declared.is_empty() {
         return Ok(Vec::new());
@@ -56,7 +57,7 @@ pub fn declared_keys(
     let by_id: HashMap<KeyId, &ApiKey> = declared.iter().map(|key| (key.id, key)).collect();
     let by_digest: HashMap<Digest, &ApiKey> =
         declared.iter().map(|key| (key.digest, key)).collect();
-    let mut ended: HashSet<Digest> = retired.iter().copied().collect();
+    let mut ended: HashSet<Digest> = retired.iter().map(|old| old.digest).collect();
     let mut listed = HashSet::new();
     for key in stored {
         let same_id = by_id.get(&key.id).copied();

@@ -3,16 +3,21 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::clock::Wall;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
 use crate::model::tenant::Tenant;
+use crate::store::request::ImportedKey;
+use crate::store::request::KeyUpdate;
+use crate::store::request::TenantUpdate;
 
 pub mod counters;
 pub mod error;
 mod lock;
 pub mod merge;
 pub mod outcome;
+pub mod request;
 mod rows;
 pub mod sqlite;
 pub mod verbs;
@@ -21,6 +26,7 @@ pub use error::StoreError;
 pub use outcome::Failure;
 pub use outcome::Outcome;
 pub use outcome::VerbError;
+pub use request::KeyFilter;
 pub use sqlite::Store;
 
 /// Everything in `keys.db`.
@@ -32,25 +38,29 @@ pub struct Contents {
     pub keys: Vec<ApiKey>,
     /// Tenants.
     pub tenants: Vec<Tenant>,
-    /// Digests that regenerated keys had before: they can never come back (FA10).
-    pub retired: Vec<Digest>,
+    /// Digests that regenerated keys had before.
+    pub retired: Vec<Retired>,
+}
+
+/// A digest that a regenerated key had before: nobody can ever have it again (FA10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retired {
+    /// The digest.
+    pub digest: Digest,
+    /// Whose it was.
+    pub key: KeyId,
+    /// Until then it is still taken for its key (C-19); `None` is not at all.
+    pub until: Option<Wall>,
 }
 
 /// One administrative act, as the command line says it and the admin socket carries it. Each is one transaction and one revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one verb lives at a time; a box would only make every caller longer"
-)]
 pub enum Verb {
     /// Makes a key; the outcome carries its text, once.
     KeyCreate(NewKey),
-    /// All keys but deleted ones.
-    KeyList {
-        /// Only this tenant's.
-        tenant: Option<String>,
-    },
+    /// Keys, deleted ones only when asked for.
+    KeyList(KeyFilter),
     /// One key.
     KeyShow {
         /// Its id.
@@ -66,16 +76,37 @@ pub enum Verb {
         /// Its id.
         id: String,
     },
-    /// A new text for the same id, counters and expiry kept; the old text ends at once.
+    /// Changes what a key is; the next request sees it.
+    KeyUpdate(Box<KeyUpdate>),
+    /// A new text for the same id, counters and expiry kept; the old text ends at once, or after the overlap.
     KeyRegenerate {
         /// Its id.
         id: String,
+        /// How long the old text still works, in seconds (C-19).
+        #[serde(default)]
+        overlap_seconds: u64,
+    },
+    /// A second key like the first one, which ends after the overlap at the latest (FA12).
+    KeyRotate {
+        /// Its id.
+        id: String,
+        /// How long the first one still works, in seconds.
+        overlap_seconds: u64,
+    },
+    /// Takes over keys that were issued elsewhere: all of them, or none.
+    KeyImport {
+        /// Its name, for messages.
+        file: String,
+        /// In the order of the file.
+        keys: Vec<ImportedKey>,
     },
     /// Ends for good. Works on keys of the file too, by a tombstone.
     KeyRevoke {
         /// Its id.
         id: String,
     },
+    /// Ends many for good, in one change (FF19).
+    KeyRevokeMany(KeyFilter),
     /// Ends for good and leaves lists; a tombstone stays.
     KeyDelete {
         /// Its id.
@@ -92,6 +123,8 @@ pub enum Verb {
     },
     /// All tenants.
     TenantList,
+    /// Changes what a tenant is; the next request sees it.
+    TenantUpdate(Box<TenantUpdate>),
     /// Its keys get 403.
     TenantSuspend {
         /// Its id.
@@ -123,6 +156,9 @@ pub struct NewKey {
     pub burst: Option<String>,
     /// What it may do; `None` is inherit.
     pub scopes: Option<Vec<String>>,
+    /// `scopes` is not said: `[key_rules]` says what such a key may do.
+    #[serde(default)]
+    pub default_scopes: bool,
     /// Seconds from creation, or `None` for never.
     pub expires_in_seconds: Option<u64>,
     /// Unix seconds of the end; at most one of the two.
@@ -146,11 +182,16 @@ impl Verb {
     #[must_use]
     pub fn is_read(&self) -> bool {
         match self {
-            Verb::KeyList { .. } | Verb::KeyShow { .. } | Verb::TenantList => true,
+            Verb::KeyList(_) | Verb::KeyShow { .. } | Verb::TenantList => true,
             Verb::KeyCreate(_)
             | Verb::KeyDeactivate { .. }
             | Verb::KeyActivate { .. }
+            | Verb::KeyUpdate(_)
             | Verb::KeyRegenerate { .. }
+            | Verb::KeyRotate { .. }
+            | Verb::KeyImport { .. }
+            | Verb::KeyRevokeMany(_)
+            | Verb::TenantUpdate(_)
             | Verb::KeyRevoke { .. }
             | Verb::KeyDelete { .. }
             | Verb::TenantCreate { .. }
@@ -164,15 +205,22 @@ impl Verb {
     pub fn label(&self) -> (&'static str, &str) {
         match self {
             Verb::KeyCreate(new) => ("key-create", &new.tenant),
-            Verb::KeyList { tenant } => ("key-list", tenant.as_deref().unwrap_or("")),
+            Verb::KeyList(which) => ("key-list", which.tenant.as_deref().unwrap_or("")),
             Verb::KeyShow { id } => ("key-show", loggable(id)),
             Verb::KeyDeactivate { id } => ("key-deactivate", loggable(id)),
             Verb::KeyActivate { id } => ("key-activate", loggable(id)),
-            Verb::KeyRegenerate { id } => ("key-regenerate", loggable(id)),
+            Verb::KeyUpdate(update) => ("key-update", loggable(&update.id)),
+            Verb::KeyRegenerate { id, .. } => ("key-regenerate", loggable(id)),
+            Verb::KeyRotate { id, .. } => ("key-rotate", loggable(id)),
+            Verb::KeyImport { .. } => ("key-import", ""),
+            Verb::KeyRevokeMany(which) => {
+                ("key-revoke-many", which.tenant.as_deref().unwrap_or(""))
+            }
             Verb::KeyRevoke { id } => ("key-revoke", loggable(id)),
             Verb::KeyDelete { id } => ("key-delete", loggable(id)),
             Verb::TenantCreate { id, .. } => ("tenant-create", id),
             Verb::TenantList => ("tenant-list", ""),
+            Verb::TenantUpdate(update) => ("tenant-update", &update.id),
             Verb::TenantSuspend { id } => ("tenant-suspend", id),
             Verb::TenantResume { id } => ("tenant-resume", id),
         }

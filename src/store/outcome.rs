@@ -18,6 +18,7 @@ use crate::model::tenant::Origin;
 use crate::model::tenant::Tenant;
 use crate::store::error::EXIT_REFUSED;
 use crate::store::error::EXIT_UNAVAILABLE;
+use crate::store::error::EXIT_USAGE;
 use crate::store::error::StoreError;
 
 /// The text of a key on its one way to whoever asked for it (FA4). Wiped when dropped; `Debug` shows nothing.
@@ -64,7 +65,27 @@ pub enum Outcome {
         /// What the operator should know beside.
         notes: Vec<String>,
     },
-    /// A key whose status was asked to change.
+    /// A second key like the first one.
+    KeyRotated {
+        /// The new key.
+        key: Box<KeyView>,
+        /// Its text, shown this once.
+        text: KeyText,
+        /// The old key, with its end.
+        old: Box<KeyView>,
+        /// What the operator should know beside.
+        notes: Vec<String>,
+    },
+    /// Many keys at once: imported or revoked.
+    KeysChanged {
+        /// Those that changed.
+        ids: Vec<String>,
+        /// One sentence for the operator.
+        said: String,
+        /// What the operator should know beside.
+        notes: Vec<String>,
+    },
+    /// A key that was asked to change.
     KeyChanged {
         /// The key as it now is.
         key: Box<KeyView>,
@@ -131,15 +152,35 @@ pub struct KeyView {
     pub last_used_at: Option<String>,
     /// `active`, `inactive`, `expired`, `revoked` (FA11), or `deleted`.
     pub status: String,
+    /// The end user that it acts for.
+    #[serde(default)]
+    pub subject: Option<String>,
+    /// Browser origins it may be used from.
+    #[serde(default)]
+    pub origins: Vec<String>,
+    /// Networks it may be used from; none is any.
+    #[serde(default)]
+    pub cidrs: Vec<String>,
+    /// What the operator wrote beside it.
+    #[serde(default)]
+    pub note: Option<String>,
     /// `store` or `file`.
     pub declared_in: String,
+}
+
+/// The status of a key as people see it; expiry follows from the clock (FA11).
+#[must_use]
+pub fn status_word(key: &ApiKey, now: Wall) -> &'static str {
+    match key.status {
+        KeyStatus::Active if key.expires.is_some_and(|expires| now >= expires) => "expired",
+        status => status.as_str(),
+    }
 }
 
 impl KeyView {
     /// How a key looks at this point of the wall clock.
     #[must_use]
     pub fn of(key: &ApiKey, now: Wall, last_used: Option<Wall>) -> KeyView {
-        let expired = key.expires.is_some_and(|expires| now >= expires);
         KeyView {
             id: key.id.to_string(),
             name: key.name.clone(),
@@ -154,11 +195,13 @@ impl KeyView {
             created_at: (key.created != Wall::default()).then(|| rfc3339(key.created)),
             expires_at: key.expires.map(rfc3339),
             last_used_at: last_used.map(rfc3339),
-            status: match key.status {
-                KeyStatus::Active if expired => "expired",
-                status => status.as_str(),
-            }
-            .to_owned(),
+            status: status_word(key, now).to_owned(),
+            subject: key.binding.subject.as_deref().map(str::to_owned),
+            origins: (key.binding.origins.iter())
+                .map(ToString::to_string)
+                .collect(),
+            cidrs: key.binding.cidrs.iter().map(ToString::to_string).collect(),
+            note: key.note.clone(),
             declared_in: origin_word(key.origin).to_owned(),
         }
     }
@@ -173,6 +216,15 @@ pub struct TenantView {
     pub name: String,
     /// Its plan.
     pub plan: String,
+    /// What its keys may do at most; `None` is all that its plan grants.
+    #[serde(default)]
+    pub scopes: Option<Vec<String>>,
+    /// Its own quota.
+    #[serde(default)]
+    pub quota: Option<String>,
+    /// Its own burst.
+    #[serde(default)]
+    pub burst: Option<String>,
     /// `active` or `suspended`.
     pub status: String,
     /// `store` or `file`.
@@ -187,6 +239,9 @@ impl TenantView {
             id: tenant.id.as_str().to_owned(),
             name: tenant.name.clone(),
             plan: tenant.plan.clone(),
+            scopes: scope_texts(&tenant.scopes),
+            quota: tenant.quota.text(),
+            burst: tenant.burst.text(),
             status: if tenant.suspended {
                 "suspended"
             } else {
@@ -235,6 +290,8 @@ impl VerbError {
 pub enum Failure {
     /// A rule forbids it; nothing was changed.
     Refused(String),
+    /// Something that must be said was not; nothing was changed.
+    Usage(String),
     /// The store cannot be read or written; nothing was changed.
     Store(StoreError),
 }
@@ -257,6 +314,10 @@ impl From<Failure> for VerbError {
     fn from(failure: Failure) -> VerbError {
         match failure {
             Failure::Refused(text) => VerbError::refused(text),
+            Failure::Usage(text) => VerbError {
+                text,
+                exit: EXIT_USAGE,
+            },
             Failure::Store(error) => VerbError::from(error),
         }
     }

@@ -23,6 +23,7 @@ use crate::model::scope::Scopes;
 use crate::model::tenant::Origin;
 use crate::model::tenant::Tenant;
 use crate::model::tenant::TenantId;
+use crate::store::Retired;
 
 /// The columns that `key` reads, in its order.
 pub(super) const KEY_COLUMNS: &str = "id, digest, name, kind, environment, tenant, plan, quota, \
@@ -71,34 +72,62 @@ pub(super) fn insert_key(connection: &Connection, key: &ApiKey) -> rusqlite::Res
         "INSERT INTO api_key ({KEY_COLUMNS}, digest_version)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, 1)"
     );
+    connection.prepare_cached(&sql)?.execute(params![
+        key.id.to_string(),
+        key.digest.0,
+        key.name,
+        key.kind.as_str(),
+        key.environment,
+        key.tenant.as_str(),
+        key.plan,
+        key.quota.text(),
+        key.burst.text(),
+        scopes_text(&key.scopes),
+        micros(key.created),
+        key.expires.map(micros),
+        key.status.as_str(),
+        key.prefix,
+        key.last_four,
+        match key.origin {
+            Origin::File => "file",
+            Origin::Store => "store",
+        },
+        key.binding.subject.as_deref(),
+        joined(&key.binding.origins),
+        joined(&key.binding.cidrs),
+        key.note,
+    ])
+}
+
+/// Writes what may change of a key that has not ended.
+pub(super) fn update_key(connection: &Connection, key: &ApiKey) -> rusqlite::Result<usize> {
     connection.execute(
-        &sql,
+        "UPDATE api_key SET name = ?2, plan = ?3, quota = ?4, burst = ?5, scopes = ?6, expires = ?7,
+             subject = ?8, origins = ?9, cidrs = ?10, note = ?11
+         WHERE id = ?1 AND status IN ('active', 'inactive')",
         params![
             key.id.to_string(),
-            key.digest.0,
             key.name,
-            key.kind.as_str(),
-            key.environment,
-            key.tenant.as_str(),
             key.plan,
             key.quota.text(),
             key.burst.text(),
             scopes_text(&key.scopes),
-            micros(key.created),
             key.expires.map(micros),
-            key.status.as_str(),
-            key.prefix,
-            key.last_four,
-            match key.origin {
-                Origin::File => "file",
-                Origin::Store => "store",
-            },
             key.binding.subject.as_deref(),
             joined(&key.binding.origins),
             joined(&key.binding.cidrs),
             key.note,
         ],
     )
+}
+
+/// A digest that a regenerated key had before.
+pub(super) fn retired(row: &Row<'_>) -> rusqlite::Result<Retired> {
+    Ok(Retired {
+        digest: Digest(row.get(0)?),
+        key: KeyId::parse(row.get_ref(1)?.as_str()?).map_err(bad(1))?,
+        until: row.get::<_, Option<i64>>(2)?.map(wall),
+    })
 }
 
 pub(super) fn tenant(row: &Row<'_>) -> rusqlite::Result<Tenant> {
@@ -133,6 +162,23 @@ pub(super) fn insert_tenant(
             tenant.quota.text(),
             tenant.burst.text(),
             micros(created)
+        ],
+    )
+}
+
+/// Writes everything of a tenant but its id.
+pub(super) fn update_tenant(connection: &Connection, tenant: &Tenant) -> rusqlite::Result<usize> {
+    connection.execute(
+        "UPDATE tenant SET name = ?2, plan = ?3, suspended = ?4, scopes = ?5, quota = ?6, burst = ?7
+         WHERE id = ?1",
+        params![
+            tenant.id.as_str(),
+            tenant.name,
+            tenant.plan,
+            tenant.suspended,
+            scopes_text(&tenant.scopes),
+            tenant.quota.text(),
+            tenant.burst.text(),
         ],
     )
 }

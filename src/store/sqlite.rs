@@ -11,6 +11,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use rusqlite::OpenFlags;
 use rusqlite::OptionalExtension;
+use rusqlite::Params;
 use rusqlite::Row;
 use rusqlite::Transaction;
 use rusqlite::TransactionBehavior;
@@ -22,8 +23,8 @@ use crate::model::key::Digest;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
 use crate::model::tenant::Tenant;
-use crate::model::tenant::TenantId;
 use crate::store::Contents;
+use crate::store::Retired;
 use crate::store::error::StoreError;
 use crate::store::lock::DirectoryLock;
 use crate::store::lock::own_like_directory;
@@ -46,7 +47,9 @@ pub enum Write {
     InsertKey(Box<ApiKey>),
     /// A new status.
     SetStatus(KeyId, KeyStatus),
-    /// A new digest for the same id; the old one is retired for good.
+    /// Everything that may change of a key but its digest and its status.
+    UpdateKey(Box<ApiKey>),
+    /// A new digest for the same id; the old one is retired for good, those before it too, at the same time at the latest.
     ReplaceDigest {
         /// Whose.
         id: KeyId,
@@ -60,11 +63,13 @@ pub enum Write {
         last_four: String,
         /// When.
         now: Wall,
+        /// Until then the old one still works; `None` is not at all.
+        until: Option<Wall>,
     },
     /// A new tenant.
     InsertTenant(Tenant, Wall),
-    /// Suspends or resumes.
-    SetSuspended(TenantId, bool),
+    /// Everything of a tenant but its id.
+    UpdateTenant(Tenant),
 }
 
 /// How a digest stands in the store.
@@ -81,7 +86,7 @@ pub enum DigestUse {
 /// What brings `keys.db` from version N to N + 1; version 1 makes it.
 const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
 
-const RETIRED: &str = "SELECT digest FROM retired_digest";
+const RETIRED: &str = "SELECT digest, key_id, valid_until FROM retired_digest";
 
 impl Store {
     /// Opens the store in `directory`, making both when they are missing (0700, files 0600), and locks it.
@@ -126,9 +131,9 @@ impl Store {
             let reading = connection.unchecked_transaction()?;
             let contents = Contents {
                 revision: revision_of(&reading)?,
-                keys: all(&reading, &key_query(""), rows::key)?,
-                tenants: all(&reading, &tenant_query(""), rows::tenant)?,
-                retired: all(&reading, RETIRED, digest)?,
+                keys: all(&reading, &key_query(""), [], rows::key)?,
+                tenants: all(&reading, &tenant_query(""), [], rows::tenant)?,
+                retired: all(&reading, RETIRED, [], rows::retired)?,
             };
             Ok(contents)
         })
@@ -149,17 +154,47 @@ impl Store {
     pub fn key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
         self.read(|connection| {
             connection
-                .query_row(&key_query("WHERE id = ?1"), [id.to_string()], rows::key)
+                .prepare_cached(&key_query("WHERE id = ?1"))?
+                .query_row([id.to_string()], rows::key)
                 .optional()
         })
     }
 
-    /// All keys, tombstones included, oldest first.
+    /// The key that has this digest now, tombstones included.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn keys(&self) -> Result<Vec<ApiKey>, StoreError> {
-        self.read(|connection| all(connection, &key_query("ORDER BY created, id"), rows::key))
+    pub fn key_of_digest(&self, digest: &Digest) -> Result<Option<ApiKey>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(&key_query("WHERE digest = ?1"))?
+                .query_row([digest.0.as_slice()], rows::key)
+                .optional()
+        })
+    }
+
+    /// Keys of this tenant, this end user and this beginning of their text, as far as they are given; tombstones included.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn keys(
+        &self,
+        tenant: Option<&str>,
+        subject: Option<&str>,
+        prefix: Option<&str>,
+    ) -> Result<Vec<ApiKey>, StoreError> {
+        let query = key_query(
+            "WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR subject = ?2)
+             AND (?3 IS NULL OR substr(prefix, 1, length(?3)) = ?3)",
+        );
+        self.read(|connection| {
+            all(
+                connection,
+                &query,
+                params![tenant, subject, prefix],
+                rows::key,
+            )
+        })
     }
 
     /// Whose this digest is or was (FA10).
@@ -169,33 +204,28 @@ impl Store {
     pub fn digest_use(&self, digest: &Digest) -> Result<DigestUse, StoreError> {
         self.read(|connection| {
             let key = connection
-                .query_row(
-                    &key_query("WHERE digest = ?1"),
-                    [digest.0.as_slice()],
-                    rows::key,
-                )
+                .prepare_cached(&key_query("WHERE digest = ?1"))?
+                .query_row([digest.0.as_slice()], rows::key)
                 .optional()?;
             if let Some(key) = key {
                 return Ok(DigestUse::Key(key.id, key.status));
             }
             let retired: Option<String> = connection
-                .query_row(
-                    "SELECT key_id FROM retired_digest WHERE digest = ?1",
-                    [digest.0.as_slice()],
-                    |row| row.get(0),
-                )
+                .prepare_cached("SELECT key_id FROM retired_digest WHERE digest = ?1")?
+                .query_row([digest.0.as_slice()], |row| row.get(0))
                 .optional()?;
             let id = retired.and_then(|id| KeyId::parse(&id).ok());
             Ok(id.map_or(DigestUse::Free, DigestUse::Retired))
         })
     }
 
-    /// Digests that regenerated keys had before.
+    /// Digests that this key had before.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn retired(&self) -> Result<Vec<Digest>, StoreError> {
-        self.read(|connection| all(connection, RETIRED, digest))
+    pub fn retired_of(&self, id: KeyId) -> Result<Vec<Retired>, StoreError> {
+        let query = format!("{RETIRED} WHERE key_id = ?1");
+        self.read(|connection| all(connection, &query, [id.to_string()], rows::retired))
     }
 
     /// All tenants, by id.
@@ -203,16 +233,16 @@ impl Store {
     /// # Errors
     /// The database cannot be read.
     pub fn tenants(&self) -> Result<Vec<Tenant>, StoreError> {
-        self.read(|connection| all(connection, &tenant_query("ORDER BY id"), rows::tenant))
+        self.read(|connection| all(connection, &tenant_query("ORDER BY id"), [], rows::tenant))
     }
 
     /// Makes one change durable, as one transaction and one revision; gives the new revision.
     ///
     /// # Errors
     /// Nothing was changed: the disk is full, a row is gone, or a digest or id is taken.
-    pub fn commit(&mut self, write: &Write) -> Result<u64, StoreError> {
+    pub fn commit(&mut self, writes: &[Write]) -> Result<u64, StoreError> {
         let file = self.file.clone();
-        commit(&mut self.connection, write).map_err(|error| StoreError::from_sqlite(&file, error))
+        commit(&mut self.connection, writes).map_err(|error| StoreError::from_sqlite(&file, error))
     }
 
     /// Makes every later write fail, as a full disk would.
@@ -231,11 +261,13 @@ impl Store {
     }
 }
 
-fn commit(connection: &mut Connection, write: &Write) -> rusqlite::Result<u64> {
+fn commit(connection: &mut Connection, writes: &[Write]) -> rusqlite::Result<u64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let changed = apply(&transaction, write)?;
-    if changed != 1 {
-        return Err(rusqlite::Error::StatementChangedRows(changed));
+    for write in writes {
+        let changed = apply(&transaction, write)?;
+        if changed != 1 {
+            return Err(rusqlite::Error::StatementChangedRows(changed));
+        }
     }
     transaction.execute("UPDATE meta SET revision = revision + 1", [])?;
     let revision = revision_of(&transaction)?;
@@ -247,11 +279,13 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<usize
     match write {
         Write::InsertKey(key) => rows::insert_key(transaction, key),
         // A final status stays, whatever a caller asks for (FA10).
-        Write::SetStatus(id, status) => transaction.execute(
-            "UPDATE api_key SET status = ?2
-             WHERE id = ?1 AND (status IN ('active', 'inactive') OR ?2 IN ('revoked', 'deleted'))",
-            params![id.to_string(), status.as_str()],
-        ),
+        Write::SetStatus(id, status) => transaction
+            .prepare_cached(
+                "UPDATE api_key SET status = ?2
+                 WHERE id = ?1 AND (status IN ('active', 'inactive') OR ?2 IN ('revoked', 'deleted'))",
+            )?
+            .execute(params![id.to_string(), status.as_str()]),
+        Write::UpdateKey(key) => rows::update_key(transaction, key),
         Write::ReplaceDigest {
             id,
             old,
@@ -259,10 +293,16 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<usize
             prefix,
             last_four,
             now,
+            until,
         } => {
+            let until = until.map(rows::micros);
             transaction.execute(
-                "INSERT INTO retired_digest (digest, key_id, retired) VALUES (?1, ?2, ?3)",
-                params![old.0, id.to_string(), rows::micros(*now)],
+                "UPDATE retired_digest SET valid_until = min(valid_until, ?2) WHERE key_id = ?1",
+                params![id.to_string(), until],
+            )?;
+            transaction.execute(
+                "INSERT INTO retired_digest (digest, key_id, retired, valid_until) VALUES (?1, ?2, ?3, ?4)",
+                params![old.0, id.to_string(), rows::micros(*now), until],
             )?;
             transaction.execute(
                 "UPDATE api_key SET digest = ?3, prefix = ?4, last_four = ?5
@@ -271,10 +311,7 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<usize
             )
         }
         Write::InsertTenant(tenant, created) => rows::insert_tenant(transaction, tenant, *created),
-        Write::SetSuspended(id, suspended) => transaction.execute(
-            "UPDATE tenant SET suspended = ?2 WHERE id = ?1",
-            params![id.as_str(), suspended],
-        ),
+        Write::UpdateTenant(tenant) => rows::update_tenant(transaction, tenant),
     }
 }
 
@@ -367,10 +404,6 @@ fn key_query(rest: &str) -> String {
     format!("SELECT {} FROM api_key {rest}", rows::KEY_COLUMNS)
 }
 
-fn digest(row: &Row<'_>) -> rusqlite::Result<Digest> {
-    Ok(Digest(row.get(0)?))
-}
-
 fn tenant_query(rest: &str) -> String {
     format!("SELECT {} FROM tenant {rest}", rows::TENANT_COLUMNS)
 }
@@ -378,10 +411,11 @@ fn tenant_query(rest: &str) -> String {
 fn all<T>(
     connection: &Connection,
     sql: &str,
+    given: impl Params,
     read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<Vec<T>> {
     let mut statement = connection.prepare(sql)?;
-    let rows = statement.query_map([], read)?;
+    let rows = statement.query_map(given, read)?;
     rows.collect()
 }
 
@@ -519,12 +553,14 @@ mod tests {
     fn a_failed_write_changes_nothing() {
         let base = tempfile::tempdir().unwrap();
         let mut store = Store::open(base.path()).unwrap();
-        let id = TenantId::new("nobody").unwrap();
-        let write = Write::SetSuspended(id, true);
-        assert!(store.commit(&write).is_err(), "no such row");
+        let write = Write::SetStatus(KeyId([b'a'; 12]), KeyStatus::Revoked);
+        assert!(
+            store.commit(std::slice::from_ref(&write)).is_err(),
+            "no such row"
+        );
         assert_eq!(store.revision().unwrap(), 0);
         store.refuse_writes(true);
-        assert!(store.commit(&write).is_err());
+        assert!(store.commit(std::slice::from_ref(&write)).is_err());
     }
 
     #[test]

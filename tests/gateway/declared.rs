@@ -1,6 +1,7 @@
 //! Keys and tenants that gateway.toml itself declares: good by digest, ended for good by a tombstone, never in two places at once.
 
 use portcullis::model::key_text;
+use portcullis::store::KeyFilter;
 use portcullis::store::Verb;
 
 use crate::support::gateway::Gateway;
@@ -22,7 +23,9 @@ fn declaring(setup: Setup, name: &str, text: &str) -> Setup {
 
 /// The declared key as the list shows it.
 fn listed(gateway: &Gateway, name: &str) -> Key {
-    let list = gateway.execute(Verb::KeyList { tenant: None }).unwrap();
+    let list = gateway
+        .execute(Verb::KeyList(KeyFilter::default()))
+        .unwrap();
     let list = list.to_string();
     let id = list
         .split("key_")
@@ -78,7 +81,10 @@ fn what_the_file_declares_is_not_changed_by_commands() {
     let id = || key.id.clone();
     for verb in [
         Verb::KeyDeactivate { id: id() },
-        Verb::KeyRegenerate { id: id() },
+        Verb::KeyRegenerate {
+            id: id(),
+            overlap_seconds: 0,
+        },
         Verb::TenantSuspend { id: "acme".into() },
         Verb::TenantCreate {
             id: "acme".into(),

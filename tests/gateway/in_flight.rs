@@ -327,7 +327,13 @@ fn whatever_ends_a_key_ends_its_requests() {
     let ways: [(Way, u16); 4] = [
         (|key| Verb::KeyRevoke { id: key.id.clone() }, 401),
         (|key| Verb::KeyDelete { id: key.id.clone() }, 401),
-        (|key| Verb::KeyRegenerate { id: key.id.clone() }, 401),
+        (
+            |key| Verb::KeyRegenerate {
+                id: key.id.clone(),
+                overlap_seconds: 0,
+            },
+            401,
+        ),
         (
             |_| Verb::TenantSuspend {
                 id: "stored".into(),

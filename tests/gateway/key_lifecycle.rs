@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use portcullis::store::KeyFilter;
 use portcullis::store::NewKey;
 use portcullis::store::Verb;
 
@@ -36,6 +37,13 @@ fn act(gateway: &Gateway, verb: Verb) -> serde_json::Value {
 
 fn id(key: &Key) -> String {
     key.id.clone()
+}
+
+fn regenerate(key: &Key) -> Verb {
+    Verb::KeyRegenerate {
+        id: id(key),
+        overlap_seconds: 0,
+    }
 }
 
 // FM2, C-22: the prefix tells type and environment, and the tail is a checksum.
@@ -103,7 +111,7 @@ fn a_key_expires_on_the_second() {
     gateway.advance(Duration::from_millis(2_100));
     gateway.get("/any", &key).expect(401);
     assert_eq!(upstream.hits(), 1);
-    let list = act(&gateway, Verb::KeyList { tenant: None }).to_string();
+    let list = act(&gateway, Verb::KeyList(KeyFilter::default())).to_string();
     assert!(list.contains("expired"), "FA11: {list}");
 }
 
@@ -114,10 +122,11 @@ fn a_key_is_shown_once() {
     let key = gateway.key("acme");
     let body = &key.text["fp_live_".len()..];
     for verb in [
-        Verb::KeyList { tenant: None },
-        Verb::KeyList {
+        Verb::KeyList(KeyFilter::default()),
+        Verb::KeyList(KeyFilter {
             tenant: Some("acme".into()),
-        },
+            ..KeyFilter::default()
+        }),
         Verb::KeyShow { id: id(&key) },
         Verb::KeyDeactivate { id: id(&key) },
         Verb::KeyActivate { id: id(&key) },
@@ -127,7 +136,7 @@ fn a_key_is_shown_once() {
         assert!(!text.contains(&body[..8]), "{text}");
         assert!(!text.contains(&body[10..20]), "{text}");
     }
-    let list = act(&gateway, Verb::KeyList { tenant: None }).to_string();
+    let list = act(&gateway, Verb::KeyList(KeyFilter::default())).to_string();
     assert!(
         list.contains("fp_live_") && list.contains(&body[32..]),
         "{list}"
@@ -232,11 +241,7 @@ fn a_revoked_key_stays_revoked() {
     let key = gateway.key("acme");
     gateway.revoke(&key);
     assert!(gateway.execute(Verb::KeyActivate { id: id(&key) }).is_err());
-    assert!(
-        gateway
-            .execute(Verb::KeyRegenerate { id: id(&key) })
-            .is_err()
-    );
+    assert!(gateway.execute(regenerate(&key)).is_err());
     gateway.get("/any", &key).expect(401);
     let gateway = gateway.restart();
     assert!(gateway.execute(Verb::KeyActivate { id: id(&key) }).is_err());
@@ -257,7 +262,7 @@ fn a_key_is_switched_off_and_on_and_deleted() {
     gateway.get("/any", &key).expect(200);
     act(&gateway, Verb::KeyDelete { id: id(&key) });
     gateway.get("/any", &key).expect(401);
-    let list = act(&gateway, Verb::KeyList { tenant: None }).to_string();
+    let list = act(&gateway, Verb::KeyList(KeyFilter::default())).to_string();
     assert!(
         !list.contains(&key.id) && list.contains(&other.id),
         "{list}"
@@ -275,7 +280,7 @@ fn regenerate_replaces_the_text_and_keeps_the_counts() {
         gateway.get("/any", &old).number("x-ratelimit-remaining"),
         99
     );
-    let new = key_of(&act(&gateway, Verb::KeyRegenerate { id: id(&old) }));
+    let new = key_of(&act(&gateway, regenerate(&old)));
     assert_eq!(new.id, old.id);
     assert_ne!(new.text, old.text);
     gateway.get("/any", &old).expect(401);
@@ -334,12 +339,12 @@ fn a_canary_key_is_found_nowhere() {
     for key in &keys {
         send_everywhere(&gateway, key, &mut seen);
     }
-    act(&gateway, Verb::KeyRegenerate { id: id(&good) });
+    act(&gateway, regenerate(&good));
     for path in ["/metrics", "/readyz", "/livez"] {
         seen.extend(gateway.admin_get(path).body);
     }
     for verb in [
-        Verb::KeyList { tenant: None },
+        Verb::KeyList(KeyFilter::default()),
         Verb::KeyShow { id: id(&good) },
         Verb::KeyShow { id: id(&revoked) },
         Verb::TenantList,

@@ -20,6 +20,7 @@ mod harness;
 mod hostile;
 mod in_flight;
 mod key_lifecycle;
+mod key_verbs;
 mod observe;
 mod permissions;
 mod profiles;

@@ -69,6 +69,7 @@ fn a_plan_bounds_the_scopes_of_its_keys() {
     let setup = Setup::usual(&upstream)
         .plan("pro", "unlimited", "unlimited")
         .set("plans.pro", "scopes", r#"["leases:*"]"#)
+        .set("key_rules", "ungranted_scopes", r#""allow""#)
         .tenant("acme", "pro");
     let mut gateway = setup.start();
     let listed = gateway.key_with_scopes("acme", &["leases:read", "owners:read"]);
@@ -322,7 +323,8 @@ fn keys_are_whole_under_a_plan_without_granular_scopes() {
     let upstream = Upstream::start();
     let setup = Setup::usual(&upstream)
         .plan("basic", "unlimited", "unlimited")
-        .set("plans.basic", "scopes", r#"["leases:*"]"#);
+        .set("plans.basic", "scopes", r#"["leases:*"]"#)
+        .set("key_rules", "ungranted_scopes", r#""allow""#);
     let mut gateway = setup.clone().tenant("acme", "basic").start();
     let secret = gateway.key_with_scopes("acme", &["owners:read"]);
     let public = gateway.make_key(NewKey {

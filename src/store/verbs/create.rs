@@ -1,14 +1,10 @@
-//! Making key texts: create and regenerate.
+//! Making key texts: create, regenerate and rotate.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::clock::Wall;
-use crate::model::binding;
-use crate::model::binding::Binding;
-use crate::model::binding::WebOrigin;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
@@ -34,6 +30,7 @@ use crate::store::verbs::Declared;
 use crate::store::verbs::Prepared;
 use crate::store::verbs::Scene;
 use crate::store::verbs::find;
+use crate::store::verbs::rules;
 use crate::store::verbs::status;
 
 /// Makes a key (FA3, FM2 to FM4). Its text is in the outcome and nowhere else (FA4).
@@ -41,95 +38,197 @@ pub(super) fn create(scene: &Scene<'_>, new: &NewKey) -> Result<Prepared, Failur
     let tenant = scene.tenant(&new.tenant)?;
     let kind = KeyKind::parse(&new.kind).map_err(Failure::refused)?;
     let environment = scene.environment(new.environment.as_deref())?;
-    if let Some(plan) = &new.plan {
-        scene.plan(plan)?;
-    }
-    let issued = issue(scene, kind, &environment)?;
-    let key = ApiKey {
+    let expires = rules::expiry(scene, rules::asked(new)?)?;
+    let (text, issued) = issue(scene, kind, &environment)?;
+    let key = record(scene, new, issued, expires)?;
+    let outcome = Outcome::KeyIssued {
+        key: Box::new(scene.view(&key)),
+        text,
+        notes: notes(scene.declared, &key, &tenant),
+    };
+    Ok(Prepared {
+        change: Change::Keys {
+            put: vec![key.clone()],
+            gone: Vec::new(),
+        },
+        writes: vec![Write::InsertKey(Box::new(key))],
+        outcome,
+    })
+}
+
+/// What is kept of a new key, issued here or elsewhere.
+pub(super) fn record(
+    scene: &Scene<'_>,
+    new: &NewKey,
+    issued: Issued,
+    expires: Option<Wall>,
+) -> Result<ApiKey, Failure> {
+    let tenant = scene.tenant(&new.tenant)?;
+    let kind = KeyKind::parse(&new.kind).map_err(Failure::refused)?;
+    let environment = scene.environment(new.environment.as_deref())?;
+    let plan = scene.plan(new.plan.as_deref().unwrap_or(&tenant.plan))?;
+    Ok(ApiKey {
         id: fresh_id(scene)?,
         digest: issued.digest,
         name: find::display_name(&new.name)?,
         kind,
+        scopes: rules::scopes(scene, new, kind, &environment, plan)?,
         environment,
         tenant: tenant.id.clone(),
         plan: new.plan.clone(),
         quota: Override::parse(new.quota.as_deref()).map_err(Failure::refused)?,
         burst: Override::parse(new.burst.as_deref()).map_err(Failure::refused)?,
-        scopes: scopes(new.scopes.as_deref())?,
         created: scene.now,
-        expires: expiry(new, scene.now)?,
+        expires,
         status: KeyStatus::Active,
         prefix: issued.prefix,
         last_four: issued.last_four,
-        binding: binding(new)?,
-        note: new.note.as_deref().map(note).transpose()?,
+        binding: rules::binding(new.subject.as_deref(), &new.origins, &new.cidrs)?,
+        note: rules::note(new.note.as_deref())?,
         origin: Origin::Store,
-    };
-    let outcome = Outcome::KeyIssued {
-        key: Box::new(scene.view(&key)),
-        text: issued.text,
-        notes: notes(scene.declared, &key, &tenant),
-    };
-    Ok(Prepared {
-        change: Change::KeyAdded(Box::new(key.clone())),
-        write: Some(Write::InsertKey(Box::new(key))),
-        outcome,
     })
 }
 
-/// A new text for the same id; the old one ends at once and for good.
-pub(super) fn regenerate(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
-    let mut key = scene.key(id)?;
-    if key.status.is_final() {
-        return Err(status::ended(&key));
+/// A new text for the same id (FF6). The old one, and those before it, end at once, or with the overlap (C-19).
+pub(super) fn regenerate(
+    scene: &Scene<'_>,
+    id: &str,
+    overlap_seconds: u64,
+) -> Result<Prepared, Failure> {
+    let before = renewable(scene, id, "a regenerated key keeps its expiry")?;
+    let (text, issued) = issue(scene, before.kind, &before.environment)?;
+    let until = (overlap_seconds > 0).then(|| rules::after(scene.now, overlap_seconds));
+    let key = ApiKey {
+        digest: issued.digest,
+        prefix: issued.prefix,
+        last_four: issued.last_four,
+        ..before.clone()
+    };
+    let mut put = vec![key.clone()];
+    let mut gone = Vec::new();
+    match until {
+        Some(until) => {
+            let entries = scene.entries_of(&before)?.into_iter();
+            put.extend(entries.map(|old| capped(old, until)));
+        }
+        None => gone = scene.digests_of(&before)?,
     }
-    status::ours(&key)?;
-    if let Some(expires) = scene.expired(&key) {
-        return Err(Failure::refused(format!(
-            "key {id} expired at {}, and a regenerated key keeps its expiry; make a new one: `portcullis keys create --tenant {}`",
-            rfc3339(expires),
-            key.tenant.as_str()
-        )));
-    }
-    scene.environment(Some(&key.environment))?;
-    let old = key.digest;
-    let issued = issue(scene, key.kind, &key.environment)?;
-    key.digest = issued.digest;
-    key.prefix = issued.prefix;
-    key.last_four = issued.last_four;
-    let mut notes = vec!["the old text is refused from now on".to_owned()];
+    let mut notes = vec![match until {
+        Some(until) => format!("the old text works until {}", rfc3339(until)),
+        None => "the old text is refused from now on".to_owned(),
+    }];
     if key.status == KeyStatus::Inactive {
         notes.push(format!(
             "the key is still inactive: `portcullis keys activate {id}`"
         ));
     }
     Ok(Prepared {
-        change: Change::KeyMoved(old, key.digest),
+        writes: vec![Write::ReplaceDigest {
+            id: key.id,
+            old: before.digest,
+            new: key.digest,
+            prefix: key.prefix.clone(),
+            last_four: key.last_four.clone(),
+            now: scene.now,
+            until,
+        }],
         outcome: Outcome::KeyIssued {
             key: Box::new(scene.view(&key)),
-            text: issued.text,
+            text,
             notes,
         },
-        write: Some(Write::ReplaceDigest {
-            id: key.id,
-            old,
-            new: key.digest,
-            prefix: key.prefix,
-            last_four: key.last_four,
-            now: scene.now,
-        }),
+        change: Change::Keys { put, gone },
     })
 }
 
-/// A key text just made, and what is kept of it.
-struct Issued {
-    text: KeyText,
-    digest: Digest,
-    prefix: String,
-    last_four: String,
+/// A second key like the first one, its end included; the first one ends after the overlap at the latest (FA12).
+pub(super) fn rotate(
+    scene: &Scene<'_>,
+    id: &str,
+    overlap_seconds: u64,
+) -> Result<Prepared, Failure> {
+    let before = renewable(scene, id, "rotation keeps the expiry")?;
+    if before.status == KeyStatus::Inactive {
+        return Err(Failure::refused(format!(
+            "key {id} is inactive; `portcullis keys activate {id}` first, or make a new key"
+        )));
+    }
+    let (text, issued) = issue(scene, before.kind, &before.environment)?;
+    let key = ApiKey {
+        id: fresh_id(scene)?,
+        digest: issued.digest,
+        prefix: issued.prefix,
+        last_four: issued.last_four,
+        created: scene.now,
+        ..before.clone()
+    };
+    let old = capped(before, rules::after(scene.now, overlap_seconds));
+    let mut put = scene.entries_of(&old)?;
+    put.push(key.clone());
+    let mut notes = vec![format!(
+        "both work until {0}, then only the new one; `portcullis keys revoke {id}` ends the old one sooner",
+        rfc3339(old.expires.unwrap_or(scene.now))
+    )];
+    notes.extend(key.expires.map(|expires| {
+        format!(
+            "the new key ends at {}, as the old one would have",
+            rfc3339(expires)
+        )
+    }));
+    Ok(Prepared {
+        outcome: Outcome::KeyRotated {
+            key: Box::new(scene.view(&key)),
+            text,
+            old: Box::new(scene.view(&old)),
+            notes,
+        },
+        writes: vec![
+            Write::InsertKey(Box::new(key)),
+            Write::UpdateKey(Box::new(old)),
+        ],
+        change: Change::Keys {
+            put,
+            gone: Vec::new(),
+        },
+    })
 }
 
-fn issue(scene: &Scene<'_>, kind: KeyKind, environment: &str) -> Result<Issued, Failure> {
+/// A key of the store that lives and has not expired.
+fn renewable(scene: &Scene<'_>, id: &str, why: &str) -> Result<ApiKey, Failure> {
+    let key = scene.key(id)?;
+    if key.status.is_final() {
+        return Err(status::ended(&key));
+    }
+    status::ours(&key)?;
+    if let Some(expires) = scene.expired(&key) {
+        return Err(Failure::refused(format!(
+            "key {id} expired at {}, and {why}; make a new one: `portcullis keys create --tenant {}`",
+            rfc3339(expires),
+            key.tenant.as_str()
+        )));
+    }
+    scene.environment(Some(&key.environment))?;
+    Ok(key)
+}
+
+/// The key, ending at `latest` unless it ends sooner.
+pub(super) fn capped(mut key: ApiKey, latest: Wall) -> ApiKey {
+    key.expires = Some(key.expires.map_or(latest, |expires| expires.min(latest)));
+    key
+}
+
+/// What is kept of a key text.
+pub(super) struct Issued {
+    pub(super) digest: Digest,
+    pub(super) prefix: String,
+    pub(super) last_four: String,
+}
+
+fn issue(
+    scene: &Scene<'_>,
+    kind: KeyKind,
+    environment: &str,
+) -> Result<(KeyText, Issued), Failure> {
     let word = match kind {
         KeyKind::Secret => &scene.declared.format.secret_prefix,
         KeyKind::Public => &scene.declared.format.public_prefix,
@@ -144,16 +243,16 @@ fn issue(scene: &Scene<'_>, kind: KeyKind, environment: &str) -> Result<Issued, 
             "the system's random numbers repeat themselves: no key was made",
         ));
     }
-    Ok(Issued {
+    let issued = Issued {
         digest,
         prefix: format!("{word}_{environment}_"),
         last_four: text.reveal()[text.reveal().len() - 4..].to_owned(),
-        text,
-    })
+    };
+    Ok((text, issued))
 }
 
 /// An id that nothing, tombstones included, ever had.
-fn fresh_id(scene: &Scene<'_>) -> Result<KeyId, Failure> {
+pub(super) fn fresh_id(scene: &Scene<'_>) -> Result<KeyId, Failure> {
     loop {
         let id = KeyId(random_base62()?);
         let declared = scene.declared.keys.iter().any(|key| key.id == id);
@@ -181,84 +280,6 @@ fn random_base62<const LENGTH: usize>() -> Result<[u8; LENGTH], Failure> {
     Ok(characters)
 }
 
-fn scopes(listed: Option<&[String]>) -> Result<Scopes, Failure> {
-    let Some(listed) = listed else {
-        return Ok(Scopes::Inherit);
-    };
-    let parse = |text: &String| {
-        Scope::new(text)
-            .map_err(|why| Failure::refused(format!("scope \"{}\": {why}", text.escape_debug())))
-    };
-    let sorted: BTreeSet<Scope> = listed.iter().map(parse).collect::<Result<_, _>>()?;
-    if sorted.is_empty() {
-        return Err(Failure::refused(
-            "a key without scopes could do nothing; give --scope or --inherit",
-        ));
-    }
-    Ok(Scopes::Listed(sorted.into_iter().collect()))
-}
-
-/// What ties the key down.
-fn binding(new: &NewKey) -> Result<Binding, Failure> {
-    let subject = new.subject.as_deref().map(binding::subject).transpose();
-    Ok(Binding {
-        subject: subject.map_err(Failure::refused)?,
-        origins: each(&new.origins, "origin", WebOrigin::parse)?,
-        cidrs: each(&new.cidrs, "network", binding::network)?,
-    })
-}
-
-fn each<T: PartialEq>(
-    texts: &[String],
-    what: &str,
-    parse: impl Fn(&str) -> Result<T, &'static str>,
-) -> Result<Vec<T>, Failure> {
-    let mut list = Vec::new();
-    for text in texts {
-        let shown = text.escape_debug();
-        let value =
-            parse(text).map_err(|why| Failure::refused(format!("{what} \"{shown}\": {why}")))?;
-        if !list.contains(&value) {
-            list.push(value);
-        }
-    }
-    Ok(list)
-}
-
-/// A remark of the operator: up to 1,000 characters on one line.
-fn note(text: &str) -> Result<String, Failure> {
-    if text.chars().count() > 1_000 || text.chars().any(char::is_control) {
-        return Err(Failure::refused(
-            "a note has at most 1000 characters and no control characters",
-        ));
-    }
-    Ok(text.to_owned())
-}
-
-/// The end, counted from creation (FA6), to the microsecond.
-fn expiry(new: &NewKey, now: Wall) -> Result<Option<Wall>, Failure> {
-    let expires = match (new.expires_in_seconds, new.expires_at_unix_seconds) {
-        (None, None) => return Ok(None),
-        (Some(_), Some(_)) => {
-            return Err(Failure::refused(
-                "a key expires after a span or at a date, not both",
-            ));
-        }
-        (Some(seconds), None) => {
-            let micros = u64::try_from(Duration::from_secs(seconds).as_micros());
-            Wall(now.0.saturating_add(micros.unwrap_or(u64::MAX)))
-        }
-        (None, Some(unix)) => Wall::from_unix_seconds(unix),
-    };
-    if expires <= now {
-        return Err(Failure::refused(format!(
-            "the expiry {} does not lie in the future",
-            rfc3339(expires)
-        )));
-    }
-    Ok(Some(expires))
-}
-
 /// What is allowed, but most likely not what was meant.
 fn notes(declared: &Declared<'_>, key: &ApiKey, tenant: &Tenant) -> Vec<String> {
     let mut notes = Vec::new();
@@ -267,6 +288,10 @@ fn notes(declared: &Declared<'_>, key: &ApiKey, tenant: &Tenant) -> Vec<String> 
             "tenant {} is suspended: requests with this key get 403",
             tenant.id.as_str()
         ));
+    }
+    let first = declared.environments.first();
+    if declared.rules.warn_never && key.expires.is_none() && first == Some(&key.environment) {
+        notes.push("this key never ends: rotate it now and then, `portcullis keys rotate`, or give it an end with --expires (key_rules.warn_never)".to_owned());
     }
     let name = key.plan.as_deref().unwrap_or(&tenant.plan);
     let plan = declared.plans.iter().find(|plan| plan.name == name);
@@ -283,6 +308,13 @@ fn notes(declared: &Declared<'_>, key: &ApiKey, tenant: &Tenant) -> Vec<String> 
         for scope in listed.iter() {
             if plan.is_some_and(|plan| !plan.scopes.iter().any(|grant| grant.grants(scope))) {
                 notes.push(format!("plan {name} does not grant {}", scope.as_str()));
+            }
+            if !tenant.scopes.cover(scope) {
+                notes.push(format!(
+                    "tenant {} itself may not do {}",
+                    tenant.id.as_str(),
+                    scope.as_str()
+                ));
             }
             notes.extend(unknown_scope(declared, scope));
         }

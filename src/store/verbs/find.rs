@@ -2,6 +2,7 @@
 
 use crate::clock::Wall;
 use crate::model::key::ApiKey;
+use crate::model::key::Digest;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
 use crate::model::tenant::Plan;
@@ -11,6 +12,7 @@ use crate::store::outcome::Failure;
 use crate::store::outcome::KeyView;
 use crate::store::sqlite::DigestUse;
 use crate::store::verbs::Scene;
+use crate::store::verbs::create;
 
 /// How many names a message lists before it says how many more there are.
 const NAMES_MAX: usize = 20;
@@ -44,10 +46,39 @@ impl Scene<'_> {
         Ok(key)
     }
 
+    /// The tenants of the store.
+    pub(super) fn stored_tenants(&self) -> Result<&[Tenant], Failure> {
+        if self.tenants.get().is_none() {
+            let _ = self.tenants.set(self.store.tenants()?);
+        }
+        Ok(self.tenants.get().map_or(&[], Vec::as_slice))
+    }
+
+    /// Every digest under which a key is admitted: its own, and those that a regeneration let live on.
+    pub(super) fn digests_of(&self, key: &ApiKey) -> Result<Vec<Digest>, Failure> {
+        let entries = self.entries_of(key)?;
+        Ok(entries.iter().map(|entry| entry.digest).collect())
+    }
+
+    /// The same with what they stand for: the key itself, ending sooner under an older digest.
+    pub(super) fn entries_of(&self, key: &ApiKey) -> Result<Vec<ApiKey>, Failure> {
+        let mut entries = vec![key.clone()];
+        for retired in self.store.retired_of(key.id)? {
+            if let Some(until) = retired.until.filter(|until| *until > self.now) {
+                let older = ApiKey {
+                    digest: retired.digest,
+                    ..key.clone()
+                };
+                entries.push(create::capped(older, until));
+            }
+        }
+        Ok(entries)
+    }
+
     /// The tenant with this id, wherever it is declared; the file's beats the store's.
     pub(super) fn tenant(&self, id: &str) -> Result<Tenant, Failure> {
-        let stored = self.store.tenants()?;
-        let all = || self.declared.tenants.iter().chain(&stored);
+        let stored = self.stored_tenants()?;
+        let all = || self.declared.tenants.iter().chain(stored);
         let found = all().find(|tenant| tenant.id.as_str() == id);
         found.cloned().ok_or_else(|| {
             let names: Vec<&str> = all().map(|tenant| tenant.id.as_str()).collect();

@@ -1,8 +1,7 @@
 //! The verbs that only read.
 
 use crate::model::key::ApiKey;
-use crate::model::key::KeyStatus;
-use crate::store::merge;
+use crate::store::KeyFilter;
 use crate::store::outcome::Failure;
 use crate::store::outcome::KeyView;
 use crate::store::outcome::Outcome;
@@ -10,23 +9,14 @@ use crate::store::outcome::TenantView;
 use crate::store::verbs::Prepared;
 use crate::store::verbs::Scene;
 
-/// All keys but deleted ones, oldest first (FA5, FA7).
-pub(super) fn keys(scene: &Scene<'_>, tenant: Option<&str>) -> Result<Prepared, Failure> {
-    let tenant = tenant.map(|id| scene.tenant(id)).transpose()?;
-    let mut keys = scene.store.keys()?;
-    let declared = merge::declared_keys(scene.declared.keys, &keys, &scene.store.retired()?)
-        .map_err(|clash| Failure::refused(clash.to_string()))?;
-    keys.extend(declared);
-    keys.sort_by_key(|key| (key.created, key.id));
-    let listed = |key: &&ApiKey| {
-        let theirs = tenant.as_ref().is_none_or(|tenant| tenant.id == key.tenant);
-        key.status != KeyStatus::Deleted && theirs
-    };
+/// The keys that are meant, oldest first (FA5, FA7).
+pub(super) fn keys(scene: &Scene<'_>, which: &KeyFilter) -> Result<Prepared, Failure> {
     let last_used = (scene.last_used)();
+    let mut keys = scene.select(which, &last_used)?.keys;
+    keys.sort_by_key(|key| (key.created, key.id));
     let view = |key: &ApiKey| KeyView::of(key, scene.now, last_used.get(&key.id).copied());
-    let keys = keys.iter().filter(listed).map(view);
     Ok(Prepared::read(Outcome::Keys {
-        keys: keys.collect(),
+        keys: keys.iter().map(view).collect(),
     }))
 }
 

@@ -1,17 +1,19 @@
 //! Every administrative act: the rules first, then one write. `prepare` decides and reads, `Store::commit` writes.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use crate::clock::Wall;
 use crate::config::Config;
+use crate::config::KeyDefault;
 use crate::config::KeyFormat;
+use crate::config::KeyRules;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyStatus;
 use crate::model::route::Route;
 use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
-use crate::model::tenant::TenantId;
 use crate::store::Store;
 use crate::store::Verb;
 use crate::store::outcome::Failure;
@@ -21,9 +23,13 @@ use crate::store::sqlite::Write;
 
 mod create;
 mod find;
+mod import;
 mod list;
+mod rules;
+mod select;
 mod status;
 mod tenant;
+mod update;
 
 /// What gateway.toml says that the verbs must know.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +44,10 @@ pub struct Declared<'a> {
     pub environments: &'a [String],
     /// How key texts are made.
     pub format: &'a KeyFormat,
+    /// What new keys must be.
+    pub rules: &'a KeyRules,
+    /// What they may do when nobody said it.
+    pub defaults: &'a [KeyDefault],
     /// What they demand and cost, for advice.
     pub routes: &'a [Arc<Route>],
 }
@@ -52,6 +62,8 @@ impl<'a> Declared<'a> {
             plans: &config.plans,
             environments: &config.environments,
             format: &config.keys,
+            rules: &config.key_rules,
+            defaults: &config.key_defaults,
             routes: &config.routes,
         }
     }
@@ -60,8 +72,8 @@ impl<'a> Declared<'a> {
 /// A verb that passed every rule and waits to be written.
 #[derive(Debug)]
 pub struct Prepared {
-    /// What to write; `None` when nothing changes.
-    pub write: Option<Write>,
+    /// What to write, in one transaction; nothing when nothing changes.
+    pub writes: Vec<Write>,
     /// What the view of requests has to learn.
     pub change: Change,
     /// What to answer once it is written.
@@ -84,16 +96,17 @@ pub struct Applied {
 pub enum Change {
     /// Not at all.
     Nothing,
-    /// A new key.
-    KeyAdded(Box<ApiKey>),
-    /// The key with this digest has this status.
-    KeyStatus(Digest, KeyStatus),
-    /// The key with the first digest now has the second.
-    KeyMoved(Digest, Digest),
-    /// A new tenant.
-    TenantAdded(Tenant),
-    /// Suspended (`true`) or resumed.
-    TenantSuspended(TenantId, bool),
+    /// Digests stand for keys, or for none any more.
+    Keys {
+        /// Each under its own digest; a key that was regenerated may come several times.
+        put: Vec<ApiKey>,
+        /// Digests that end.
+        gone: Vec<Digest>,
+    },
+    /// The keys with these digests have this status.
+    KeyStatus(Vec<Digest>, KeyStatus),
+    /// A tenant, new or changed.
+    Tenant(Tenant),
 }
 
 /// Checks a verb against every rule and says what is to be written. The store must not be written in between: the lock and
@@ -113,18 +126,30 @@ pub fn prepare(
         declared,
         now,
         last_used,
+        tenants: OnceCell::new(),
     };
     match verb {
         Verb::KeyCreate(new) => create::create(&scene, new),
-        Verb::KeyList { tenant } => list::keys(&scene, tenant.as_deref()),
+        Verb::KeyList(which) => list::keys(&scene, which),
         Verb::KeyShow { id } => list::key(&scene, id),
         Verb::KeyDeactivate { id } => status::deactivate(&scene, id),
         Verb::KeyActivate { id } => status::activate(&scene, id),
-        Verb::KeyRegenerate { id } => create::regenerate(&scene, id),
+        Verb::KeyUpdate(change) => update::key(&scene, change),
+        Verb::KeyRegenerate {
+            id,
+            overlap_seconds,
+        } => create::regenerate(&scene, id, *overlap_seconds),
+        Verb::KeyRotate {
+            id,
+            overlap_seconds,
+        } => create::rotate(&scene, id, *overlap_seconds),
+        Verb::KeyImport { file, keys } => import::import(&scene, file, keys),
+        Verb::KeyRevokeMany(which) => select::revoke_many(&scene, which),
         Verb::KeyRevoke { id } => status::revoke(&scene, id),
         Verb::KeyDelete { id } => status::delete(&scene, id),
         Verb::TenantCreate { id, name, plan } => tenant::create(&scene, id, name.as_deref(), plan),
         Verb::TenantList => list::tenants(&scene),
+        Verb::TenantUpdate(change) => update::of_tenant(&scene, change),
         Verb::TenantSuspend { id } => tenant::suspend(&scene, id, true),
         Verb::TenantResume { id } => tenant::suspend(&scene, id, false),
     }
@@ -142,9 +167,9 @@ pub fn apply(
     last_used: &LastUsed,
 ) -> Result<Applied, Failure> {
     let prepared = prepare(store, declared, verb, now, last_used)?;
-    let revision = match &prepared.write {
-        Some(write) => Some(store.commit(write)?),
-        None => None,
+    let revision = match prepared.writes.as_slice() {
+        [] => None,
+        writes => Some(store.commit(writes)?),
     };
     Ok(Applied {
         outcome: prepared.outcome,
@@ -159,13 +184,15 @@ struct Scene<'a> {
     declared: &'a Declared<'a>,
     now: Wall,
     last_used: &'a LastUsed,
+    /// Those of the store, read once.
+    tenants: OnceCell<Vec<Tenant>>,
 }
 
 impl Prepared {
     /// An answer that changes nothing.
     fn read(outcome: Outcome) -> Prepared {
         Prepared {
-            write: None,
+            writes: Vec::new(),
             change: Change::Nothing,
             outcome,
         }

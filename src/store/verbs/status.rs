@@ -22,7 +22,7 @@ pub(super) fn deactivate(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failur
             let said = format!(
                 "is inactive: its requests get 401 from now on; `portcullis keys activate {id}` switches it on again"
             );
-            Ok(changed(scene, key, KeyStatus::Inactive, &said))
+            changed(scene, key, KeyStatus::Inactive, &said)
         }
     }
 }
@@ -41,12 +41,7 @@ pub(super) fn activate(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure>
         KeyStatus::Active => Ok(unchanged(scene, &key, &format!("was active already{but}"))),
         KeyStatus::Inactive => {
             ours(&key)?;
-            Ok(changed(
-                scene,
-                key,
-                KeyStatus::Active,
-                &format!("is active{but}"),
-            ))
+            changed(scene, key, KeyStatus::Active, &format!("is active{but}"))
         }
     }
 }
@@ -59,14 +54,14 @@ pub(super) fn revoke(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
         return Ok(unchanged(scene, &key, &said));
     }
     if key.origin == Origin::Store {
-        return Ok(changed(scene, key, KeyStatus::Revoked, REVOKED));
+        return changed(scene, key, KeyStatus::Revoked, REVOKED);
     }
     key.status = KeyStatus::Revoked;
     let said = format!("{REVOKED}; it can be removed from gateway.toml, and stays revoked");
     let outcome = told(scene, &key, true, &said);
     Ok(Prepared {
-        change: Change::KeyStatus(key.digest, KeyStatus::Revoked),
-        write: Some(Write::InsertKey(Box::new(key))),
+        change: Change::KeyStatus(vec![key.digest], KeyStatus::Revoked),
+        writes: vec![Write::InsertKey(Box::new(key))],
         outcome,
     })
 }
@@ -84,7 +79,7 @@ pub(super) fn delete(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
     }
     let said =
         "is deleted for good: its requests get 401, and neither its id nor its text can come back";
-    Ok(changed(scene, key, KeyStatus::Deleted, said))
+    changed(scene, key, KeyStatus::Deleted, said)
 }
 
 const REVOKED: &str =
@@ -111,13 +106,18 @@ pub(super) fn ended(key: &ApiKey) -> Failure {
     ))
 }
 
-fn changed(scene: &Scene<'_>, mut key: ApiKey, status: KeyStatus, said: &str) -> Prepared {
+fn changed(
+    scene: &Scene<'_>,
+    mut key: ApiKey,
+    status: KeyStatus,
+    said: &str,
+) -> Result<Prepared, Failure> {
     key.status = status;
-    Prepared {
-        write: Some(Write::SetStatus(key.id, status)),
-        change: Change::KeyStatus(key.digest, status),
+    Ok(Prepared {
+        writes: vec![Write::SetStatus(key.id, status)],
+        change: Change::KeyStatus(scene.digests_of(&key)?, status),
         outcome: told(scene, &key, true, said),
-    }
+    })
 }
 
 fn unchanged(scene: &Scene<'_>, key: &ApiKey, said: &str) -> Prepared {

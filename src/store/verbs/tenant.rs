@@ -52,8 +52,8 @@ pub(super) fn create(
             changed: true,
             said,
         },
-        change: Change::TenantAdded(tenant.clone()),
-        write: Some(Write::InsertTenant(tenant, scene.now)),
+        change: Change::Tenant(tenant.clone()),
+        writes: vec![Write::InsertTenant(tenant, scene.now)],
     })
 }
 
@@ -82,13 +82,13 @@ pub(super) fn suspend(scene: &Scene<'_>, id: &str, suspended: bool) -> Result<Pr
         return Ok(Prepared::read(outcome));
     }
     Ok(Prepared {
-        write: Some(Write::SetSuspended(tenant.id.clone(), suspended)),
-        change: Change::TenantSuspended(tenant.id, suspended),
+        writes: vec![Write::UpdateTenant(tenant.clone())],
+        change: Change::Tenant(tenant),
         outcome,
     })
 }
 
-fn declared(id: &str) -> Failure {
+pub(super) fn declared(id: &str) -> Failure {
     Failure::refused(format!(
         "tenant {id} is declared in gateway.toml: change it there"
     ))

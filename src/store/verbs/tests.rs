@@ -11,6 +11,7 @@ use crate::config;
 use crate::model::key::KeyId;
 use crate::model::key_text;
 use crate::model::tenant::Origin;
+use crate::store::KeyFilter;
 use crate::store::NewKey;
 use crate::store::outcome::KeyText;
 use crate::store::outcome::KeyView;
@@ -116,7 +117,7 @@ impl Bench {
     }
 
     fn list(&mut self) -> Vec<KeyView> {
-        match self.done(Verb::KeyList { tenant: None }) {
+        match self.done(Verb::KeyList(KeyFilter::default())) {
             Outcome::Keys { keys } => keys,
             other => panic!("{other:?}"),
         }
@@ -175,7 +176,10 @@ fn deactivate(id: &str) -> Verb {
 }
 
 fn regenerate(id: &str) -> Verb {
-    Verb::KeyRegenerate { id: id.into() }
+    Verb::KeyRegenerate {
+        id: id.into(),
+        overlap_seconds: 0,
+    }
 }
 
 // FM2: prefix, environment, 36 characters with a checksum.
@@ -443,7 +447,7 @@ fn revoking_is_for_good() {
     let key_id = KeyId::parse(&id).unwrap();
     let forced = bench
         .store
-        .commit(&Write::SetStatus(key_id, KeyStatus::Active));
+        .commit(&[Write::SetStatus(key_id, KeyStatus::Active)]);
     assert!(forced.is_err(), "the store itself refuses too");
     assert_eq!(bench.view(&id).status, "revoked");
 }
@@ -461,7 +465,7 @@ fn deleting_leaves_the_lists_and_a_tombstone() {
     again.id = KeyId(*b"AAAAAAAAAAAA");
     again.digest = digest;
     again.origin = Origin::Store;
-    let forced = bench.store.commit(&Write::InsertKey(Box::new(again)));
+    let forced = bench.store.commit(&[Write::InsertKey(Box::new(again))]);
     assert!(forced.is_err(), "its digest can never come back");
 }
 
@@ -481,7 +485,9 @@ fn regenerating_keeps_the_id_and_retires_the_old_digest() {
         store.digest_use(&new).unwrap(),
         DigestUse::Key(key_id, KeyStatus::Active)
     );
-    assert_eq!(store.load().unwrap().retired, [old]);
+    let retired = store.load().unwrap().retired;
+    assert_eq!(retired.len(), 1);
+    assert_eq!((retired[0].digest, retired[0].until), (old, None));
 }
 
 #[test]
@@ -530,9 +536,9 @@ fn a_key_of_the_file_and_of_the_store_at_once_is_refused_naming_both() {
     let mut bench = Bench::new();
     let (id, text) = bench.key();
     bench.config.declared_keys[0].digest = key_text::digest_of(text.reveal().as_bytes());
-    bench.refused(Verb::KeyList { tenant: None }, &id);
+    bench.refused(Verb::KeyList(KeyFilter::default()), &id);
     let file = bench.file_key();
-    bench.refused(Verb::KeyList { tenant: None }, &file);
+    bench.refused(Verb::KeyList(KeyFilter::default()), &file);
     bench.refused(revoke(&file), &id);
 }
 

@@ -152,6 +152,8 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
             secret_prefix: "fp".to_owned(),
             public_prefix: "fp".to_owned(),
         },
+        key_rules: Default::default(),
+        key_defaults: Vec::new(),
         headers: Headers {
             tenant: HeaderName::from_static("x-tenant-id"),
             subject: None,
