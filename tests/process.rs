@@ -1269,3 +1269,23 @@ fn limits_explain_names_who_lacks_the_scope() {
     );
     assert_exit(&site.command(&["limits", "explain", &strict.0, "x"]), 1);
 }
+
+// Issue 3, operators' safety and C-30: `check` remarks on live keys that never end, and passes all the same.
+#[test]
+fn check_remarks_on_keys_that_never_end() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let remarks = |site: &Site| {
+        let output = site.command(&["check"]);
+        assert_exit(&output, 0);
+        errors(&output)
+    };
+    assert!(!remarks(&site).contains("never end"));
+    site.key();
+    let told = remarks(&site);
+    assert!(told.contains("live keys that never end: key_"), "{told}");
+    let id = site.told(&["keys", "list"]);
+    let id = id.split('\t').next().unwrap().to_owned();
+    site.told(&["keys", "update", &id, "--expires", "90d"]);
+    assert!(!remarks(&site).contains("never end"));
+}
