@@ -28,7 +28,7 @@ pub(super) fn charge(
     }
     if wait == 0 {
         for (windows, limits) in subjects.iter_mut().flatten() {
-            windows.take(limits, cost, now.wall);
+            windows.take(limits, cost, now);
         }
     }
     let numbers = subjects
@@ -102,7 +102,9 @@ impl Windows {
         quota.unwrap_or(0).max(burst.unwrap_or(0))
     }
 
-    fn take(&mut self, limits: &Limits, cost: u32, wall: Wall) {
+    fn take(&mut self, limits: &Limits, cost: u32, now: Now) {
+        // The wall clock at `latest`, which a late thread's own reading lies before.
+        let wall = Wall(now.wall.0.saturating_add_signed(self.latest - instant(now)));
         if let Some(rate) = limits.quota {
             self.quota.take(rate, cost, self.latest, wall);
         }
@@ -153,7 +155,8 @@ impl Windows {
     }
 }
 
-/// A fixed window, opened by its first charge.
+/// A fixed window, opened by its first charge, at the beginning of that second of the wall clock: so `Reset` is a whole second that is
+/// neither early nor further away than the window is long (FA25).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct QuotaWindow {
     opened: i64,
@@ -196,8 +199,8 @@ impl QuotaWindow {
     fn take(&mut self, rate: Rate, cost: u32, at: i64, wall: Wall) {
         if self.seconds == 0 {
             *self = QuotaWindow {
-                opened: at,
-                opened_wall: wall,
+                opened: at.saturating_sub_unsigned(wall.0 % MICROS as u64),
+                opened_wall: second_of(wall),
                 seconds: rate.seconds,
                 used: 0,
             };
@@ -208,7 +211,7 @@ impl QuotaWindow {
     /// An unopened window is described as if it opened now.
     fn numbers(&self, rate: Rate, at: i64, wall: Wall) -> WindowNumbers {
         let opened_wall = if self.seconds == 0 {
-            wall
+            second_of(wall)
         } else {
             self.opened_wall
         };
@@ -408,6 +411,11 @@ fn seconds_up(micros: i64) -> u64 {
     u64::try_from(micros).unwrap_or(0).div_ceil(MICROS as u64)
 }
 
+/// The beginning of a second.
+fn second_of(wall: Wall) -> Wall {
+    Wall(wall.0 - wall.0 % MICROS as u64)
+}
+
 fn unix_seconds_up(wall: Wall, micros: i64) -> u64 {
     wall.0.saturating_add_signed(micros).div_ceil(MICROS as u64)
 }
@@ -550,7 +558,7 @@ mod tests {
 
     /// FA25: the same in every answer of one window, whatever the wall clock does (S30).
     #[test]
-    fn reset_is_rounded_up_and_stays() {
+    fn reset_is_a_whole_second_and_stays() {
         let limits = limits(rate(10, 3_600), None);
         let mut windows = Windows::default();
         let mut reset = |mono: u64, wall: u64| {
@@ -568,12 +576,12 @@ mod tests {
                 quota.reset_in_seconds,
             )
         };
-        assert_eq!(reset(5, 1_000_000_001), (9, 4_601, 3_600));
-        assert_eq!(reset(6, 1_001_000_001), (8, 4_601, 3_599));
+        assert_eq!(reset(5, 1_000_000_001), (9, 4_600, 3_600));
+        assert_eq!(reset(6, 1_001_000_001), (8, 4_600, 3_599));
         // The wall clock jumps back, then far ahead: no window opens again, none freezes.
-        assert_eq!(reset(7, 3), (7, 4_601, 3_598));
-        assert_eq!(reset(8, 9_000_000_000_000), (6, 4_601, 3_597));
-        assert_eq!(reset(3_604, 9_003_596_000_000), (5, 4_601, 1));
+        assert_eq!(reset(7, 3), (7, 4_600, 3_598));
+        assert_eq!(reset(8, 9_000_000_000_000), (6, 4_600, 3_597));
+        assert_eq!(reset(3_604, 9_003_596_000_000), (5, 4_600, 1));
         assert_eq!(
             reset(3_605, 9_003_597_000_000),
             (9, 9_003_597 + 3_600, 3_600)
@@ -752,7 +760,8 @@ mod tests {
             for (at, cost) in &self.0 {
                 open = match open {
                     Some((start, used)) if *at < start + span => Some((start, used + cost)),
-                    _ => Some((*at, *cost)),
+                    // `WALL` is a whole second, so the seconds of both clocks begin together.
+                    _ => Some((at - at % 1_000_000, *cost)),
                 };
             }
             open.filter(|(start, _)| now < start + span)
