@@ -185,7 +185,7 @@ fn only_what_is_read_at_start_needs_a_restart() {
 #[test]
 fn what_nobody_uses_is_a_warning() {
     let text = format!(
-        "{MINIMAL}[plans.p]\nquota = \"unlimited\"\nburst = \"unlimited\"\nscopes = [\"a:b\"]\n\
+        "{MINIMAL}[plans.p]\nquota = \"unlimited\"\nburst = \"unlimited\"\nscopes = []\n\
         [upstreams.spare]\nservers = [\"http://127.0.0.1:1\"]\n[upstreams.used]\nservers = [\"http://127.0.0.1:2\"]\n\
         [[routes]]\npath = \"/\"\nscope = \"a:c\"\nupstream = \"used\"\n"
     );
