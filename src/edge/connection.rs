@@ -59,8 +59,9 @@ impl Bounds {
             .header_read_timeout(None)
             .max_header_size(self.head_bytes_max)
             .max_buf_size(self.head_bytes_max.max(BUFFER_BYTES));
-        // Left at hyper's 100 where that will do: another number costs an allocation per request.
-        if self.header_count_max >= HYPER_HEADERS {
+        // Left at hyper's 100 where that will do: a number of our own costs two allocations per request. One more than is allowed, so that
+        // the gate can refuse the first beyond in the configured shape.
+        if self.header_count_max > HYPER_HEADERS {
             builder.max_headers(self.header_count_max + 1);
         }
         builder

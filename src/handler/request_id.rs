@@ -34,7 +34,10 @@ impl RequestIds {
         hex(&mut text[15..18], high);
         hex(&mut text[19..23], 0x8000 | (high >> 12 & 0x3fff));
         hex(&mut text[24..], low);
-        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+        let mut id = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"));
+        // Not secret, but never seen again: HTTP/2 would push one useful field after another out of its compression table for it.
+        id.set_sensitive(true);
+        id
     }
 
     /// SplitMix64 over a Weyl sequence.
@@ -69,6 +72,7 @@ mod tests {
         let text = first.to_str().unwrap();
         assert_ne!(first, second);
         assert_eq!(text.len(), 36);
+        assert!(first.is_sensitive(), "kept out of HPACK's table");
         let (high, low) = (1_795_305_600_000_u64 >> 16, 1_795_305_600_000_u64 & 0xffff);
         assert_eq!(text[..14], format!("{high:08x}-{low:04x}-"));
         assert_eq!(text.as_bytes()[14], b'7');

@@ -40,19 +40,21 @@ pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
     let policy = text.part(|out| each(out, numbers, policy_item));
     let state = text.part(|out| each(out, numbers, state_item));
     let bytes = Bytes::from(text.buffer);
-    let mut set = |name: &'static HeaderName, range: Range<usize>| {
-        if let Ok(value) = HeaderValue::from_maybe_shared(bytes.slice(range)) {
+    let mut set = |name: &'static HeaderName, range: Range<usize>, changes: bool| {
+        if let Ok(mut value) = HeaderValue::from_maybe_shared(bytes.slice(range)) {
+            // Not secret, but worth no place in HTTP/2's compression table: the next answer says something else.
+            value.set_sensitive(changes);
             headers.insert(name, value);
         }
     };
     if shown.x {
-        set(&X_LIMIT, limit);
-        set(&X_REMAINING, remaining);
-        set(&X_RESET, reset);
+        set(&X_LIMIT, limit, false);
+        set(&X_REMAINING, remaining, true);
+        set(&X_RESET, reset, shown.reset_as_delta);
     }
     if shown.ietf {
-        set(&POLICY, policy);
-        set(&STATE, state);
+        set(&POLICY, policy, false);
+        set(&STATE, state, true);
     }
 }
 
@@ -233,6 +235,31 @@ mod tests {
         let mut headers = HeaderMap::new();
         apply(&mut headers, &Numbers::default(), &shown(true, true));
         assert_eq!(headers.len(), 0);
+    }
+
+    #[test]
+    fn values_that_change_with_every_answer_stay_out_of_compression_tables() {
+        let numbers = Numbers {
+            quota: Some(window(100, 3_600, 99, 3_600)),
+            burst: None,
+        };
+        for reset_as_delta in [false, true] {
+            let mut headers = HeaderMap::new();
+            let shown = Shown {
+                reset_as_delta,
+                ..shown(true, true)
+            };
+            apply(&mut headers, &numbers, &shown);
+            for (name, changes) in [
+                ("x-ratelimit-limit", false),
+                ("x-ratelimit-remaining", true),
+                ("x-ratelimit-reset", reset_as_delta),
+                ("ratelimit-policy", false),
+                ("ratelimit", true),
+            ] {
+                assert_eq!(headers[name].is_sensitive(), changes, "{name}");
+            }
+        }
     }
 
     #[test]

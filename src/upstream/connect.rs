@@ -69,12 +69,15 @@ async fn dial(server: &Server, resolving: &Cell<bool>) -> io::Result<TcpStream> 
 }
 
 async fn start(stream: TcpStream, upstream: &Upstream) -> Result<Connection, ConnectFailure> {
-    let handshake = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    builder
         .max_header_size(upstream.head_bytes_max)
-        .max_headers(upstream.header_count_max)
-        .max_buf_size(BUFFER_BYTES_MAX.max(upstream.head_bytes_max))
-        .handshake(TokioIo::new(stream))
-        .await;
+        .max_buf_size(BUFFER_BYTES_MAX.max(upstream.head_bytes_max));
+    // Saying what hyper does anyway costs every answer the filling of two arrays.
+    if upstream.header_count_max != HYPER_HEADERS {
+        builder.max_headers(upstream.header_count_max);
+    }
+    let handshake = builder.handshake(TokioIo::new(stream)).await;
     let (sender, connection) = handshake.map_err(|error| ConnectFailure {
         kind: UpstreamFailure::ConnectionTerminated,
         detail: error.to_string(),
@@ -111,3 +114,5 @@ fn is_out_of_files(error: &io::Error) -> bool {
 
 /// Most bytes held of a body on its way, in each direction of a connection; hyper's own default is 400 KiB.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Header fields that hyper takes without being told.
+const HYPER_HEADERS: usize = 100;

@@ -668,6 +668,26 @@ fn heads_are_bounded() {
     assert_eq!(upstream.hits(), 0);
 }
 
+// S24: as many header lines as are allowed and one more, below, at and above what the parser takes of itself.
+#[test]
+fn header_lines_are_counted() {
+    let upstream = Upstream::start();
+    for (bound, is_shaped) in [(80, true), (100, false), (120, true)] {
+        let gateway = Setup::usual(&upstream)
+            .set("http", "header_count_max", &bound.to_string())
+            .start();
+        let mut request = Request::get("/public/x");
+        let lines = |request: &Request| request.bytes().split(|byte| *byte == b'\n').count() - 3;
+        while lines(&request) < bound {
+            request = request.header("x-many", "y");
+        }
+        gateway.send(&request).expect(200);
+        let answer = gateway.send(&request.header("x-many", "y"));
+        answer.expect(431);
+        assert_eq!(answer.has("x-request-id"), is_shaped, "{bound}");
+    }
+}
+
 // S22: a head must be there in time, however slowly its bytes drip.
 #[test]
 fn a_slow_head_is_ended() {
