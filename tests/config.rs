@@ -206,6 +206,37 @@ fn what_nobody_uses_is_a_warning() {
     );
 }
 
+// Issue 3, operators' safety: what can never matter is told, and the file is good all the same.
+#[test]
+fn what_can_never_matter_is_a_warning() {
+    let text = format!(
+        "{MINIMAL}[scopes]\nsuperuser = [\"admin\"]\n\
+        [plans.p]\nquota = \"unlimited\"\nburst = \"unlimited\"\nscopes = [\"*\", \"a:*\", \"leses:read\"]\n\
+        [[tenants]]\nid = \"acme\"\nplan = \"p\"\nscopes = [\"admin\", \"a:b\", \"a:typo\"]\n\
+        [[key_defaults]]\nkind = \"public\"\nscopes = []\n[[key_defaults]]\nscopes = [\"a:b\"]\n[[key_defaults]]\nkind = \"secret\"\nscopes = []\n\
+        [upstreams.u]\nservers = [\"http://127.0.0.1:2\"]\n\
+        [[routes]]\npath = \"/x/{{id}}\"\nscope = \"a:b\"\nupstream = \"u\"\n\
+        [[routes]]\npath = \"/x/{{name}}\"\nhost = \"a.example.com\"\nmethods = [\"GET\"]\nscope = \"a:b\"\nupstream = \"u\"\n\
+        [[routes]]\npath = \"/y\"\nhost = \"a.example.com\"\nscope = \"a:b\"\nupstream = \"u\"\n\
+        [[routes]]\npath = \"/y\"\nhost = \"b.example.com\"\nscope = \"a:b\"\nupstream = \"u\"\n"
+    );
+    let loaded = config::parse(&text, Path::new("gateway.toml")).unwrap();
+    let told: Vec<String> = loaded.warnings.lines().to_vec();
+    let expected = [
+        "[[key_defaults]] number 3 never counts: number 2 fits all of its keys",
+        "no route demands scope \"leses:read\" of plan \"p\"",
+        "no route demands scope \"a:typo\" of tenant \"acme\"",
+        "at \"a.example.com\" this route hides /x/{id} of any host, for every method",
+    ];
+    for line in expected {
+        assert!(
+            told.iter().any(|told| told.contains(line)),
+            "{line}\n{told:#?}"
+        );
+    }
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+}
+
 #[test]
 fn an_unreadable_file_is_named() {
     let dir = tempfile::tempdir().unwrap();

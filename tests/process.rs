@@ -1154,3 +1154,138 @@ fn the_systemd_units_verify_and_are_hardened() {
         .unwrap();
     assert_exit(&security, 0);
 }
+
+// DESIGN section 6: `limits explain` says which windows apply, their state and why, takes nothing from them, and foretells what a request
+// gets. FF12 and FA21: the window of the minute and that of the hour, each key its own. An override of the key beats its plan (FA22).
+#[test]
+fn limits_explain_foretells_what_a_request_gets() {
+    let upstream = Upstream::start();
+    let setup = Setup::limited(&upstream, "100/hour", "20/min").route_to(
+        "legacy",
+        "/dear/{*rest}",
+        &["GET"],
+        Access::AnyKey,
+        "cost = 7\n",
+    );
+    let site = Site::of(setup);
+    let words =
+        "keys create --tenant acme --name own --scope leases:read --burst 8/min --output json";
+    let words: Vec<&str> = words.split(' ').collect();
+    let made: serde_json::Value = serde_json::from_str(&site.told(&words)).unwrap();
+    let (id, key) = (made["id"].as_str().unwrap(), made["text"].as_str().unwrap());
+    let explain = |path: &str, more: &[&str]| -> serde_json::Value {
+        let words = ["limits", "explain", id, path, "--output", "json"];
+        serde_json::from_str(&site.told(&[&words, more].concat())).unwrap()
+    };
+    // No gateway runs: what the configuration says, and no counts.
+    let said = explain("/leases/1", &[]);
+    assert_eq!(said["windows"][1]["limit"], "8/min");
+    assert_eq!(said["windows"][1]["from"], "the key");
+    assert!(said["windows"][0]["state"].is_null());
+    assert!(said["notes"].to_string().contains("running gateway"));
+
+    let _running = site.start();
+    let connect = || Http1::tls(site.https);
+    let expected = [
+        ("GET", "/dear/x", 200, 7),
+        ("GET", "/leases/1", 200, 8),
+        ("GET", "/leases/1", 429, 8),
+    ];
+    for (method, path, status, used) in expected {
+        let before = explain(path, &["--method", method]);
+        let again = explain(path, &["--method", method]);
+        let used_of = |said: &serde_json::Value| said["windows"][0]["state"]["used"].as_u64();
+        assert_eq!(used_of(&before), used_of(&again), "nothing is taken");
+        let foretold = before["refused"].as_u64().unwrap_or(200);
+        assert_eq!(foretold, status, "{before}");
+        let answer = connect().exchange(&Request::get(path).bearer(key));
+        answer.expect(status as u16);
+        let after = explain(path, &[]);
+        assert_eq!(after["windows"][0]["state"]["used"], used);
+        assert_eq!(after["windows"][0]["state"]["remaining"], 100 - used);
+        assert_eq!(after["windows"][0]["from"], "plan limited of the tenant");
+        assert_eq!(after["windows"][1]["state"]["used"], used);
+    }
+    let table = site.told(&["limits", "explain", id, "/leases/1"]);
+    assert!(
+        table.contains("verdict\trefused, 429 limit_exceeded\n"),
+        "{table}"
+    );
+    assert!(
+        table.contains("8/min by the key: 8 used, 0 left"),
+        "{table}"
+    );
+}
+
+// DESIGN section 3, step 6: key, tenant and plan must all have the scope; the explanation names those that lack it, as the answer would.
+#[test]
+fn limits_explain_names_who_lacks_the_scope() {
+    let upstream = Upstream::start();
+    let setup = Setup::limited(&upstream, "100/hour", "unlimited")
+        .set("plans.limited", "scopes", r#"["leases:*"]"#)
+        .set("plans.tried", "mode", r#""observe""#)
+        .plan("tried", "1/hour", "unlimited")
+        .tenant("bravo", "tried");
+    let site = Site::of(setup);
+    let _running = site.start();
+    let make = |words: &str| -> (String, String) {
+        let words: Vec<&str> = words.split(' ').collect();
+        let made: serde_json::Value = serde_json::from_str(&site.told(&words)).unwrap();
+        let text = |name: &str| made[name].as_str().unwrap().to_owned();
+        (text("id"), text("text"))
+    };
+    let strict = make("keys create --tenant acme --name a --scope leases:read --output json");
+    let tried = make("keys create --tenant bravo --name b --scope leases:read --output json");
+    let cases = [
+        (&strict, "/leases/1", 200, &[][..]),
+        (&strict, "/owners/1", 403, &["key", "plan"]),
+        (&strict, "/nowhere", 404, &[]),
+        (&strict, "/any/%2e%2e/x", 400, &[]),
+        (&strict, "/public/1", 200, &[]),
+        (&tried, "/owners/1", 200, &["key"]),
+        (&tried, "/owners/1", 200, &["key"]),
+    ];
+    for ((id, key), path, status, lacking) in cases {
+        let words = ["limits", "explain", id, path, "--output", "json"];
+        let said: serde_json::Value = serde_json::from_str(&site.told(&words)).unwrap();
+        assert_eq!(said["refused"].as_u64().unwrap_or(200), status, "{said}");
+        let named = said["scope"]["lacking"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        assert_eq!(named, lacking.to_vec(), "{said}");
+        let answer = Http1::tls(site.https).exchange(&Request::get(path).bearer(key));
+        answer.expect(status as u16);
+    }
+    let table = site.told(&["limits", "explain", &tried.0, "/owners/1"]);
+    assert!(
+        table.contains("forwarded (only observed: limit_exceeded, scope_not_of_key)"),
+        "{table}"
+    );
+    assert!(table.contains("observe, says its plan"), "{table}");
+    assert_exit(
+        &site.command(&["limits", "explain", "key_aaaaaaaaaaaa", "/x"]),
+        1,
+    );
+    assert_exit(&site.command(&["limits", "explain", &strict.0, "x"]), 1);
+}
+
+// Issue 3, operators' safety and C-30: `check` remarks on live keys that never end, and passes all the same.
+#[test]
+fn check_remarks_on_keys_that_never_end() {
+    let upstream = Upstream::start();
+    let site = Site::new(&upstream);
+    let remarks = |site: &Site| {
+        let output = site.command(&["check"]);
+        assert_exit(&output, 0);
+        errors(&output)
+    };
+    assert!(!remarks(&site).contains("never end"));
+    site.key();
+    let told = remarks(&site);
+    assert!(told.contains("live keys that never end: key_"), "{told}");
+    let id = site.told(&["keys", "list"]);
+    let id = id.split('\t').next().unwrap().to_owned();
+    site.told(&["keys", "update", &id, "--expires", "90d"]);
+    assert!(!remarks(&site).contains("never end"));
+}

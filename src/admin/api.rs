@@ -1,4 +1,4 @@
-//! What the command line asks of the running gateway: verbs, reload, status. Only on the unix socket.
+//! What the command line asks of the running gateway: verbs, reload, status, explain. Only on the unix socket.
 
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ use serde::Serialize;
 
 use crate::admin::Admin;
 use crate::admin::Caller;
+use crate::gate;
+use crate::gate::Question;
 use crate::store::Outcome;
 use crate::store::Verb;
 use crate::store::VerbError;
@@ -29,7 +31,7 @@ use crate::store::error::EXIT_USAGE;
 /// Largest verb: the import of a file as large as `keys import` reads, quotes and names of fields included.
 const VERB_BYTES_MAX: usize = 1 << 30;
 
-/// The three calls.
+/// The four calls.
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route(
@@ -38,6 +40,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         )
         .route("/v1/reload", post(reload))
         .route("/v1/status", get(status))
+        .route("/v1/explain", post(explain))
         .with_state(admin)
 }
 
@@ -90,6 +93,26 @@ async fn reload(State(admin): State<Arc<Admin>>, Extension(caller): Extension<Ca
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {
     answer(StatusCode::OK, &(admin.status)())
+}
+
+async fn explain(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+    let question: Question = match serde_json::from_slice(&body) {
+        Ok(question) => question,
+        Err(error) => return refuse(not_a_verb(&error)),
+    };
+    // Finding a key by its id walks all of them.
+    let work = move || {
+        let snapshot = admin.keeper.snapshot().load_full();
+        gate::explain(&snapshot, Some(&admin.quota), admin.clock.now(), &question)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(explanation)) => answer(StatusCode::OK, &explanation),
+        Ok(Err(error)) => refuse(error),
+        Err(_) => refuse(VerbError {
+            text: "the gateway failed while explaining; see its log".to_owned(),
+            exit: EXIT_UNAVAILABLE,
+        }),
+    }
 }
 
 fn not_a_verb(error: &serde_json::Error) -> VerbError {

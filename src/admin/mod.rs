@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::clock::Clock;
+use crate::quota::Quota;
 use crate::snapshot::change::Keeper;
 
 mod api;
@@ -20,6 +21,8 @@ pub use socket::bind_socket;
 pub struct Admin {
     /// Carries verbs out.
     pub keeper: Arc<Keeper>,
+    /// Looked at, never charged, to explain a request.
+    pub quota: Arc<Quota>,
     /// Dates what they do.
     pub clock: Clock,
     /// Reads gateway.toml again; blocks. `Ok` is what changed, `Err` why the old one goes on.

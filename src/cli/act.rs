@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::cli::args::At;
 use crate::cli::client;
@@ -16,7 +19,11 @@ use crate::clock::Clock;
 use crate::clock::Wall;
 use crate::config;
 use crate::config::Config;
+use crate::gate;
+use crate::gate::Explanation;
+use crate::gate::Question;
 use crate::model::key::KeyId;
+use crate::snapshot::build;
 use crate::store::Outcome;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -89,18 +96,39 @@ impl Place {
     /// # Errors
     /// Why not.
     pub(super) fn act(&self, verb: &Verb) -> Result<Outcome, VerbError> {
+        self.reach("/v1/verbs", verb, |store, config| {
+            offline(store, config, verb)
+        })
+    }
+
+    /// Says what would become of a request: as the running gateway sees it, or as configuration and store say.
+    ///
+    /// # Errors
+    /// Why that cannot be said.
+    pub(super) fn explain(&self, question: &Question) -> Result<Explanation, VerbError> {
+        self.reach("/v1/explain", question, |store, config| {
+            explain_offline(&store, config, question)
+        })
+    }
+
+    fn reach<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        asked: &impl Serialize,
+        offline: impl FnOnce(Store, &Config) -> Result<T, VerbError>,
+    ) -> Result<T, VerbError> {
         let body =
-            serde_json::to_vec(verb).map_err(|error| VerbError::refused(error.to_string()))?;
+            serde_json::to_vec(asked).map_err(|error| VerbError::refused(error.to_string()))?;
         let mut tries = TRIES;
         loop {
-            match client::call(&self.socket, Method::POST, "/v1/verbs", body.clone()) {
+            match client::call(&self.socket, Method::POST, path, body.clone()) {
                 Ok(answer) => return understood(&answer),
                 Err(CallError::Failed(error)) => return Err(error),
                 Err(CallError::NobodyListens) => {}
             }
             let config = self.config.as_ref().ok_or_else(|| self.nobody_listens())?;
             match Store::open(&config.store.path) {
-                Ok(store) => return offline(store, config, verb),
+                Ok(store) => return offline(store, config),
                 // A gateway that is just starting, or another command: it soon listens, or is gone.
                 Err(error) if error.is_in_use() && tries > 0 => wait(&mut tries),
                 Err(error) => return Err(error.into()),
@@ -141,7 +169,7 @@ fn wait(tries: &mut usize) {
     std::thread::sleep(TRY_PAUSE);
 }
 
-fn understood(answer: &[u8]) -> Result<Outcome, VerbError> {
+fn understood<T: DeserializeOwned>(answer: &[u8]) -> Result<T, VerbError> {
     serde_json::from_slice(answer).map_err(|_| VerbError {
         text: "the running gateway is of another version: it did what was asked, but its answer is not understood".to_owned(),
         exit: EXIT_UNAVAILABLE,
@@ -160,6 +188,20 @@ fn offline(mut store: Store, config: &Config, verb: &Verb) -> Result<Outcome, Ve
     verbs::apply(&mut store, &Declared::of(config), verb, now, &last_used)
         .map(|applied| applied.outcome)
         .map_err(VerbError::from)
+}
+
+fn explain_offline(
+    store: &Store,
+    config: &Config,
+    question: &Question,
+) -> Result<Explanation, VerbError> {
+    let contents = store.load()?;
+    let built =
+        build::build(Arc::new(config.clone()), &contents, 0).map_err(|error| VerbError {
+            text: error.to_string(),
+            exit: EXIT_CONFIG,
+        })?;
+    gate::explain(&built.snapshot, None, Clock::system().now(), question)
 }
 
 /// What `counters.db` says; a store that never served a request has none.

@@ -86,6 +86,9 @@ pub(super) enum Command {
     /// Tenants
     #[command(subcommand)]
     Tenants(Tenants),
+    /// Limits and permissions of a request
+    #[command(subcommand)]
+    Limits(Limits),
     /// Make the running gateway read its configuration again; a bad one is refused and the old one stays
     Reload,
     /// What the running gateway is doing
@@ -166,6 +169,24 @@ pub(super) enum Tenants {
     Resume {
         /// Its id
         id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Limits {
+    /// Which route, windows and scope a request would meet, their state, and why; nothing is charged
+    Explain {
+        /// The key's id, as `keys list` shows it
+        #[arg(value_name = "KEY_ID")]
+        id: String,
+        /// The path, for example /leases/7
+        path: String,
+        /// The method
+        #[arg(long, default_value = "GET")]
+        method: String,
+        /// The host; routes that serve any host when left out
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
     },
 }
 

@@ -86,12 +86,14 @@ fn rows(file: &str, text: &str) -> Result<Vec<ImportedKey>, VerbError> {
         rest: text.strip_prefix('\u{feff}').unwrap_or(text),
         line: 1,
     };
-    let (_, heading) = records.next().unwrap_or_default();
-    let columns = columns(file, &heading)?;
+    let heading = records.next().and_then(|(_, fields)| fields);
+    let columns = columns(file, &heading.unwrap_or_default())?;
     let mut reasons = Vec::new();
     let mut keys = Vec::new();
     for (line, fields) in records {
-        match row(line, &columns, &fields) {
+        match fields.map_or(Err(QUOTES.to_owned()), |fields| {
+            row(line, &columns, &fields)
+        }) {
             Ok(key) => keys.push(key),
             Err(why) => reasons.push(format!("{file}:{line}: {why}")),
         }
@@ -177,46 +179,52 @@ fn row(line: u64, columns: &[&str], fields: &[String]) -> Result<ImportedKey, St
     })
 }
 
-/// The records of a CSV text with the line that each begins on; empty lines are skipped.
+/// Guessing what was meant could take over another key than the one that is in use, or swallow the rows that follow.
+const QUOTES: &str = "a quote is left open or stands inside a field; a field with a quote in it is written \"one \"\" inside\"";
+
+/// The records of a CSV text with the line that each begins on; empty lines are skipped. `None` where the quotes make no sense.
 struct Records<'a> {
     rest: &'a str,
     line: u64,
 }
 
 impl Iterator for Records<'_> {
-    type Item = (u64, Vec<String>);
+    type Item = (u64, Option<Vec<String>>);
 
-    fn next(&mut self) -> Option<(u64, Vec<String>)> {
+    fn next(&mut self) -> Option<(u64, Option<Vec<String>>)> {
         loop {
             if self.rest.is_empty() {
                 return None;
             }
             let begin = self.line;
-            let fields = self.record();
-            if fields.iter().any(|field| !field.trim().is_empty()) {
-                return Some((begin, fields));
+            match self.record() {
+                Some(fields) if fields.iter().all(|field| field.trim().is_empty()) => {}
+                fields => return Some((begin, fields)),
             }
         }
     }
 }
 
 impl Records<'_> {
-    fn record(&mut self) -> Vec<String> {
+    fn record(&mut self) -> Option<Vec<String>> {
         let mut fields = vec![String::new()];
-        let mut quoted = false;
+        let (mut quoted, mut closed, mut sound) = (false, false, true);
         let mut characters = self.rest.char_indices().peekable();
         let mut end = self.rest.len();
         while let Some((place, character)) = characters.next() {
-            let Some(field) = fields.last_mut() else {
-                break;
-            };
+            let next = characters.peek().map(|(_, next)| *next);
+            let field = fields.last_mut()?;
             match character {
-                '"' if quoted && characters.peek().is_some_and(|(_, next)| *next == '"') => {
+                '"' if quoted && next == Some('"') => {
                     characters.next();
                     field.push('"');
                 }
-                '"' => quoted = !quoted,
-                ',' if !quoted => fields.push(String::new()),
+                '"' if quoted => (quoted, closed) = (false, true),
+                '"' if field.is_empty() && !closed => quoted = true,
+                ',' if !quoted => {
+                    fields.push(String::new());
+                    closed = false;
+                }
                 '\n' => {
                     self.line += 1;
                     if !quoted {
@@ -225,12 +233,15 @@ impl Records<'_> {
                     }
                     field.push('\n');
                 }
-                '\r' => {}
-                other => field.push(other),
+                '\r' if next == Some('\n') => {}
+                other => {
+                    sound &= quoted || (other != '"' && !closed);
+                    field.push(other);
+                }
             }
         }
         self.rest = &self.rest[end..];
-        fields
+        (sound && !quoted).then_some(fields)
     }
 }
 
@@ -262,6 +273,19 @@ mod tests {
             ("name,tenant,value,value\n", ":1: the first line"),
             ("name,tenant,value\nCI,acme\n", ":2: 2 fields"),
             ("name,tenant,value\n,acme,secretsecret\n", ":2: no name"),
+            (
+                "name,tenant,value\na,b,secret\"secret\"secret\n",
+                ":2: a quote",
+            ),
+            ("name,tenant,value\na,b,\"secret\" secret\n", ":2: a quote"),
+            (
+                "tenant,name,value,note\na,b,c,\"open\nd,e,secretsecret,f\n",
+                ":2: a quote",
+            ),
+            (
+                "name,tenant,value\na,b,c\nd,e,\"secretsecret",
+                ":3: a quote",
+            ),
             (
                 "name,tenant,value,expires\na,b,secretsecret,x\n",
                 ":2: write never",

@@ -29,6 +29,7 @@ mod args;
 mod client;
 mod confirm;
 mod expires;
+mod explain;
 mod import;
 mod many;
 mod print;
@@ -53,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Reload => ended(reload(&arguments.at, arguments.output)),
         Command::Status => ended(status(&arguments.at, arguments.output)),
         Command::Keys(keys) => ended(key_command(&arguments.at, arguments.output, keys)),
+        Command::Limits(limits) => ended(explain::explain(&arguments.at, arguments.output, limits)),
         Command::Tenants(tenants) => {
             ended(act(&arguments.at, arguments.output, &tenant_verb(tenants)))
         }

@@ -202,7 +202,7 @@ fn json_of(outcome: &Outcome) -> io::Result<Value> {
     })
 }
 
-fn json_line(value: &impl Serialize) -> io::Result<()> {
+pub(super) fn json_line(value: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
     raw(&text)
@@ -288,7 +288,10 @@ fn tenant_row(tenant: &TenantView) -> [String; 5] {
 }
 
 /// Columns under a heading on a terminal; tabs and no heading for whatever reads a pipe.
-fn rows<const WIDTH: usize>(heading: &[&str], rows: Vec<[String; WIDTH]>) -> io::Result<()> {
+pub(super) fn rows<const WIDTH: usize>(
+    heading: &[&str],
+    rows: Vec<[String; WIDTH]>,
+) -> io::Result<()> {
     table(heading, rows.into_iter().map(Vec::from).collect())
 }
 

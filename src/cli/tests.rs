@@ -130,6 +130,7 @@ impl Site {
         let started = Keeper::start(store, Arc::clone(&config), Box::new(HashMap::new));
         let keeper = Arc::new(started.unwrap().0);
         let control = Admin {
+            quota: Arc::new(crate::quota::Quota::new()),
             keeper: Arc::clone(&keeper),
             clock: Clock::system(),
             reload: Arc::new(|| Err("gateway.toml:3: wrong".to_owned())),

@@ -1,9 +1,10 @@
 //! What gateway.toml means once it is checked: plain values, every reference resolved; all problems at once otherwise.
 //!
 //! `file` reads tables, `typed` their values, `values` and `names` read words, `settings` and `entries` hold one function per table, `check` looks
-//! across tables, `problem` prints what is wrong, `dump` writes the meaning back.
+//! across tables, `doubts` for what can never matter, `problem` prints what is wrong, `dump` writes the meaning back.
 
 mod check;
+mod doubts;
 mod dump;
 mod entries;
 mod file;
@@ -161,6 +162,9 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         environments: environments.clone(),
     };
     check::entries(&entries, &environments, root.notes());
+    if !root.notes().has_errors() {
+        doubts::warn(&entries, &config.scopes, &config.key_defaults, root.notes());
+    }
     config
 }
 

@@ -33,6 +33,7 @@ use crate::snapshot::TenantEntry;
 mod api_key;
 mod browser;
 mod credential;
+mod explain;
 mod host;
 mod permission;
 mod query;
@@ -45,6 +46,9 @@ pub use browser::Cors;
 pub use browser::Preflight;
 pub use browser::SECRET_KEY_IN_BROWSER;
 pub use browser::preflight;
+pub use explain::Explanation;
+pub use explain::Question;
+pub use explain::explain;
 
 /// What is known of a client connection before any request on it.
 #[derive(Clone, Copy, Debug)]

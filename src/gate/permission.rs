@@ -17,20 +17,38 @@ pub(super) fn check(snapshot: &Snapshot, key: &KeyEntry, access: &Access) -> Res
         Access::Public | Access::AnyKey => return Ok(()),
         Access::Scope(scope) => scope,
     };
-    let (plan, rules) = (snapshot.plan_of(key), &snapshot.config.scopes);
-    let mut granted = plan.scopes.iter();
-    // FF10: such a plan knows whole keys only. A public key stands in web pages and never gets more than its list.
-    let whole = !plan.granular_scopes && key.kind == KeyKind::Secret;
-    if !whole && !rules.cover(&key.scopes, scope) {
+    let holders = holders(snapshot, key, scope);
+    if !holders.key {
         return Err(missing(scope, "scope_not_of_key"));
     }
-    if !rules.cover(&snapshot.tenant_of(key).scopes, scope) {
+    if !holders.tenant {
         return Err(missing(scope, "scope_not_of_tenant"));
     }
-    if !granted.any(|pattern| pattern.grants(scope)) {
+    if !holders.plan {
         return Err(missing(scope, "scope_not_of_plan"));
     }
     Ok(())
+}
+
+/// Who of the three has a scope; all must.
+pub(super) struct Holders {
+    pub(super) key: bool,
+    pub(super) tenant: bool,
+    pub(super) plan: bool,
+    /// Whether the key has it because its plan knows whole keys only.
+    pub(super) whole: bool,
+}
+
+pub(super) fn holders(snapshot: &Snapshot, key: &KeyEntry, scope: &Scope) -> Holders {
+    let (plan, rules) = (snapshot.plan_of(key), &snapshot.config.scopes);
+    // FF10: such a plan knows whole keys only. A public key stands in web pages and never gets more than its list.
+    let whole = !plan.granular_scopes && key.kind == KeyKind::Secret;
+    Holders {
+        key: whole || rules.cover(&key.scopes, scope),
+        tenant: rules.cover(&snapshot.tenant_of(key).scopes, scope),
+        plan: plan.scopes.iter().any(|pattern| pattern.grants(scope)),
+        whole,
+    }
 }
 
 fn missing(scope: &Scope, reason: &'static str) -> Fault {

@@ -25,6 +25,8 @@ use crate::config::Revocation;
 use crate::config::Server;
 use crate::config::StoreConfig;
 use crate::config::Tls;
+use crate::model::binding;
+use crate::model::binding::Binding;
 use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
 use crate::model::key::Override;
@@ -677,6 +679,31 @@ fn a_raw_route_alone_takes_an_ambiguous_path_as_it_came() {
     assert_eq!(ask("/leases/../files/x"), Err("path_dot_segment"));
     assert_eq!(ask("//files/x"), Err("path_empty_segment"));
     assert_eq!(ask("/files%2fx"), Err("path_encoded_slash"));
+}
+
+#[test]
+fn an_ipv4_client_of_an_ipv6_socket_is_judged_by_its_ipv4_address() {
+    let mut world = World::new();
+    world.keys[0].1.binding = Some(Box::new(Binding {
+        cidrs: vec![binding::network("192.0.2.0/24").unwrap()],
+        ..Binding::default()
+    }));
+    let snapshot = world.build();
+    for (address, admitted) in [
+        ("192.0.2.7:1", true),
+        ("[::ffff:192.0.2.7]:1", true),
+        ("[::ffff:192.0.3.7]:1", false),
+        ("[::192.0.2.7]:1", false),
+        ("[2001:db8::1]:1", false),
+    ] {
+        let peer = Peer {
+            address: address.parse().unwrap(),
+            local: "198.51.100.1:8443".parse().unwrap(),
+        };
+        let mut head = head("GET", "/any", &[("x-api-key", "good")]);
+        let verdict = admit(&snapshot, &Quota::new(), at(0), &peer, &mut head);
+        assert_eq!(verdict.is_ok(), admitted, "{address}");
+    }
 }
 
 #[test]

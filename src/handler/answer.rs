@@ -150,7 +150,10 @@ fn rate_headers(headers: &mut HeaderMap, config: &Config, numbers: Option<&Numbe
 fn manner_headers(headers: &mut HeaderMap, manner: &Manner) {
     if manner.key_in_query {
         headers.insert(REFERRER_POLICY, NO_REFERRER);
-        headers.entry(CACHE_CONTROL).or_insert(PRIVATE);
+        // To a shared cache this address, key and all, is like any other: what a backend calls public would outlive the key there.
+        if !is_for_one_client(headers) {
+            headers.insert(CACHE_CONTROL, PRIVATE);
+        }
     }
     if manner.cors == Cors::Silent {
         return;
@@ -169,6 +172,16 @@ fn manner_headers(headers: &mut HeaderMap, manner: &Manner) {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     }
+}
+
+/// Whether the cache policy forbids shared caches to keep the whole answer (RFC 9111 sections 5.2.2.5 and 5.2.2.7).
+fn is_for_one_client(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(CACHE_CONTROL).iter();
+    let mut directives = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    directives.any(|directive| {
+        let directive = directive.trim_ascii();
+        directive.eq_ignore_ascii_case(b"private") || directive.eq_ignore_ascii_case(b"no-store")
+    })
 }
 
 fn common_headers(headers: &mut HeaderMap, config: &Config, account: &Account) {

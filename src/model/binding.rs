@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use ipnet::Ipv4Net;
 
 /// What narrows a key beyond its scopes. Kept behind one pointer where there may be a million keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -37,15 +38,27 @@ pub fn subject(text: &str) -> Result<Arc<str>, &'static str> {
     Ok(Arc::from(text))
 }
 
-/// Reads a network such as `203.0.113.0/24`, or one address. Host bits are cut off.
+/// Reads a network such as `203.0.113.0/24`, or one address. Host bits are cut off, and IPv4 in IPv6 clothes is IPv4, as clients are.
 ///
 /// # Errors
 /// A sentence fragment saying what a network looks like.
 pub fn network(text: &str) -> Result<IpNet, &'static str> {
     text.parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map(|net| net.trunc())
+        .map(|net| unmapped(net.trunc()))
         .map_err(|_| "a network is for example 203.0.113.0/24, 2001:db8::/32 or one address")
+}
+
+/// `::ffff:203.0.113.0/120` as `203.0.113.0/24`: otherwise no client would ever lie in it.
+fn unmapped(net: IpNet) -> IpNet {
+    let IpNet::V6(six) = net else {
+        return net;
+    };
+    let four = six.prefix_len().checked_sub(96).and_then(|length| {
+        let address = six.addr().to_ipv4_mapped()?;
+        Ipv4Net::new(address, length).ok()
+    });
+    four.map_or(net, IpNet::V4)
 }
 
 /// A browser origin, `scheme://host[:port]` in lower case, without the default port: as browsers write it (RFC 6454, section 6.2).
@@ -163,6 +176,15 @@ mod tests {
             network("2001:db8::1").unwrap().to_string(),
             "2001:db8::1/128"
         );
+        for (mapped, kept) in [
+            ("::ffff:203.0.113.9/120", "203.0.113.0/24"),
+            ("::ffff:10.0.0.1", "10.0.0.1/32"),
+            ("::ffff:0.0.0.0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("64:ff9b::1/120", "64:ff9b::/120"),
+        ] {
+            assert_eq!(network(mapped).unwrap().to_string(), kept);
+        }
         for text in ["", "203.0.113.0/33", "example.com", "10/8"] {
             assert!(network(text).is_err(), "{text}");
         }

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::clock::Mono;
 use crate::config::Listen;
 use crate::metrics::Metrics;
+use crate::quota::Quota;
 use crate::shutdown::State;
 use crate::shutdown::Watch;
 use crate::snapshot::change::Keeper;
@@ -48,6 +49,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
     pub(crate) keeper: Arc<Keeper>,
+    pub(crate) quota: Arc<Quota>,
     pub(crate) clock: Clock,
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) flusher: Arc<Flusher>,
@@ -99,6 +101,7 @@ fn admin_handles(parts: &Parts) -> admin::Admin {
     let watch = parts.watch.clone();
     admin::Admin {
         keeper: Arc::clone(&parts.keeper),
+        quota: Arc::clone(&parts.quota),
         clock: parts.clock.clone(),
         reload: Arc::new(move || reloader.reload()),
         status: Arc::new(move || status_json(&status)),

@@ -273,6 +273,7 @@ impl Gateway {
             admin,
             control::Parts {
                 keeper: Arc::clone(&state.keeper),
+                quota: Arc::clone(&state.quota),
                 clock: clock.clone(),
                 reloader: Arc::clone(&reloader),
                 flusher: Arc::clone(&state.flusher),

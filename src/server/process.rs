@@ -16,6 +16,9 @@ use crate::config::Config;
 use crate::edge::listener;
 use crate::edge::listener::Inherited;
 use crate::edge::tls::Certificates;
+use crate::model::key::ApiKey;
+use crate::model::key::KeyId;
+use crate::model::key::KeyStatus;
 use crate::shutdown;
 use crate::shutdown::Signal;
 use crate::shutdown::Signals;
@@ -97,6 +100,7 @@ fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
     if !built.conflicts.is_empty() {
         return Err(StartError::config(build::conflict_text(&built.conflicts)));
     }
+    notes.extend(endless_keys(&loaded.config, &contents));
     Ok((loaded.config, notes))
 }
 
@@ -124,6 +128,31 @@ fn stored_contents(config: &Config, notes: &mut Vec<String>) -> Result<Contents,
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// How many keys a remark names.
+const NAMED_MAX: usize = 8;
+
+/// Keys in use of the first environment that never end, where `[key_rules]` has them remarked upon (C-30).
+fn endless_keys(config: &Config, contents: &Contents) -> Option<String> {
+    let first = config.environments.first()?;
+    let endless = |key: &&ApiKey| {
+        key.expires.is_none() && key.status == KeyStatus::Active && key.environment == *first
+    };
+    let keys = config.declared_keys.iter().chain(&contents.keys);
+    let ids: Vec<KeyId> = keys.filter(endless).map(|key| key.id).collect();
+    if ids.is_empty() || !config.key_rules.warn_never {
+        return None;
+    }
+    let named: Vec<String> = ids.iter().take(NAMED_MAX).map(KeyId::to_string).collect();
+    let more = match ids.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(format!(
+        "warning: {first} keys that never end: {}{more}; give them an end with `keys update KEY_ID --expires 90d`, or in gateway.toml, or set key_rules.warn_never = false",
+        named.join(", ")
+    ))
 }
 
 /// Whether the file of the access log can be written, or made in its directory.

@@ -49,6 +49,21 @@ struct State {
     scope_sets: ScopeSets,
     /// Revocations and their like that hold in the snapshot but could not be written yet.
     unwritten: Vec<Verb>,
+    /// Views that were replaced while requests still read them. Freed here: what only they hold may be most of a large table, and the
+    /// request that reads one last would have to wait for that.
+    replaced: Vec<Arc<Snapshot>>,
+}
+
+impl State {
+    fn put_away(&mut self, view: Arc<Snapshot>) {
+        self.replaced.push(view);
+        self.free_unread();
+    }
+
+    /// Nobody can begin to read a view that was replaced: a count of one stays one.
+    fn free_unread(&mut self) {
+        self.replaced.retain(|view| Arc::strong_count(view) > 1);
+    }
 }
 
 /// Why a start or a reload cannot be.
@@ -79,6 +94,7 @@ impl Keeper {
             store,
             scope_sets: built.scope_sets,
             unwritten: Vec::new(),
+            replaced: Vec::new(),
         };
         let keeper = Keeper {
             state: Mutex::new(state),
@@ -151,14 +167,17 @@ impl Keeper {
         }
         state.scope_sets = built.scope_sets;
         let next = next.into_inner();
-        self.snapshot.store(Arc::clone(&next));
+        let replaced = self.snapshot.swap(Arc::clone(&next));
         self.endings.send_replace(());
+        state.put_away(replaced);
         Ok(next)
     }
 
-    /// Tries again to write what is in force but not durable; returns how many acts still are not. To be called now and then.
+    /// Tries again to write what is in force but not durable, and frees views that no request reads any more; returns how many acts
+    /// are still not durable. To be called now and then.
     pub fn retry_unwritten(&self, now: Wall) -> usize {
         let mut state = self.lock();
+        state.free_unread();
         // A failure shows in the number that is left.
         let _failed = self.write_unwritten(&mut state, now);
         state.unwritten.len()
@@ -195,6 +214,7 @@ impl Keeper {
             if may_end_requests(&current, &prepared.change) {
                 self.endings.send_replace(());
             }
+            state.put_away(current);
         }
         Ok(prepared.outcome)
     }

@@ -1,17 +1,19 @@
 //! Keys by digest in 1,024 shared shards, so that one change copies one shard.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
-use std::hash::Hasher;
 use std::sync::Arc;
 
 use crate::model::key::Digest;
 use crate::snapshot::KeyEntry;
 
 /// How many shards; a power of two.
-pub const SHARDS: usize = 1024;
+pub const SHARDS: usize = 1 << SHARD_BITS;
 
-type Shard = HashMap<Digest, KeyEntry, BuildHasherDefault<DigestHasher>>;
+/// How many leading bits of a digest name its shard.
+const SHARD_BITS: u32 = 10;
+
+type Row = (Digest, KeyEntry);
 
 /// The keys of one snapshot. Cloning shares every shard.
 #[derive(Clone, Debug)]
@@ -20,21 +22,31 @@ pub struct KeyTable {
     count: usize,
 }
 
+/// Rows by digest, and where in them to look. A hash map would keep one to nine empty places for eight full ones, and a place is 96 bytes.
+#[derive(Debug)]
+struct Shard {
+    /// Sorted by digest, each digest once.
+    rows: Box<[Row]>,
+    /// Where each bucket begins in `rows`, and at last where the last one ends. There are as many buckets as rows, so that one holds
+    /// a row on average, however many keys there are.
+    starts: Box<[u32]>,
+}
+
 impl KeyTable {
     /// A table of these keys; a digest that comes twice keeps the last.
     #[must_use]
     pub fn build(keys: impl Iterator<Item = (Digest, KeyEntry)>) -> KeyTable {
-        let mut shards: Vec<Shard> = (0..SHARDS).map(|_| Shard::default()).collect();
+        let mut shards: Vec<Vec<Row>> = (0..SHARDS).map(|_| Vec::new()).collect();
         for (digest, entry) in keys {
-            shards[shard_of(&digest)].insert(digest, entry);
+            shards[shard_of(&digest)].push((digest, entry));
         }
-        let count = shards.iter().map(Shard::len).sum();
-        for shard in &mut shards {
-            shard.shrink_to_fit();
-        }
+        KeyTable::of(shards.into_iter().map(Shard::build).map(Arc::new).collect())
+    }
+
+    fn of(shards: Vec<Arc<Shard>>) -> KeyTable {
         KeyTable {
-            shards: shards.into_iter().map(Arc::new).collect(),
-            count,
+            count: shards.iter().map(|shard| shard.rows.len()).sum(),
+            shards: shards.into(),
         }
     }
 
@@ -44,34 +56,26 @@ impl KeyTable {
         self.shards[shard_of(digest)].get(digest)
     }
 
-    /// This table with some digests changed (`Some`) or gone (`None`); copies only the shards they lie in.
+    /// This table with some digests changed (`Some`) or gone (`None`), the last where one comes twice; copies only the shards
+    /// they lie in.
     #[must_use]
     pub fn with(&self, changes: &[(Digest, Option<KeyEntry>)]) -> KeyTable {
-        let mut touched: HashMap<usize, Shard> = HashMap::new();
+        let mut touched: HashMap<usize, Changes<'_>> = HashMap::new();
         for (digest, entry) in changes {
-            let index = shard_of(digest);
-            let shard = touched
-                .entry(index)
-                .or_insert_with(|| (*self.shards[index]).clone());
-            match entry {
-                Some(entry) => shard.insert(*digest, entry.clone()),
-                None => shard.remove(digest),
-            };
+            let of_shard = touched.entry(shard_of(digest)).or_default();
+            of_shard.insert(digest, entry.as_ref());
         }
         let mut shards: Vec<Arc<Shard>> = self.shards.to_vec();
-        for (index, shard) in touched {
-            shards[index] = Arc::new(shard);
+        for (index, changes) in &touched {
+            shards[*index] = Arc::new(shards[*index].with(changes));
         }
-        let count = shards.iter().map(|shard| shard.len()).sum();
-        KeyTable {
-            shards: shards.into(),
-            count,
-        }
+        KeyTable::of(shards)
     }
 
     /// Every key, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&Digest, &KeyEntry)> {
-        self.shards.iter().flat_map(|shard| shard.iter())
+        let rows = self.shards.iter().flat_map(|shard| shard.rows.iter());
+        rows.map(|(digest, entry)| (digest, entry))
     }
 
     /// How many keys there are, tombstones included where they were given.
@@ -87,25 +91,178 @@ impl KeyTable {
     }
 }
 
-fn shard_of(digest: &Digest) -> usize {
-    (usize::from(digest.0[0]) << 2 | usize::from(digest.0[1] >> 6)) & (SHARDS - 1)
-}
+/// What becomes of the digests of one shard; `None` is gone.
+type Changes<'a> = BTreeMap<&'a Digest, Option<&'a KeyEntry>>;
 
-/// A digest is uniform and not chosen by a stranger bit by bit, so eight of its bytes serve as the hash.
-#[derive(Default)]
-pub struct DigestHasher(u64);
-
-impl Hasher for DigestHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(Ok(chunk)) = bytes
-            .get(bytes.len().saturating_sub(8)..)
-            .map(<[u8; 8]>::try_from)
-        {
-            self.0 = u64::from_le_bytes(chunk);
+impl Shard {
+    fn build(mut rows: Vec<Row>) -> Shard {
+        // Stable, so that the last of equal digests stays last; and quick where `rows` are two sorted runs.
+        rows.sort_by_key(|(digest, _)| *digest);
+        rows.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                std::mem::swap(later, kept);
+            }
+            same
+        });
+        let buckets = rows.len();
+        let mut starts = Vec::with_capacity(buckets + 1);
+        for (index, (digest, _)) in rows.iter().enumerate() {
+            starts.resize(bucket_of(digest, buckets) + 1, index as u32);
+        }
+        starts.resize(buckets + 1, buckets as u32);
+        Shard {
+            rows: rows.into_boxed_slice(),
+            starts: starts.into_boxed_slice(),
         }
     }
 
-    fn finish(&self) -> u64 {
-        self.0
+    fn get(&self, digest: &Digest) -> Option<&KeyEntry> {
+        if self.rows.is_empty() {
+            return None;
+        }
+        let bucket = bucket_of(digest, self.rows.len());
+        let (start, end) = (self.starts[bucket], self.starts[bucket + 1]);
+        let rows = &self.rows[start as usize..end as usize];
+        // A search by halves: whoever imports digests may have chosen them, and all of one bucket.
+        let found = rows.binary_search_by(|(there, _)| there.cmp(digest)).ok()?;
+        Some(&rows[found].1)
+    }
+
+    fn with(&self, changes: &Changes<'_>) -> Shard {
+        let mut rows = Vec::with_capacity(self.rows.len() + changes.len());
+        let untouched = |(digest, _): &&Row| !changes.contains_key(digest);
+        rows.extend(self.rows.iter().filter(untouched).cloned());
+        for (digest, entry) in changes {
+            rows.extend(entry.map(|entry| (**digest, entry.clone())));
+        }
+        Shard::build(rows)
+    }
+}
+
+fn shard_of(digest: &Digest) -> usize {
+    (leading(digest) >> (u64::BITS - SHARD_BITS)) as usize
+}
+
+/// A digest is uniform, so the bits behind those of its shard, taken as a fraction of the buckets, spread evenly over them; and they
+/// keep the order of digests. 0 to `buckets` - 1.
+fn bucket_of(digest: &Digest, buckets: usize) -> usize {
+    let fraction = leading(digest) << SHARD_BITS;
+    ((u128::from(fraction) * buckets as u128) >> u64::BITS) as usize
+}
+
+fn leading(digest: &Digest) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = digest.0;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::key::Environment;
+    use crate::model::key::KeyId;
+    use crate::model::key::KeyKind;
+    use crate::model::key::KeyStatus;
+    use crate::model::scope::Scopes;
+    use crate::snapshot::NEVER_EXPIRES;
+
+    fn entry(plan: u32) -> KeyEntry {
+        KeyEntry {
+            id: KeyId([b'a'; 12]),
+            tenant: 0,
+            plan,
+            expires: NEVER_EXPIRES,
+            status: KeyStatus::Active,
+            kind: KeyKind::Secret,
+            environment: Environment(0),
+            own: None,
+            binding: None,
+            scopes: Scopes::Inherit,
+        }
+    }
+
+    /// Digests that often share a shard, a bucket, or all but their last byte.
+    fn digest() -> impl Strategy<Value = Digest> {
+        let first = prop::sample::select(vec![0, 1, 0x7f, 0xff]);
+        let rest = prop::sample::select(vec![0, 1, 0x80, 0xff]);
+        (first, any::<u8>(), rest, 0..3_u8).prop_map(|(first, second, rest, last)| {
+            let mut bytes = [rest; 32];
+            (bytes[0], bytes[1], bytes[31]) = (first, second & 0xc7, last);
+            Digest(bytes)
+        })
+    }
+
+    fn assert_same(table: &KeyTable, wanted: &HashMap<Digest, u32>, asked: &[Digest]) {
+        assert_eq!(table.len(), wanted.len());
+        assert_eq!(table.is_empty(), wanted.is_empty());
+        let found: HashMap<Digest, u32> = table.iter().map(|(d, entry)| (*d, entry.plan)).collect();
+        assert_eq!(&found, wanted);
+        assert_eq!(table.iter().count(), wanted.len(), "each once");
+        for digest in wanted.keys().chain(asked) {
+            let plan = table.get(digest).map(|entry| entry.plan);
+            assert_eq!(plan, wanted.get(digest).copied());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_table_answers_as_a_map_does(
+            keys in prop::collection::vec((digest(), 0..9_u32), 0..200),
+            changes in prop::collection::vec((digest(), prop::option::of(10..19_u32)), 0..60),
+            asked in prop::collection::vec(digest(), 0..20),
+        ) {
+            let mut wanted: HashMap<Digest, u32> = keys.iter().copied().collect();
+            let before = wanted.clone();
+            let table = KeyTable::build(keys.into_iter().map(|(digest, plan)| (digest, entry(plan))));
+            assert_same(&table, &before, &asked);
+            for (digest, plan) in &changes {
+                match plan {
+                    Some(plan) => wanted.insert(*digest, *plan),
+                    None => wanted.remove(digest),
+                };
+            }
+            let changes: Vec<_> =
+                changes.into_iter().map(|(digest, plan)| (digest, plan.map(entry))).collect();
+            let next = table.with(&changes);
+            assert_same(&next, &wanted, &asked);
+            assert_same(&table, &before, &asked);
+        }
+    }
+
+    #[test]
+    fn a_change_copies_its_shard_and_shares_the_others() {
+        let digest = |first: u8| Digest([first; 32]);
+        let table = KeyTable::build((0..=255).map(|first| (digest(first), entry(0))));
+        let next = table.with(&[(digest(7), Some(entry(1)))]);
+        let shards = table.shards.iter().zip(next.shards.iter());
+        let copied = shards.filter(|(old, new)| !Arc::ptr_eq(old, new));
+        assert_eq!(copied.count(), 1);
+    }
+
+    #[test]
+    fn a_row_takes_no_more_than_a_hundred_bytes() {
+        assert!(size_of::<Row>() + size_of::<u32>() <= 100);
+    }
+
+    #[test]
+    fn a_bucket_holds_few_rows_however_many_keys_there_are() {
+        for count in [1_000_u64, 100_000] {
+            let digests = (0..count).map(|index| {
+                let mut bytes = [0; 32];
+                // Spread as SHA-256 spreads them, but quicker in a test.
+                let spread = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                bytes[..8].copy_from_slice(&(spread ^ spread >> 29).to_be_bytes());
+                Digest(bytes)
+            });
+            let table = KeyTable::build(digests.map(|digest| (digest, entry(0))));
+            let buckets = table
+                .shards
+                .iter()
+                .flat_map(|shard| shard.starts.windows(2));
+            let longest = buckets.map(|ends| ends[1] - ends[0]).max().unwrap();
+            assert!(longest <= 12, "{count} keys, {longest} in one bucket");
+        }
     }
 }

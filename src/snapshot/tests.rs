@@ -284,6 +284,25 @@ fn a_revocation_that_cannot_be_written_is_in_force_and_written_later() {
     in_force(&bench);
 }
 
+// Freeing a view may mean freeing most of a million keys: no request is to wait for that.
+#[test]
+fn a_replaced_view_is_freed_by_the_keeper_and_not_by_who_read_it_last() {
+    let bench = Bench::new();
+    for change in 0..2 {
+        let read = bench.keeper.snapshot().load_full();
+        let view = Arc::downgrade(&read);
+        if change == 0 {
+            bench.done(Verb::KeyCreate(new()));
+        } else {
+            bench.keeper.replace_config(with_plans("")).unwrap();
+        }
+        drop(read);
+        assert!(view.upgrade().is_some(), "freed by its reader");
+        bench.keeper.retry_unwritten(NOW);
+        assert!(view.upgrade().is_none(), "kept for good");
+    }
+}
+
 const FILED: &str = r#"
 [[tenants]]
 id = "filed"

@@ -425,6 +425,7 @@ mod tests {
 
     use super::*;
     use crate::model::scope::Scopes;
+    use crate::model::tenant::Origin;
 
     fn sql(directory: &Path, statement: &str) {
         let connection = Connection::open(directory.join("keys.db")).unwrap();
@@ -511,6 +512,8 @@ mod tests {
                  INSERT INTO api_key VALUES ('key_AAAAAAAAAAAA', zeroblob(32), 1, 'CI', 'secret',
                      'live', 'acme', NULL, '7/hour', NULL, 'leases:read', 5, 9, 'active',
                      'fp_live_', '9xYz', 'store');
+                 INSERT INTO api_key VALUES ('key_BBBBBBBBBBBB', randomblob(32), 1, 'gone', 'public',
+                     'live', 'acme', 'pro', NULL, 'unlimited', NULL, 5, NULL, 'revoked', '', '', 'file');
                  INSERT INTO retired_digest VALUES (randomblob(32), 'key_AAAAAAAAAAAA', 6);",
             )
             .unwrap();
@@ -523,6 +526,15 @@ mod tests {
             assert_eq!((key.name.as_str(), key.last_four.as_str()), ("CI", "9xYz"));
             assert_eq!(key.quota.text().as_deref(), Some("7/hour"));
             assert!(key.binding.is_empty() && key.note.is_none());
+            let tombstone = &contents.keys[1];
+            assert_eq!(
+                (tombstone.origin, tombstone.status),
+                (Origin::File, KeyStatus::Revoked)
+            );
+            assert_eq!(
+                contents.retired[0].until, None,
+                "ended at once, then and now"
+            );
             assert_eq!((tenant.suspended, &tenant.scopes), (true, &Scopes::Inherit));
             assert_eq!(contents.retired.len(), 1);
             assert_eq!(version_of(&store.connection).unwrap(), 2);

@@ -10,7 +10,6 @@ use std::task::Poll;
 use std::task::ready;
 
 use bytes::Bytes;
-use http::HeaderName;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -20,6 +19,7 @@ use tokio::time::Instant;
 use crate::upstream::deadline::Silence;
 use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
+use crate::upstream::headers::Identity;
 use crate::upstream::headers::clean_trailers;
 use crate::upstream::pool::Lease;
 
@@ -253,7 +253,7 @@ pub struct ResponseBody {
     lease: Option<Lease>,
     upload: Rc<Upload>,
     silence: Silence,
-    tenant: HeaderName,
+    identity: Identity,
     bytes: u64,
     outcome: Outcome,
 }
@@ -264,14 +264,14 @@ impl ResponseBody {
         lease: Lease,
         upload: Rc<Upload>,
         silence: Silence,
-        tenant: HeaderName,
+        identity: Identity,
     ) -> ResponseBody {
         let mut body = ResponseBody {
             incoming,
             lease: Some(lease),
             upload,
             silence,
-            tenant,
+            identity,
             bytes: 0,
             outcome: Outcome::Unfinished,
         };
@@ -338,7 +338,7 @@ impl ResponseBody {
                 let Ok(mut trailers) = frame.into_trailers() else {
                     return Poll::Ready(None);
                 };
-                clean_trailers(&mut trailers, &self.tenant);
+                clean_trailers(&mut trailers, &self.identity);
                 Poll::Ready((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))))
             }
         }

@@ -39,6 +39,7 @@ use crate::upstream::deadline::earliest;
 use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers;
+use crate::upstream::headers::Identity;
 use crate::upstream::pool::Claim;
 use crate::upstream::pool::Directory;
 use crate::upstream::pool::Keeping;
@@ -286,12 +287,12 @@ impl<'a> Exchange<'a> {
             let detail = "the answer's status or framing cannot be passed on";
             return Sent::Failed(self.backend_failed(kind, Some(lease.server()), detail));
         }
-        let tenant = &self.admission.snapshot().config.headers.tenant;
-        headers::clean(&mut head, tenant, self.admission.principal().is_some());
+        let identity = Identity::of(&self.admission.snapshot().config.headers);
+        headers::clean(&mut head, &identity, self.admission.principal().is_some());
         let server = Rc::clone(&lease.server().name);
         let silence = Silence::new(self.upstream.idle_timeout, self.end);
         let upload = Rc::clone(&self.upload);
-        let body = ResponseBody::new(incoming, lease, upload, silence, tenant.clone());
+        let body = ResponseBody::new(incoming, lease, upload, silence, identity);
         Sent::Answered(Answer {
             response: Response::from_parts(head, body),
             server,

@@ -77,15 +77,37 @@ pub(super) fn fault(head: &response::Parts) -> Option<UpstreamFailure> {
     None
 }
 
-/// Makes the head of an answer fit for the client: no hop-by-hop header and no tenant header in any spelling leaves the gateway;
-/// an authenticated answer without a cache policy becomes private (FM5).
-pub(super) fn clean(head: &mut response::Parts, tenant: &HeaderName, authenticated: bool) {
+/// The headers by which a backend learns who calls. They are between the gateway and the backend, and no answer carries them on.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    tenant: HeaderName,
+    subject: Option<HeaderName>,
+}
+
+impl Identity {
+    pub(super) fn of(rules: &Headers) -> Identity {
+        Identity {
+            tenant: rules.tenant.clone(),
+            subject: rules.subject.clone(),
+        }
+    }
+
+    /// Whether this is one of them in any spelling.
+    fn has(&self, name: &str) -> bool {
+        let is = |own: &HeaderName| same_name(name, own.as_str());
+        is(&self.tenant) || self.subject.as_ref().is_some_and(is)
+    }
+}
+
+/// Makes the head of an answer fit for the client: no hop-by-hop header and no tenant or subject header in any spelling leaves the
+/// gateway; an authenticated answer without a cache policy becomes private (FM5).
+pub(super) fn clean(head: &mut response::Parts, identity: &Identity, authenticated: bool) {
     let headers = &mut head.headers;
     let mut doomed = nominated(headers);
     for name in headers.keys() {
         // `Trailer` stays: hyper sends a client of HTTP/1.1 those trailers only that it names.
         let hop_by_hop = is_hop_by_hop(name.as_str()) && name != header::TRAILER;
-        if hop_by_hop || same_name(name.as_str(), tenant.as_str()) {
+        if hop_by_hop || identity.has(name.as_str()) {
             doomed.push(name.clone());
         }
     }
@@ -103,14 +125,12 @@ pub(super) fn clean(head: &mut response::Parts, tenant: &HeaderName, authenticat
 }
 
 /// Takes out of an answer's trailers what may not stand in its head either (S11, S43).
-pub(super) fn clean_trailers(trailers: &mut HeaderMap, tenant: &HeaderName) {
+pub(super) fn clean_trailers(trailers: &mut HeaderMap, identity: &Identity) {
     let doomed: Vec<HeaderName> = trailers
         .keys()
         .filter(|name| {
             let name = name.as_str();
-            is_hop_by_hop(name)
-                || same_name(name, tenant.as_str())
-                || matches!(name, "content-length" | "host")
+            is_hop_by_hop(name) || identity.has(name) || matches!(name, "content-length" | "host")
         })
         .cloned()
         .collect();
@@ -376,6 +396,7 @@ mod tests {
     use http::request;
     use proptest::prelude::*;
 
+    use super::Identity;
     use super::clean;
     use super::clean_trailers;
     use super::fault;
@@ -388,7 +409,12 @@ mod tests {
     use crate::upstream::tests::config;
     use crate::upstream::tests::peer;
 
-    const TENANT: HeaderName = HeaderName::from_static("x-tenant-id");
+    fn identity() -> Identity {
+        Identity {
+            tenant: HeaderName::from_static("x-tenant-id"),
+            subject: Some(HeaderName::from_static("x-subject-id")),
+        }
+    }
 
     fn head(uri: &str, headers: &[(&str, &str)]) -> request::Parts {
         let mut request = Request::get(uri);
@@ -697,7 +723,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_lose_what_speaks_of_the_backends_connection_and_the_tenant() {
+    fn answers_lose_what_speaks_of_the_backends_connection_and_of_the_caller() {
         let response = Response::builder()
             .header("connection", "keep-alive, x-hop")
             .header("connection", "content-length")
@@ -707,6 +733,8 @@ mod tests {
             .header("x-hop", "1")
             .header("x-tenant-id", "acme")
             .header("x_tenant.id", "acme")
+            .header("x-subject-id", "user-7")
+            .header("X.Subject_Id", "user-7")
             .header("server", "legacy")
             .header("x-powered-by", "old")
             .header("set-cookie", "a=1")
@@ -714,7 +742,7 @@ mod tests {
             .header("trailer", "x-sum")
             .header("content-length", "5");
         let mut head = response.body(()).unwrap().into_parts().0;
-        clean(&mut head, &TENANT, true);
+        clean(&mut head, &identity(), true);
         let mut names: Vec<&str> = head.headers.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         let expected = [
@@ -744,7 +772,7 @@ mod tests {
                 head.headers
                     .insert("cache-control", policy.parse().unwrap());
             }
-            clean(&mut head, &TENANT, authenticated);
+            clean(&mut head, &identity(), authenticated);
             let seen = head.headers.get("cache-control");
             assert_eq!(seen.map(|value| value.to_str().unwrap()), expected);
         }
@@ -756,7 +784,7 @@ mod tests {
             .status(204)
             .header("content-length", "0");
         let mut head = response.body(()).unwrap().into_parts().0;
-        clean(&mut head, &TENANT, false);
+        clean(&mut head, &identity(), false);
         assert!(head.headers.is_empty());
     }
 
@@ -780,11 +808,13 @@ mod tests {
     }
 
     #[test]
-    fn trailers_never_carry_framing_or_the_tenant() {
+    fn trailers_never_carry_framing_or_the_caller() {
         let mut trailers = HeaderMap::new();
         for name in [
             "x-tenant-id",
             "x_tenant_id",
+            "x-subject-id",
+            "x_subject_id",
             "transfer-encoding",
             "content-length",
             "host",
@@ -794,7 +824,7 @@ mod tests {
         ] {
             trailers.append(name, HeaderValue::from_static("0"));
         }
-        clean_trailers(&mut trailers, &TENANT);
+        clean_trailers(&mut trailers, &identity());
         let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["grpc-status"]);
     }

@@ -10,7 +10,9 @@ use crate::support::gateway::new_key;
 use crate::support::request::Answer;
 use crate::support::request::Request;
 use crate::support::upstream;
+use crate::support::upstream::Step;
 use crate::support::upstream::Upstream;
+use crate::support::upstream::status;
 
 const APP: &str = "https://app.example";
 const OTHER: &str = "https://other.example";
@@ -160,6 +162,13 @@ fn a_public_key_works_from_its_own_origins() {
     assert_eq!(answer.one("vary"), "Origin");
     let exposed = answer.one("access-control-expose-headers");
     assert!(exposed.contains("X-RateLimit-Remaining") && exposed.contains("Retry-After"));
+    // Who names two origins is told of none, whatever the key.
+    let unbound = gateway.key("acme");
+    let two = Request::get("/v1/events").bearer(&unbound.text);
+    let two = gateway.send(&two.header("Origin", APP).header("Origin", EVIL));
+    two.expect(200);
+    says_nothing_of_origins(&two);
+    assert_eq!(two.all("vary"), ["Origin"]);
     // A write route is out of its scopes.
     gateway
         .send(
@@ -334,6 +343,18 @@ fn a_key_in_the_query_is_taken_out_byte_for_byte() {
     }
     for recorded in upstream.requests() {
         assert!(!recorded.text().contains(&key) && !recorded.text().contains(&encoded));
+    }
+    for (said, kept) in [
+        ("public, max-age=60", "private"),
+        ("max-age=60", "private"),
+        ("private=\"set-cookie\", max-age=60", "private"),
+        ("max-age=60, Private", "max-age=60, Private"),
+        ("no-store", "no-store"),
+    ] {
+        let answer = status(200, &[("Cache-Control", said)], "");
+        upstream.script("/any/kept", vec![Step::ReadBody, Step::Send(answer)]);
+        let answer = gateway.send(&Request::get(&format!("/any/kept?api_key={key}")));
+        assert_eq!(answer.all("cache-control"), [kept], "{said}");
     }
     let agreed = Request::get(&format!("/any?api_key={key}"))
         .bearer(&key)

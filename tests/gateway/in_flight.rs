@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use bytes::Bytes;
+use portcullis::store::KeyFilter;
 use portcullis::store::NewKey;
 use portcullis::store::Verb;
 
@@ -506,5 +507,45 @@ fn until(done: impl Fn() -> bool) {
     while !done() {
         assert!(begun.elapsed() < crate::support::PATIENCE, "in time");
         std::thread::yield_now();
+    }
+}
+
+// FA9, C-19: an answer that began under the old text may outlast the overlap; it ends with the key all the same.
+#[test]
+fn revoking_ends_what_began_under_an_older_text() {
+    for end in [revoke_it, revoke_in_bulk, regenerate_it] {
+        let (upstream, gateway) = usual();
+        begin(&upstream, "/any/events", EVENTS);
+        let key = gateway.key("acme");
+        let mut client = gateway.connect();
+        client.send(get("/any/events", &key).bytes());
+        upstream.wait_for_hits(1);
+        assert!(client.wait_for("first"));
+        let overlap = Verb::KeyRegenerate {
+            id: key.id.clone(),
+            overlap_seconds: 1,
+        };
+        gateway.execute(overlap).unwrap();
+        gateway.advance(Duration::from_secs(2));
+        gateway.execute(end(&key)).unwrap();
+        upstream.wait_for_aborted(1);
+    }
+}
+
+fn revoke_it(key: &Key) -> Verb {
+    Verb::KeyRevoke { id: key.id.clone() }
+}
+
+fn revoke_in_bulk(key: &Key) -> Verb {
+    Verb::KeyRevokeMany(KeyFilter {
+        keys: Some(vec![key.id.clone()]),
+        ..KeyFilter::default()
+    })
+}
+
+fn regenerate_it(key: &Key) -> Verb {
+    Verb::KeyRegenerate {
+        id: key.id.clone(),
+        overlap_seconds: 0,
     }
 }

@@ -530,6 +530,12 @@ fn a_plan_says_which_scopes_its_keys_may_list() {
         ..new_key("bravo")
     });
     gateway.get("/owners/1", &full).expect(200);
+    let public = NewKey {
+        kind: "public".to_owned(),
+        default_scopes: true,
+        ..new_key("bravo")
+    };
+    refused(&gateway, Verb::KeyCreate(public), "--inherit");
     let lenient = setup()
         .set("key_rules", "ungranted_scopes", r#""allow""#)
         .start();
@@ -638,4 +644,102 @@ fn an_import_is_all_or_nothing_and_names_every_line() {
         text: "good-legacy-key-1".into(),
     };
     gateway.get("/any", &key).expect(401);
+}
+
+// C-19: a later, longer overlap gives the texts before it no longer life, before a restart and after.
+#[test]
+fn an_overlap_is_never_prolonged() {
+    let (_upstream, gateway) = usual();
+    let first = gateway.key("acme");
+    let regenerate = |overlap_seconds| {
+        let id = first.id.clone();
+        key_of(&act(
+            &gateway,
+            Verb::KeyRegenerate {
+                id,
+                overlap_seconds,
+            },
+        ))
+    };
+    let second = regenerate(60);
+    let third = regenerate(3600);
+    let longer = KeyUpdate {
+        expires: Some(Expiry::Never),
+        note: Some("changed meanwhile".to_owned()),
+        ..KeyUpdate::default()
+    };
+    act(&gateway, update(&first, longer));
+    gateway.get("/any", &first).expect(200);
+    gateway.advance(Duration::from_secs(60));
+    for _ in 0..2 {
+        gateway.get("/any", &first).expect(401);
+        gateway.get("/any", &second).expect(200);
+        gateway.get("/any", &third).expect(200);
+        gateway.reload_as_is().unwrap();
+    }
+}
+
+// FA4: with mixed-up columns a key stands anywhere, and reasons are logged; they give the line and nothing that could be a key.
+#[test]
+fn no_reason_of_an_import_repeats_what_may_be_a_key() {
+    let (_upstream, gateway) = usual();
+    const SECRET: &str = "legacy_SECRET'0123456789";
+    let text = || SECRET.to_owned();
+    let rows: Vec<fn(&mut NewKey, String)> = vec![
+        |key, text| key.tenant = text,
+        |key, text| key.kind = text,
+        |key, text| key.environment = Some(text),
+        |key, text| key.plan = Some(text),
+        |key, text| key.quota = Some(text),
+        |key, text| key.burst = Some(text),
+        |key, text| key.scopes = Some(vec![format!("b,{text},x"), text]),
+        |key, text| key.subject = Some(text),
+        |key, text| key.origins = vec![text],
+        |key, text| key.cidrs = vec![text],
+        |key, text| key.note = Some(format!("{text}\n")),
+        |key, text| key.name = format!("{text}\n{text}"),
+    ];
+    let count = rows.len();
+    let mut keys: Vec<ImportedKey> = Vec::new();
+    for (place, mix_up) in rows.into_iter().enumerate() {
+        let mut row = imported(place as u64, &format!("a-good-legacy-key-{place}"));
+        mix_up(&mut row.key, text());
+        keys.push(row);
+    }
+    keys.push(ImportedKey {
+        value: None,
+        sha256: Some(text()),
+        ..imported(count as u64, "")
+    });
+    let error = gateway.execute(import(keys)).unwrap_err();
+    for line in 0..=count {
+        assert!(
+            error.contains(&format!("keys.csv:{line}: ")),
+            "{line}: {error}"
+        );
+    }
+    assert!(!error.contains("SECRET"), "{error}");
+}
+
+// FA4: of a short foreign key not so much is kept for lists that the rest could be guessed.
+#[test]
+fn lists_show_too_little_of_a_foreign_key_to_guess_it() {
+    let (_upstream, gateway) = usual();
+    let rows = [
+        ("abcdefghijk_wxyz", ""),
+        ("0123456789abcde_123456789ab6789", ""),
+        ("0123456789abcde_123456789abc6789", "0123456789abcde_"),
+        ("sk_live_4eC39HqLyjWDarjt", "sk_live_"),
+    ];
+    let keys = rows
+        .iter()
+        .zip(2..)
+        .map(|((text, _), line)| imported(line, text));
+    let outcome = act(&gateway, import(keys.collect()));
+    for (id, (text, prefix)) in outcome["ids"].as_array().unwrap().iter().zip(rows) {
+        let id = id.as_str().unwrap().to_owned();
+        let shown = act(&gateway, Verb::KeyShow { id })["key"]["key"].to_string();
+        assert!(!shown.contains(&text[..prefix.len() + 1]), "{shown}");
+        assert!(shown.contains(prefix), "{shown}");
+    }
 }

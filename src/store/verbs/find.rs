@@ -54,13 +54,16 @@ impl Scene<'_> {
         Ok(self.tenants.get().map_or(&[], Vec::as_slice))
     }
 
-    /// Every digest under which a key is admitted: its own, and those that a regeneration let live on.
+    /// Every digest under which a request of this key may be in flight: its own, and those that a regeneration let live on, even where
+    /// the overlap is over, for an answer may outlast it (FA9).
     pub(super) fn digests_of(&self, key: &ApiKey) -> Result<Vec<Digest>, Failure> {
-        let entries = self.entries_of(key)?;
-        Ok(entries.iter().map(|entry| entry.digest).collect())
+        let retired = self.store.retired_of(key.id)?.into_iter();
+        let overlapped = retired.filter(|retired| retired.until.is_some());
+        let older = overlapped.map(|retired| retired.digest);
+        Ok(std::iter::once(key.digest).chain(older).collect())
     }
 
-    /// The same with what they stand for: the key itself, ending sooner under an older digest.
+    /// Every digest under which a key is admitted, with what it stands for: the key itself, ending sooner under an older digest.
     pub(super) fn entries_of(&self, key: &ApiKey) -> Result<Vec<ApiKey>, Failure> {
         let mut entries = vec![key.clone()];
         for retired in self.store.retired_of(key.id)? {

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key_text;
+use crate::store::NewKey;
 use crate::store::outcome::Failure;
 use crate::store::outcome::Outcome;
 use crate::store::request::ImportedKey;
@@ -26,6 +27,9 @@ const LENGTHS: std::ops::RangeInclusive<usize> = 16..=512;
 
 /// Longest beginning of a foreign key that is kept for lists.
 const PREFIX_MAX: usize = 16;
+
+/// So many characters of a key that is taken over stay unknown, whatever is kept of it for lists.
+const HIDDEN_MIN: usize = 12;
 
 /// Imports keys by value or by digest. `file` stands before the line in each reason.
 pub(super) fn import(
@@ -50,7 +54,7 @@ pub(super) fn import(
                 taken.push(key);
             }
             Err(Failure::Refused(why) | Failure::Usage(why)) => {
-                reasons.push(format!("{file}:{}: {why}", row.line))
+                reasons.push(format!("{file}:{}: {}", row.line, without_fields(why, row)));
             }
             Err(failure) => return Err(failure),
         }
@@ -101,6 +105,37 @@ fn one(
     create::record(scene, &row.key, known, expires)
 }
 
+/// The reason without what the row holds: where columns are mixed up or a quote is left open, a key stands anywhere, and reasons are
+/// logged. What is too short for a key stays, so that most mistakes can still be read.
+fn without_fields(mut why: String, row: &ImportedKey) -> String {
+    let NewKey {
+        tenant,
+        name,
+        kind,
+        environment,
+        plan,
+        scopes,
+        quota,
+        burst,
+        subject,
+        origins,
+        cidrs,
+        note,
+        ..
+    } = &row.key;
+    let alone = [environment, plan, quota, burst, subject, note, &row.sha256];
+    let fields = [tenant, name, kind].into_iter();
+    let fields = fields.chain(alone.into_iter().flatten());
+    let fields = fields.chain(scopes.iter().flatten());
+    for field in fields.chain(origins).chain(cidrs) {
+        if field.len() >= *LENGTHS.start() {
+            why = why.replace(&field.escape_debug().to_string(), "…");
+            why = why.replace(field.as_str(), "…");
+        }
+    }
+    why
+}
+
 /// Digest and shown parts of a row; the text itself goes no further.
 fn known(scene: &Scene<'_>, row: &ImportedKey) -> Result<Issued, Failure> {
     match (&row.value, &row.sha256) {
@@ -134,7 +169,8 @@ fn by_value(scene: &Scene<'_>, text: &str) -> Result<Issued, Failure> {
         ));
     }
     let prefix_end = text.rfind('_').map_or(0, |place| place + 1);
-    let prefix = match prefix_end <= PREFIX_MAX || shape == key_text::Shape::Ours {
+    let short = prefix_end <= PREFIX_MAX && prefix_end + 4 + HIDDEN_MIN <= text.len();
+    let prefix = match short || shape == key_text::Shape::Ours {
         true => &text[..prefix_end],
         false => "",
     };

@@ -104,7 +104,8 @@ pub(super) fn scopes(
     });
     match fits {
         Some(default) => Ok(default.scopes.clone()),
-        None if !plan.granular_scopes => Ok(Scopes::Inherit),
+        // Never a public key: it stands in web pages, and is not to do all that the plan sells because nobody said less (FF1).
+        None if !plan.granular_scopes && kind == KeyKind::Secret => Ok(Scopes::Inherit),
         None => Err(Failure::Usage(
             "say what the key may do: --scope SCOPE…, or --inherit for all that its tenant may; [[key_defaults]] of gateway.toml can say it for all".to_owned(),
         )),

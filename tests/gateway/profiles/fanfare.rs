@@ -67,6 +67,33 @@ fn kinds_and_worlds_have_their_prefixes() {
     assert_eq!(seen, [200, 403]);
 }
 
+// FF1, FF3, FF10, C-7: scopes are optional; then a secret key may do all and a public one reads experiences, whatever the plan.
+#[test]
+fn keys_without_stated_scopes_are_full_or_limited_by_their_kind() {
+    let World {
+        live: _live,
+        test: _test,
+        gateway,
+    } = start();
+    let requests = [
+        ("GET", "/v1/experiences"),
+        ("POST", "/v1/experiences"),
+        ("GET", "/v1/admin/users"),
+    ];
+    for tenant in ["acme", "small"] {
+        for (kind, expected) in [("secret", [200, 200, 200]), ("public", [200, 403, 403])] {
+            let key = gateway.make_key(NewKey {
+                kind: kind.to_owned(),
+                default_scopes: true,
+                scopes: None,
+                ..new_key(tenant)
+            });
+            let seen = statuses(&gateway, HOST, &key, &requests);
+            assert_eq!(seen, expected, "{tenant} {kind}");
+        }
+    }
+}
+
 // FF2, FF20, C-14: pages of the shop may read with a public key; a secret key in a page is refused.
 #[test]
 fn pages_use_public_keys() {
