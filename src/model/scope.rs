@@ -127,3 +127,38 @@ impl ScopePattern {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(text: &str) -> Scope {
+        Scope::new(text).unwrap()
+    }
+
+    /// C-4, C-5: implications are followed to their end, circles included, also up to a superuser scope.
+    #[test]
+    fn implications_reach_further_scopes_and_superusers() {
+        let rules = ScopeRules {
+            superuser: vec![scope("admin")],
+            implies: [
+                (scope("a:write"), vec![scope("a:read"), scope("b:write")]),
+                (scope("b:write"), vec![scope("a:write")]),
+                (scope("owner"), vec![scope("admin")]),
+            ]
+            .into(),
+        };
+        let cases = [
+            ("a:write", "a:read", true),
+            ("b:write", "a:read", true),
+            ("b:write", "c:read", false),
+            ("owner", "c:read", true),
+            ("admin", "c:read", true),
+            ("a:read", "a:write", false),
+        ];
+        for (held, demanded, expected) in cases {
+            let held = Scopes::Listed(Arc::from([scope(held)]));
+            assert_eq!(rules.cover(&held, &scope(demanded)), expected, "{demanded}");
+        }
+    }
+}
