@@ -50,7 +50,7 @@ pub struct WindowNumbers {
     pub rate: Rate,
     /// What is left; never negative.
     pub remaining: u32,
-    /// Unix seconds, rounded up, at which the window is full again; constant within one quota window (FA25). A quota window that no
+    /// Unix seconds at which the window is full again: exact and constant within one quota window (FA25), rounded up for a burst. A quota window that no
     /// charge has opened is described as if it opened now.
     pub reset_unix_seconds: u64,
     /// Seconds from now until then, rounded up, by the monotonic clock.
