@@ -1,0 +1,147 @@
+//! `[[hosts]]` and `[[routes]]`: what is served, to whom.
+
+use std::sync::Arc;
+
+use toml::Spanned;
+
+use crate::config::Errors;
+use crate::config::Host;
+use crate::config::entries::Declared;
+use crate::config::entries::Placed;
+use crate::config::entries::Places;
+use crate::config::entries::TOTAL;
+use crate::config::entries::inner;
+use crate::config::entries::scope_word;
+use crate::config::file::Reader;
+use crate::config::names;
+use crate::config::problem::Problem;
+use crate::config::settings;
+use crate::config::values;
+use crate::config::values::wrong;
+use crate::model::route::Access;
+use crate::model::route::Route;
+use crate::model::scope::Scope;
+
+/// `[[hosts]]`. What a host leaves out is as in `[errors]`.
+pub(in crate::config) fn hosts(
+    root: &mut Reader<'_>,
+    declared: &Declared<'_>,
+    errors: Errors,
+) -> Vec<Placed<Host>> {
+    let read = root.each("hosts", "hosts", |table| {
+        let help = "write name = \"api.example.com\"";
+        let name = table.required("name", help, names::host_pattern);
+        let errors = settings::errors(table, "hosts.errors", errors);
+        let place = table.place("environment").unwrap_or_default();
+        let environment = declared.environment(table);
+        let name = name?;
+        Some(Placed {
+            at: Places {
+                name: name.span(),
+                environment: place,
+                ..Places::default()
+            },
+            value: Host {
+                name: name.into_inner(),
+                errors,
+                environment,
+            },
+        })
+    });
+    read.into_iter().flatten().collect()
+}
+
+/// `[[routes]]`.
+pub(in crate::config) fn routes(
+    root: &mut Reader<'_>,
+    declared: &Declared<'_>,
+) -> Vec<Placed<Arc<Route>>> {
+    let read = root.each("routes", "routes", |table| route(table, declared));
+    read.into_iter().flatten().collect()
+}
+
+fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<Route>>> {
+    let path = table.required(
+        "path",
+        "write path = \"/leases/{*rest}\"",
+        names::route_path,
+    );
+    let host = table.word("host", names::host_pattern);
+    let methods = table.list("methods", names::method);
+    let access = access(table);
+    if !table.has("upstream") {
+        table.missing(
+            "upstream",
+            "write upstream = \"…\", the name of a table [upstreams.NAME]",
+        );
+    }
+    let upstream = table.reference("upstream", &declared.upstreams);
+    let position = upstream.and_then(|name| {
+        declared
+            .upstreams
+            .all
+            .iter()
+            .position(|known| *known == name)
+    });
+    let mut at = Places {
+        cost: table.place("cost").unwrap_or_default(),
+        environment: table.place("environment").unwrap_or_default(),
+        ..Places::default()
+    };
+    let cost = table.number("cost", 1, 1, 1_000_000);
+    let environment = declared.environment(table);
+    let body_bytes_max = table.size_or_unlimited("body_bytes_max", settings::BODY_MAX);
+    let total_timeout = table.word("total_timeout", |text| {
+        values::bounded(text, TOTAL, values::duration)
+    });
+    let raw_path = table.flag("raw_path", false);
+    let origins = inner(table.list("origins", names::web_origin));
+    let mode = settings::mode(table);
+    let path = path?;
+    at.name = path.span();
+    Some(Placed {
+        at,
+        value: Arc::new(Route {
+            path: path.into_inner(),
+            host: host.map(Spanned::into_inner),
+            methods: inner(methods),
+            access: access?,
+            upstream: position.unwrap_or(0),
+            cost,
+            environment,
+            body_bytes_max,
+            total_timeout: total_timeout.map(Spanned::into_inner),
+            raw_path,
+            origins,
+            mode,
+        }),
+    })
+}
+
+/// Who may use a route must be said, by exactly one of `scope` and `access`.
+fn access(table: &mut Reader<'_>) -> Option<Access> {
+    let scope = table.word("scope", |text| scope_word(Scope::new(text), text));
+    let access = table.word("access", |text| match text {
+        "any-key" => Ok(Access::AnyKey),
+        "public" => Ok(Access::Public),
+        _ => wrong(
+            format!("\"{text}\" is no kind of access"),
+            "choose \"any-key\" or \"public\", or demand a scope instead: scope = \"leases:read\"",
+        ),
+    });
+    let what = match (table.has("scope"), table.has("access")) {
+        (false, false) => "does not say who may use it",
+        (true, true) => "says twice who may use it",
+        _ => {
+            return access
+                .map(Spanned::into_inner)
+                .or(scope.map(|scope| Access::Scope(scope.into_inner())));
+        }
+    };
+    table.notes().error(Problem::context(
+        table.header(),
+        format!("{} {what}", table.title()),
+        "write one of: scope = \"leases:read\", access = \"any-key\", access = \"public\"",
+    ));
+    Some(Access::AnyKey)
+}
