@@ -236,6 +236,7 @@ impl Config {
             ("connect_timeout", upstream.connect_timeout),
             ("first_byte_timeout", upstream.first_byte_timeout),
             ("idle_timeout", upstream.idle_timeout),
+            ("tunnel_idle_timeout", upstream.tunnel_idle_timeout),
         ] {
             out.text(name, &show_duration(span));
         }

@@ -498,6 +498,8 @@ pub struct Upstream {
     pub first_byte_timeout: Duration,
     /// Longest silence inside a body. 10ms to 24h.
     pub idle_timeout: Duration,
+    /// Longest silence in a tunnel, both ways together; the other timeouts do not concern tunnels (S40). 100ms to 24h.
+    pub tunnel_idle_timeout: Duration,
     /// Longest life of one exchange; `None` is unlimited. 10ms to 24h.
     pub total_timeout: Option<Duration>,
     /// Idle connections kept per worker and server. 0 to 10,000.

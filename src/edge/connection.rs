@@ -85,7 +85,7 @@ impl Bounds {
     }
 }
 
-/// Serves HTTP/1.1 until the connection ends. `keep_alive` off answers one request and closes.
+/// Serves HTTP/1.1, and what a 101 turned it into, until the connection ends. `keep_alive` off answers one request and closes.
 pub(super) async fn serve_http1<T, H, F, B>(
     io: T,
     client: &Rc<Client>,
@@ -94,7 +94,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
     peer: Peer,
     handle: H,
 ) where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
@@ -102,14 +102,21 @@ pub(super) async fn serve_http1<T, H, F, B>(
 {
     client.enter(Phase::Http1);
     let service = service_fn(|request| {
+        client.note_upgrade(&request);
         let under_way = UnderWay::begin(client);
         Answering::new(handle(peer, under_way.carrier(), request), under_way)
     });
     let builder = bounds.http1(keep_alive);
-    let connection = builder.serve_connection(TokioIo::new(io), service);
+    let connection = builder
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
     client
-        .drive(connection, http1::Connection::graceful_shutdown)
+        .drive(connection, http1::UpgradeableConnection::graceful_shutdown)
         .await;
+    if client.goes_on() {
+        // On the heap, since few connections come this far.
+        Box::pin(client.go_on()).await;
+    }
 }
 
 /// Serves HTTP/2 until the connection ends.

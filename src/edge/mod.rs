@@ -9,6 +9,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -205,7 +206,10 @@ impl Edge {
 
     /// Cuts what is left.
     async fn end(&self) {
-        let cut = self.registry.cut_all();
+        let cut = self.registry.dismiss_all();
+        // Tunnels say goodbye, and whoever cuts them must not be waited for.
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.registry.emptied()).await;
+        self.registry.cut_all();
         self.registry.emptied().await;
         let total = self.counters.worker_ended(self.registry.tick(), cut);
         if let Some(connections @ 1..) = total {
@@ -293,6 +297,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.edge.registry.leave(&self.client);
+        self.client.forget();
     }
 }
 
@@ -334,7 +339,7 @@ where
 
 async fn speak_http1<T, H, F, B>(seat: Seat, io: T, keep_alive: bool, peer: Peer, answer: H)
 where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
@@ -357,6 +362,9 @@ where
     connection::serve_http2(io, &seat.client, bounds, peer, answer).await;
     seat.linger().await;
 }
+
+/// How long tunnels may take to say goodbye at the end of a drain, and their clients to close.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests;

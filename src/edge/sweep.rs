@@ -96,15 +96,22 @@ impl Registry {
         }
     }
 
-    /// Cuts what is left; says how many of them had a request or an answer under way.
-    pub(super) fn cut_all(&self) -> usize {
+    /// Cuts what is left, but for tunnels, which are told to say goodbye; says how many of all had a request, an answer or a tunnel under way.
+    pub(super) fn dismiss_all(&self) -> usize {
         let clients = self.clients.borrow();
         let busy = clients.iter().filter(|client| client.view().requests > 0);
         let busy = busy.count();
         for client in clients.iter() {
-            client.give(Order::Cut(Why::Drain));
+            client.dismiss();
         }
         busy
+    }
+
+    /// Cuts what is left.
+    pub(super) fn cut_all(&self) {
+        for client in self.clients.borrow().iter() {
+            client.give(Order::Cut(Why::Drain));
+        }
     }
 }
 
@@ -192,6 +199,8 @@ fn verdict(view: &View, now: u32, limits: &Limits) -> Option<Order> {
             }
         }
         Phase::Http1 | Phase::Http2 => http_verdict(view, now, limits),
+        // A tunnel times itself, and lives until the drain's time is over.
+        Phase::Tunnel => None,
         Phase::Lingering => {
             over(view.quiet_since, now, LINGER).then_some(Order::Cut(Why::Unfinished))
         }

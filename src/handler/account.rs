@@ -28,6 +28,8 @@ use super::in_flight::Flight;
 
 /// The status that is logged when the client left before there was an answer.
 const CLIENT_LEFT: u16 = 499;
+/// The status of a tunnel, and of nothing else.
+const SWITCHED: u16 = 101;
 
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +44,25 @@ pub(crate) enum End {
     TimedOut,
     /// The client's own body failed while the answer flowed; the answer was cut.
     ClientFailed,
-    /// The key was revoked, or its like, while the answer flowed; the answer was cut.
+    /// The key was revoked, or its like, while the answer flowed; the answer was cut, a tunnel closed.
     Revoked,
+    /// The process ended while a tunnel was open; it was closed.
+    Drained,
+}
+
+impl End {
+    /// As the log and the metrics write it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            End::Complete => "complete",
+            End::ClientLeft => "client_left",
+            End::UpstreamCut => "upstream_cut",
+            End::TimedOut => "timed_out",
+            End::ClientFailed => "client_failed",
+            End::Revoked => "revoked",
+            End::Drained => "drained",
+        }
+    }
 }
 
 /// One request's bookkeeping. Dropping it counts the request and writes its log line, whatever happened.
@@ -191,6 +210,26 @@ impl Account {
         End::Revoked
     }
 
+    /// The client has its 101, and bytes may flow.
+    pub(crate) fn tunnel_opened(&self) {
+        let open = &self.worker.metrics.tunnels_open;
+        open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The tunnel that was open has ended, in a way and after bytes that are known by now.
+    pub(crate) fn tunnel_closed(&self) {
+        let metrics = &self.worker.metrics;
+        metrics.tunnels_open.fetch_sub(1, Ordering::Relaxed);
+        metrics
+            .tunnel_received_bytes
+            .fetch_add(self.received_bytes, Ordering::Relaxed);
+        metrics
+            .tunnel_sent_bytes
+            .fetch_add(self.sent_bytes, Ordering::Relaxed);
+        let ended = metrics.tunnel_end(self.end.word());
+        ended.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn peer(&self) -> Peer {
         self.peer
     }
@@ -256,14 +295,7 @@ impl Account {
             response_bytes: self.sent_bytes,
             total_micros: whole_micros(took),
             upstream_micros: whole_micros(self.upstream_time),
-            end: match self.end {
-                End::Complete => "complete",
-                End::ClientLeft => "client_left",
-                End::UpstreamCut => "upstream_cut",
-                End::TimedOut => "timed_out",
-                End::ClientFailed => "client_failed",
-                End::Revoked => "revoked",
-            },
+            end: self.end.word(),
         });
     }
 }
@@ -276,9 +308,14 @@ impl Drop for Account {
         let now = self.worker.clock.now();
         let took = now.mono.since(Mono(self.start.mono.0));
         let route = self.route.as_ref();
+        // A tunnel of hours is no slow answer, and its bytes are no body's: what its route is told of is the 101.
+        let (answered, body_bytes) = match self.status {
+            SWITCHED => (self.upstream_time, 0),
+            _ => (took, self.sent_bytes),
+        };
         self.worker
             .meters
-            .request(route, self.status, took, self.sent_bytes);
+            .request(route, self.status, answered, body_bytes);
         self.worker
             .metrics
             .requests_in_flight

@@ -17,6 +17,7 @@ use http::header::REFERRER_POLICY;
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::header::VARY;
 use http::request::Parts;
+use http::response;
 
 use crate::config::Config;
 use crate::gate;
@@ -110,14 +111,29 @@ pub(crate) fn pass_on(
     account: Account,
 ) -> Response<Body> {
     let (mut head, stream) = answer.into_parts();
+    own_headers(&mut head.headers, admission, &account);
+    Response::from_parts(head, Body::upstream(stream, account))
+}
+
+/// A backend's 101 on its way to the client.
+pub(crate) fn switch(
+    mut head: response::Parts,
+    admission: &Admission,
+    account: &Account,
+) -> response::Parts {
+    own_headers(&mut head.headers, admission, account);
+    head
+}
+
+/// What a backend's answer says of the gateway.
+fn own_headers(headers: &mut HeaderMap, admission: &Admission, account: &Account) {
     let config = &admission.snapshot().config;
     if admission.principal().is_some() {
-        headers::strip(&mut head.headers);
-        rate_headers(&mut head.headers, config, admission.numbers());
+        headers::strip(headers);
+        rate_headers(headers, config, admission.numbers());
     }
-    manner_headers(&mut head.headers, admission.manner());
-    common_headers(&mut head.headers, config, &account);
-    Response::from_parts(head, Body::upstream(stream, account))
+    manner_headers(headers, admission.manner());
+    common_headers(headers, config, account);
 }
 
 fn render(

@@ -20,7 +20,8 @@ use super::account::End;
 #[derive(Debug)]
 pub struct Body {
     source: Source,
-    account: Account,
+    /// `None` for a 101, whose account goes on with its tunnel.
+    account: Option<Account>,
 }
 
 #[derive(Debug)]
@@ -40,14 +41,22 @@ impl Body {
         let text = Some(text).filter(|text| !text.is_empty());
         Body {
             source: Source::Local(text),
-            account,
+            account: Some(account),
+        }
+    }
+
+    /// That of a 101.
+    pub(crate) fn none() -> Body {
+        Body {
+            source: Source::Local(None),
+            account: None,
         }
     }
 
     pub(crate) fn upstream(stream: ResponseBody, account: Account) -> Body {
         Body {
             source: Source::Upstream(stream),
-            account,
+            account: Some(account),
         }
     }
 }
@@ -64,9 +73,9 @@ impl http_body::Body for Body {
             Source::Local(text) => text.take().map(|text| Ok(Frame::data(text))),
             Source::Upstream(stream) => ready!(Pin::new(stream).poll_frame(context)),
         };
-        if let Some(Ok(frame)) = &frame {
+        if let (Some(Ok(frame)), Some(account)) = (&frame, &mut self.account) {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
-            self.account.sent_bytes += bytes as u64;
+            account.sent_bytes += bytes as u64;
         }
         Poll::Ready(frame)
     }
@@ -88,14 +97,17 @@ impl http_body::Body for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.account.end = match &self.source {
+        let Some(account) = &mut self.account else {
+            return;
+        };
+        account.end = match &self.source {
             Source::Local(None) => End::Complete,
             Source::Local(Some(_)) => End::ClientLeft,
             Source::Upstream(stream) => {
-                self.account.received_bytes = stream.request_bytes();
+                account.received_bytes = stream.request_bytes();
                 match stream.outcome() {
                     Outcome::Completed => End::Complete,
-                    Outcome::Unfinished => self.account.left(),
+                    Outcome::Unfinished => account.left(),
                     Outcome::BrokeOff => End::UpstreamCut,
                     Outcome::TimedOut => End::TimedOut,
                     Outcome::ClientFailed => End::ClientFailed,

@@ -2,18 +2,22 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
+use std::fmt;
 use std::fmt::Debug;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 
+use hyper::upgrade::Upgraded;
 use tokio::sync::watch;
 
 use crate::gate::Admission;
 use crate::gate::Ended;
 use crate::snapshot::Snapshot;
+use crate::upstream::CloseCode;
 
 use super::Worker;
 
@@ -21,6 +25,35 @@ use super::Worker;
 pub trait Carrier: Debug {
     /// Ends the answer so that it looks cut, although the client may not be reading.
     fn cut(&self);
+
+    /// Takes what goes on with the connection after a 101, to be begun when HTTP has let go of it. Only HTTP/1.1 has such an answer.
+    fn hand_over(&self, passage: Passage);
+
+    /// Whether the process ends: what goes on after a 101 says goodbye now. Whoever waits for that is woken.
+    fn must_leave(&self) -> bool;
+}
+
+/// What goes on with a connection after a 101. Dropped instead of begun, the client never got its 101.
+pub struct Passage(Box<dyn FnOnce(Upgraded) -> Carried>);
+
+/// A connection that is carried on, until its end.
+pub(crate) type Carried = Pin<Box<dyn Future<Output = ()>>>;
+
+impl Passage {
+    pub(crate) fn new(carry: impl FnOnce(Upgraded) -> Carried + 'static) -> Passage {
+        Passage(Box::new(carry))
+    }
+
+    /// Goes on with the connection, until its end.
+    pub(crate) fn begin(self, client: Upgraded) -> Carried {
+        (self.0)(client)
+    }
+}
+
+impl Debug for Passage {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Passage")
+    }
 }
 
 /// Ends requests in flight whenever something that may have ended them comes into force; `endings` says when. Returns when nothing
@@ -108,6 +141,8 @@ enum Stage {
     Waiting,
     /// A backend's answer is on its way to the client: it can only be cut.
     Answering,
+    /// A tunnel is open: its ends can be told.
+    Tunnel,
     /// An answer of ours is: it tells the client nothing of the backend.
     Refused,
 }
@@ -120,6 +155,33 @@ impl Flight {
     /// The backend's answer begins.
     pub(crate) fn answers(&self) {
         self.stage.set(Stage::Answering);
+    }
+
+    /// The answer was a 101, the client has it, and a tunnel is open.
+    pub(crate) fn tunnels(&self) {
+        self.stage.set(Stage::Tunnel);
+    }
+
+    /// Gives the carrier what goes on after a 101.
+    pub(crate) fn hand_over(&self, passage: Passage) {
+        self.carrier.hand_over(passage);
+    }
+
+    /// Whether the process ends.
+    pub(crate) fn must_leave(&self) -> bool {
+        self.carrier.must_leave()
+    }
+
+    /// What a tunnel is to tell its ends, if it may not go on; else wakes the caller when that changes.
+    pub(crate) fn poll_dismissed(&self, cx: &Context<'_>) -> Option<CloseCode> {
+        if self.ended.get().is_some() {
+            return Some(CloseCode::PolicyViolation);
+        }
+        if self.must_leave() {
+            return Some(CloseCode::GoingAway);
+        }
+        self.wake_when_ended(cx);
+        None
     }
 
     /// An answer of ours is given instead.
@@ -143,21 +205,25 @@ impl Flight {
         }
         let result = work(cx);
         if result.is_pending() {
-            let mut waker = self.waker.borrow_mut();
-            if !waker
-                .as_ref()
-                .is_some_and(|waker| waker.will_wake(cx.waker()))
-            {
-                *waker = Some(cx.waker().clone());
-            }
+            self.wake_when_ended(cx);
         }
         result.map(Ok)
+    }
+
+    fn wake_when_ended(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            *waker = Some(cx.waker().clone());
+        }
     }
 
     fn end(&self, ended: Ended) {
         self.ended.set(Some(ended));
         match self.stage.get() {
-            Stage::Waiting => {
+            Stage::Waiting | Stage::Tunnel => {
                 if let Some(waker) = self.waker.take() {
                     waker.wake();
                 }
@@ -233,6 +299,12 @@ mod tests {
         fn cut(&self) {
             self.0.set(self.0.get() + 1);
         }
+
+        fn hand_over(&self, _passage: Passage) {}
+
+        fn must_leave(&self) -> bool {
+            false
+        }
     }
 
     #[derive(Default)]
@@ -251,21 +323,27 @@ mod tests {
         let join = |tenant| list.join(admission(&before, tenant), Rc::clone(&cuts) as _);
         let (waits, streams, refused, public) =
             (join(Some(0)), join(Some(0)), join(Some(0)), join(None));
+        let tunnel = join(Some(0));
         streams.answers();
+        tunnel.answers();
+        tunnel.tunnels();
         refused.refuses();
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);
         let mut wait = || waits.poll_unless_ended(&mut cx, |_| Poll::<()>::Pending);
         assert_eq!(wait(), Poll::Pending);
+        assert_eq!(tunnel.poll_dismissed(&Context::from_waker(&waker)), None);
         assert_eq!(list.judge(&before), 0);
-        assert_eq!(list.judge(&after), 3);
-        assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        assert_eq!(list.judge(&after), 4);
+        assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 2);
+        let told = tunnel.poll_dismissed(&Context::from_waker(&waker));
+        assert_eq!(told, Some(CloseCode::PolicyViolation));
         assert_eq!(wait(), Poll::Ready(Err(Ended::Key)));
         assert_eq!(cuts.0.get(), 1);
         assert_eq!((streams.ended(), public.ended()), (Some(Ended::Key), None));
         assert_eq!(list.judge(&after), 0, "ended once");
-        for flight in [&waits, &public, &streams, &refused] {
+        for flight in [&waits, &public, &streams, &refused, &tunnel] {
             list.leave(flight);
         }
         assert!(list.flights.borrow().is_empty());

@@ -22,6 +22,7 @@ use crate::quota::Quota;
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::upstream::FailureKind;
+use crate::upstream::Forwarded;
 use crate::upstream::Pools;
 use crate::upstream::Unread;
 use crate::upstream::drain;
@@ -41,6 +42,7 @@ mod body;
 pub mod in_flight;
 mod meters;
 mod request_id;
+mod tunnel;
 
 /// What one data thread works with. Only the snapshot, the counters and the metrics are shared with other threads.
 #[derive(Debug)]
@@ -216,10 +218,15 @@ async fn forward(
             ended.reason(),
             String::new(),
         ),
-        Ok(Ok(forwarded)) => {
+        Ok(Ok(Forwarded::Answer(forwarded))) => {
             flight.answers();
             account.forwarded(forwarded.server, forwarded.response.status());
             answer::pass_on(forwarded.response, admission, account)
+        }
+        Ok(Ok(Forwarded::Switched(switched))) => {
+            flight.answers();
+            account.forwarded(Rc::clone(&switched.server), switched.head.status);
+            tunnel::open(account, flight, switched)
         }
         Ok(Err(failure)) => {
             account.server(failure.server);

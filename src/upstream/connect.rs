@@ -84,7 +84,7 @@ async fn start(stream: TcpStream, upstream: &Upstream) -> Result<Connection, Con
     })?;
     let task = tokio::task::spawn_local(async move {
         // An error reaches the request it belongs to; on an idle connection it concerns nobody.
-        let _ = connection.await;
+        let _ = connection.with_upgrades().await;
     });
     Ok(Connection {
         sender,

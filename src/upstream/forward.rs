@@ -12,11 +12,14 @@ use http::HeaderValue;
 use http::Method;
 use http::Request;
 use http::Response;
+use http::StatusCode;
 use http::header;
 use http::request::Parts;
+use http::response;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
@@ -28,6 +31,8 @@ use crate::refusal::UpstreamFailure;
 use crate::upstream::Answer;
 use crate::upstream::Failure;
 use crate::upstream::FailureKind;
+use crate::upstream::Forwarded;
+use crate::upstream::Switched;
 use crate::upstream::body::BodyFault;
 use crate::upstream::body::RequestBody;
 use crate::upstream::body::ResponseBody;
@@ -46,6 +51,9 @@ use crate::upstream::pool::Keeping;
 use crate::upstream::pool::Lease;
 use crate::upstream::pool::Server;
 use crate::upstream::pool::Servers;
+use crate::upstream::tunnel::Opening;
+use crate::upstream::websocket;
+use crate::upstream::websocket::Handshake;
 
 /// Sends an admitted request and waits for the head of the answer.
 ///
@@ -58,9 +66,9 @@ pub(super) fn forward<'a>(
     request_id: &HeaderValue,
     head: Parts,
     body: Incoming,
-) -> impl Future<Output = Result<Answer, Failure>> + use<'a> {
+) -> impl Future<Output = Result<Forwarded, Failure>> + use<'a> {
     // Prepared before the future is made, which would else keep room for the request as it came in and as it goes out.
-    let exchange = Exchange::new(directory, admission, &head);
+    let exchange = Exchange::new(directory, admission, &head, &body);
     let request = exchange.request(peer, request_id, head, body);
     async move { exchange.run(request?).await }
 }
@@ -74,13 +82,15 @@ struct Exchange<'a> {
     upload: Rc<Upload>,
     /// The client's host as a header value.
     client_host: Option<HeaderValue>,
+    /// The WebSocket that the client asks for.
+    handshake: Option<Handshake>,
     /// When all of it must be over.
     end: Option<Instant>,
 }
 
 /// What became of one try.
 enum Sent {
-    Answered(Answer),
+    Answered(Forwarded),
     /// The connection was stale; here is the request to send again, on a fresh one.
     Again(Request<RequestBody>),
     /// Not a byte was sent, although the connection was fresh.
@@ -89,7 +99,12 @@ enum Sent {
 }
 
 impl<'a> Exchange<'a> {
-    fn new(directory: &'a Directory, admission: &'a Admission, head: &Parts) -> Exchange<'a> {
+    fn new(
+        directory: &'a Directory,
+        admission: &'a Admission,
+        head: &Parts,
+        body: &Incoming,
+    ) -> Exchange<'a> {
         let snapshot = admission.snapshot();
         let route = admission.route();
         let upstream = &*snapshot.config.upstreams[route.upstream];
@@ -101,6 +116,7 @@ impl<'a> Exchange<'a> {
             servers: directory.servers(snapshot, route.upstream),
             upload: Rc::default(),
             client_host: headers::host_value(&head.headers, admission.host()),
+            handshake: Handshake::asked(head, body),
             end: total.map(|total| after(Instant::now(), total)),
         }
     }
@@ -124,6 +140,9 @@ impl<'a> Exchange<'a> {
         }
         headers::prepare(&mut head, self.admission, peer, request_id);
         headers::frame(&mut head, length);
+        if self.handshake.is_some() {
+            websocket::restate(&mut head.headers);
+        }
         let silence = Silence::new(config.connections.stall_timeout, self.end);
         let upload = Rc::clone(&self.upload);
         let body = RequestBody::new(body, upload, bytes_max, silence, unread);
@@ -132,7 +151,7 @@ impl<'a> Exchange<'a> {
 
     /// Tries servers until one has the request. A server that could not be reached is not tried again; what was sent once is sent again
     /// only where `spare` says so.
-    async fn run(&self, mut request: Request<RequestBody>) -> Result<Answer, Failure> {
+    async fn run(&self, mut request: Request<RequestBody>) -> Result<Forwarded, Failure> {
         let mut failed: Vec<usize> = Vec::new();
         let mut fresh_only = false;
         loop {
@@ -283,6 +302,9 @@ impl<'a> Exchange<'a> {
 
     fn answer(&self, lease: Lease, response: Response<Incoming>) -> Sent {
         let (mut head, incoming) = response.into_parts();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(lease, head);
+        }
         if let Some(kind) = headers::fault(&head) {
             let detail = "the answer's status or framing cannot be passed on";
             return Sent::Failed(self.backend_failed(kind, Some(lease.server()), detail));
@@ -293,10 +315,34 @@ impl<'a> Exchange<'a> {
         let silence = Silence::new(self.upstream.idle_timeout, self.end);
         let upload = Rc::clone(&self.upload);
         let body = ResponseBody::new(incoming, lease, upload, silence, identity);
-        Sent::Answered(Answer {
+        Sent::Answered(Forwarded::Answer(Answer {
             response: Response::from_parts(head, body),
             server,
-        })
+        }))
+    }
+
+    /// A 101 opens a tunnel where it grants what was asked; any other is a backend's failure, and closes its connection (S7, S42).
+    fn switch(&self, lease: Lease, mut head: response::Parts) -> Sent {
+        let granted = self
+            .handshake
+            .as_ref()
+            .is_some_and(|handshake| handshake.is_granted(&head));
+        let Some(backend) = head.extensions.remove::<OnUpgrade>().filter(|_| granted) else {
+            let detail = "a 101 that does not grant what was asked";
+            let kind = UpstreamFailure::UpgradeFailed;
+            return Sent::Failed(self.backend_failed(kind, Some(lease.server()), detail));
+        };
+        let identity = Identity::of(&self.admission.snapshot().config.headers);
+        headers::clean(&mut head, &identity, self.admission.principal().is_some());
+        head.headers.remove(header::CONTENT_LENGTH);
+        websocket::restate(&mut head.headers);
+        let server = Rc::clone(&lease.server().name);
+        let opening = Opening::new(backend, lease, self.upstream.tunnel_idle_timeout);
+        Sent::Answered(Forwarded::Switched(Box::new(Switched {
+            head,
+            server,
+            opening,
+        })))
     }
 
     fn after_error(

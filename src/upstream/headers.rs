@@ -68,9 +68,6 @@ pub(super) fn frame(head: &mut request::Parts, length: Option<u64>) {
 /// What makes an answer head unfit to be passed on, although hyper could parse it (S33, S42).
 pub(super) fn fault(head: &response::Parts) -> Option<UpstreamFailure> {
     let status = head.status.as_u16();
-    if status == 101 {
-        return Some(UpstreamFailure::UpgradeFailed);
-    }
     if !(200..600).contains(&status) || !framed_once(&head.headers) {
         return Some(UpstreamFailure::ProtocolError);
     }
@@ -792,7 +789,6 @@ mod tests {
     fn statuses_outside_the_protocol_are_faults() {
         let cases = [
             (100, Some(UpstreamFailure::ProtocolError)),
-            (101, Some(UpstreamFailure::UpgradeFailed)),
             (199, Some(UpstreamFailure::ProtocolError)),
             (200, None),
             (304, None),

@@ -31,3 +31,4 @@ mod shutdown;
 mod streaming;
 mod tenancy;
 mod transport;
+mod tunnels;

@@ -38,6 +38,8 @@ pub(in crate::config) fn upstreams(
             connect_timeout: table.duration("connect_timeout", "5s", ("10ms", "5min")),
             first_byte_timeout: table.duration("first_byte_timeout", "30s", ("10ms", "1h")),
             idle_timeout: table.duration("idle_timeout", "30s", ("10ms", "24h")),
+            // Libraries that ping do so within a minute and people think for longer; but a peer that vanished must not hold its place for hours.
+            tunnel_idle_timeout: table.duration("tunnel_idle_timeout", "10min", ("100ms", "24h")),
             total_timeout: table.duration_or_unlimited("total_timeout", None, TOTAL),
             pool_idle_max: table.number("pool_idle_max", 64, 0, 10_000) as usize,
             // Below the 5 s after which common application servers close: a request that meets the close half-way fails.

@@ -62,6 +62,7 @@ use crate::snapshot::TenantTable;
 use crate::snapshot::key_table::KeyTable;
 use crate::upstream::Answer;
 use crate::upstream::Failure;
+use crate::upstream::Forwarded;
 use crate::upstream::Outcome;
 use crate::upstream::Pools;
 use crate::upstream::ResponseBody;
@@ -90,6 +91,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         connect_timeout: PATIENCE,
         first_byte_timeout: PATIENCE,
         idle_timeout: PATIENCE,
+        tunnel_idle_timeout: PATIENCE,
         total_timeout: None,
         pool_idle_max: 8,
         pool_idle_timeout: PATIENCE,
@@ -297,7 +299,10 @@ impl Gateway {
         let id = HeaderValue::from_static("request-1");
         let peer = peer();
         let forward = self.pools.forward(&admission, &peer, &id, head, body);
-        forward.await
+        match forward.await? {
+            Forwarded::Answer(answer) => Ok(answer),
+            Forwarded::Switched(_) => panic!("a tunnel, which no edge of these tests can open"),
+        }
     }
 
     async fn handle(&self, request: Request<Incoming>) -> Response<Either<Watched, Full<Bytes>>> {

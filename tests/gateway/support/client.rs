@@ -85,6 +85,11 @@ impl Http1 {
         Http1::over(tls(address, "localhost", usual_tls()).unwrap())
     }
 
+    /// The same, or `None` when the gateway does not let it in.
+    pub fn tls_try(address: SocketAddr) -> Option<Http1> {
+        tls(address, "localhost", usual_tls()).ok().map(Http1::over)
+    }
+
     /// In clear.
     #[track_caller]
     pub fn plain(address: SocketAddr) -> Http1 {
@@ -266,7 +271,7 @@ impl Http1 {
     }
 }
 
-fn parse_head(head: &[u8]) -> Answer {
+pub fn parse_head(head: &[u8]) -> Answer {
     let text = String::from_utf8_lossy(head).into_owned();
     let mut lines = text.trim_end_matches("\r\n").split("\r\n");
     let status_line = lines.next().unwrap_or("");

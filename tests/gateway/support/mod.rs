@@ -8,6 +8,7 @@ pub mod ports;
 pub mod real;
 pub mod request;
 pub mod upstream;
+pub mod websocket;
 
 use std::sync::Arc;
 use std::sync::Condvar;

@@ -1,18 +1,23 @@
 //! Three unmodified real backends on free loopback ports: nginx, a Python WSGI server, a Node server.
 
 use std::fs;
+use std::io::BufRead;
+use std::io::BufReader;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
+use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
 
 use tempfile::TempDir;
 
+use crate::support::certs;
 use crate::support::eventually;
+use crate::support::gateway::Gateway;
 use crate::support::ports::free_port;
 
 /// A running backend process; killed when dropped.
@@ -89,6 +94,64 @@ pub fn node() -> Backend {
     begin("nodejs", command, port, tempfile::tempdir().unwrap())
 }
 
+/// A real WebSocket server, Python's `websockets`; `None` when it is left out.
+#[track_caller]
+pub fn websockets() -> Option<Backend> {
+    if left_out("python3-websockets") {
+        return None;
+    }
+    let port = free_port();
+    let mut command = debian_python();
+    command.arg(source("ws_server.py")).arg(port.to_string());
+    let directory = tempfile::tempdir().unwrap();
+    Some(begin("python3-websockets", command, port, directory))
+}
+
+/// A real WebSocket client that tries everything and says line by line what it sees; killed when dropped.
+pub struct WebsocketClient {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl WebsocketClient {
+    /// Starts it towards `/any/ws` of this gateway, with this key.
+    #[track_caller]
+    pub fn start(gateway: &Gateway, key: &str) -> WebsocketClient {
+        let authority = gateway.directory().join("ws-ca.pem");
+        fs::write(&authority, &certs::authority().pem).unwrap();
+        let url = format!("wss://localhost:{}/any/ws", gateway.https().port());
+        let mut command = debian_python();
+        command.arg(source("ws_client.py")).arg(url);
+        command.arg(authority).arg(key);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python3 starts");
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        WebsocketClient { child, lines }
+    }
+
+    /// The next line that it says; its own waits are bounded.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for WebsocketClient {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The Python that Debian's packages are for, where there is one: another may stand before it in PATH and know none of them.
+fn debian_python() -> Command {
+    Command::new(first_found(
+        "python3-websockets",
+        &["/usr/bin/python3", "python3"],
+    ))
+}
+
 #[track_caller]
 fn begin(name: &'static str, mut command: Command, port: u16, directory: TempDir) -> Backend {
     let child = command
@@ -119,9 +182,11 @@ impl Drop for Backend {
     }
 }
 
+/// The first of these that is a file, or else the last, which PATH knows; `name` where there is none.
 fn first_found(name: &str, places: &[&str]) -> PathBuf {
     let there = |place: &&&str| Path::new(place).is_file();
-    PathBuf::from(places.iter().find(there).unwrap_or(&name))
+    let last = places.last().unwrap_or(&name);
+    PathBuf::from(places.iter().find(there).unwrap_or(last))
 }
 
 fn source(file: &str) -> PathBuf {

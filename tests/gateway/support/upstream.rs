@@ -419,7 +419,7 @@ impl Conversation {
     }
 }
 
-fn parse_head(head: &[u8], connection: usize) -> Recorded {
+pub fn parse_head(head: &[u8], connection: usize) -> Recorded {
     let text = String::from_utf8_lossy(head).into_owned();
     let mut lines = text.trim_end_matches("\r\n").split("\r\n");
     let line = lines.next().unwrap_or("").to_owned();
