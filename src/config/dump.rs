@@ -12,6 +12,7 @@ use crate::config::Errors;
 use crate::config::HostHeader;
 use crate::config::LimitSubject;
 use crate::config::Upstream;
+use crate::config::UpstreamProtocol;
 use crate::config::names::show_server;
 use crate::config::values::show_duration;
 use crate::config::values::show_size;
@@ -258,6 +259,26 @@ impl Config {
             }
         }
         out.text("environment", self.environment(upstream.environment));
+        out.text(
+            "protocol",
+            match upstream.protocol {
+                UpstreamProtocol::Http1 => "http1",
+                UpstreamProtocol::Http2 => "http2",
+            },
+        );
+        let Some(tls) = &upstream.tls else {
+            return;
+        };
+        if let Some(ca) = &tls.ca {
+            out.path("tls.ca", ca);
+        }
+        if let Some(client) = &tls.client {
+            out.path("tls.certificate", &client.certificate);
+            out.path("tls.private_key", &client.private_key);
+        }
+        if let Some(name) = &tls.server_name {
+            out.text("tls.server_name", name);
+        }
     }
 
     fn dump_route(&self, out: &mut Writer, route: &Route) {

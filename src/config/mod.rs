@@ -14,6 +14,7 @@ mod settings;
 mod typed;
 mod values;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -55,6 +56,8 @@ pub struct Loaded {
     pub warnings: Problems,
     /// Keys that the file leaves at their defaults or does not use, as `table.key`, sorted.
     pub unset: Vec<String>,
+    /// Where the file names other files of upstreams: `[upstreams.legacy.tls] ca` and `gateway.toml:7:10`.
+    pub places: BTreeMap<String, String>,
 }
 
 /// Reads and checks a gateway.toml.
@@ -114,11 +117,14 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     let config = Reader::root(table.get_ref(), &notes, |root| resolve(root, base));
     notes.syntax(text, &syntax);
     let unset = notes.unset();
-    let warnings = notes.finish(&path.display().to_string(), text)?;
+    let shown = path.display().to_string();
+    let places = notes.places(&shown, text);
+    let warnings = notes.finish(&shown, text)?;
     Ok(Loaded {
         config,
         warnings,
         unset,
+        places,
     })
 }
 
@@ -132,7 +138,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         plans: entries::plans(root),
         tenants: entries::tenants(root, &declared),
         keys: entries::keys(root, &declared),
-        upstreams: entries::upstreams(root, &declared),
+        upstreams: entries::upstreams(root, &declared, base),
         hosts: entries::hosts(root, &declared, errors),
         routes: entries::routes(root, &declared),
     };
@@ -514,11 +520,60 @@ pub struct Upstream {
     pub host_header: HostHeader,
     /// Which keys may reach it.
     pub environment: Environment,
+    /// What HTTP is spoken to its servers.
+    pub protocol: UpstreamProtocol,
+    /// How its `https://` servers are trusted; `None` when its servers are spoken to in clear.
+    pub tls: Option<UpstreamTls>,
 }
+
+/// What HTTP is spoken to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1, one exchange at a time on a connection.
+    Http1,
+    /// HTTP/2, many at a time: agreed on by ALPN over TLS, known beforehand in clear.
+    Http2,
+}
+
+/// `[upstreams.NAME.tls]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// PEM file of the authorities that are trusted; `None` for those of the system.
+    pub ca: Option<PathBuf>,
+    /// What the gateway shows of itself.
+    pub client: Option<CertificateFiles>,
+    /// The name that is asked for and verified; `None` for the server's own host.
+    pub server_name: Option<String>,
+    /// What the files hold, once they were read; no part of what the file means, and so of no comparison.
+    pub prepared: Prepared,
+}
+
+/// TLS as it was made ready when a configuration was loaded; every one equals every other.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared(pub Option<PreparedTls>);
+
+/// Ready to speak TLS to the servers of one upstream.
+#[derive(Clone, Debug)]
+pub struct PreparedTls {
+    /// For handshakes.
+    pub client_config: Arc<rustls::ClientConfig>,
+    /// Changes when what the files hold does, so that no connection outlives what it was trusted for.
+    pub fingerprint: u64,
+}
+
+impl PartialEq for Prepared {
+    fn eq(&self, _: &Prepared) -> bool {
+        true
+    }
+}
+
+impl Eq for Prepared {}
 
 /// One server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamServer {
+    /// Whether it is spoken to over TLS.
+    pub tls: bool,
     /// Name or address; an IPv6 address without brackets.
     pub host: String,
     /// Port.

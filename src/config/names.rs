@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use http::HeaderName;
 use http::HeaderValue;
+use rustls_pki_types::ServerName;
 
 use crate::config::HostHeader;
 use crate::config::UpstreamServer;
@@ -29,22 +30,25 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Wrong> {
     wrong(format!("\"{text}\" is not an address"), help)
 }
 
-/// `http://host:port`, the whole address of one server of an upstream.
+/// `http://host:port` or `https://host:port`, the whole address of one server of an upstream.
 pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
-    const HELP: &str = "a server is \"http://host:port\", for example \"http://127.0.0.1:3000\"";
-    if text.starts_with("https://") {
-        return wrong(
-            format!("\"{text}\": TLS to an upstream is not supported yet"),
-            "use http:// over a network that you trust, or a TLS sidecar beside the gateway",
-        );
-    }
-    let Some(authority) = text.strip_prefix("http://") else {
-        return wrong(format!("\"{text}\" does not begin with http://"), HELP);
-    };
+    const HELP: &str = "a server is \"http://host:port\" or \"https://host:port\", for example \"http://127.0.0.1:3000\"";
+    let (scheme, usual_port, authority) =
+        match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+            (Some(authority), _) => ("http", 80, authority),
+            (_, Some(authority)) => ("https", 443, authority),
+            _ => {
+                return wrong(
+                    format!("\"{text}\" does not begin with http:// or https://"),
+                    HELP,
+                );
+            }
+        };
+    let tls = scheme == "https";
     if let Some((bare, _)) = authority.split_once(['/', '?', '#']) {
         return wrong(
             format!("\"{text}\" has more than a host and a port"),
-            format!("write \"http://{bare}\"; the path of a request is forwarded as it is"),
+            format!("write \"{scheme}://{bare}\"; the path of a request is forwarded as it is"),
         );
     }
     if authority.contains('@') {
@@ -55,7 +59,7 @@ pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
         _ => {
             return wrong(
                 format!("\"{text}\" has no port"),
-                format!("write \"http://{authority}:80\""),
+                format!("write \"{scheme}://{authority}:{usual_port}\""),
             );
         }
     };
@@ -71,6 +75,7 @@ pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
             if host_is_good && digits_only(authority.rsplit(':').next().unwrap_or("")) =>
         {
             Ok(UpstreamServer {
+                tls,
                 host: address.unwrap_or(host).to_ascii_lowercase(),
                 port,
             })
@@ -81,9 +86,21 @@ pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
 
 /// Writes a server as it stands in the file.
 pub(super) fn show_server(server: &UpstreamServer) -> String {
+    let scheme = if server.tls { "https" } else { "http" };
     match server.host.contains(':') {
-        true => format!("http://[{}]:{}", server.host, server.port),
-        false => format!("http://{}:{}", server.host, server.port),
+        true => format!("{scheme}://[{}]:{}", server.host, server.port),
+        false => format!("{scheme}://{}:{}", server.host, server.port),
+    }
+}
+
+/// The name that a server's certificate is checked for: a host name or an address.
+pub(super) fn server_name(text: &str) -> Result<String, Wrong> {
+    match ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_ascii_lowercase()),
+        Err(_) => wrong(
+            format!("\"{text}\" is not a name that a certificate can have"),
+            "write the name in the server's certificate, without port: \"legacy.internal\" or \"10.0.0.7\"",
+        ),
     }
 }
 

@@ -503,7 +503,7 @@ pub(super) fn log(root: &mut Reader<'_>, base: &Path) -> Log {
 }
 
 /// A path, relative to the directory of the file that names it.
-fn path(base: &Path, text: &str) -> Result<PathBuf, Wrong> {
+pub(super) fn path(base: &Path, text: &str) -> Result<PathBuf, Wrong> {
     if text.is_empty() || text.contains('\0') {
         return wrong(
             "this is not a path",

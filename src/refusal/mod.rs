@@ -1,6 +1,7 @@
 //! Every response that the gateway writes itself: variant to status, code, headers and text.
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http::Response;
 use http::StatusCode;
 
@@ -87,6 +88,10 @@ pub enum UpstreamFailure {
     ResponseTimeout,
     /// 502 `http_upgrade_failed`: a 101 that nobody asked for.
     UpgradeFailed,
+    /// 502 `tls_certificate_error`: its certificate is not to be trusted.
+    TlsCertificate,
+    /// 502 `tls_protocol_error`: no TLS, or none that speaks the protocol wanted.
+    TlsProtocol,
 }
 
 /// The three body shapes of refusals.
@@ -167,6 +172,12 @@ impl Refusal {
     #[must_use]
     pub fn render(&self, style: &Style<'_>, request_id: &str, head_only: bool) -> Response<Bytes> {
         response::build(self, style, request_id, head_only)
+    }
+
+    /// The same for a gRPC client whose answer has begun: it ends with these trailers.
+    #[must_use]
+    pub fn grpc_trailers(&self) -> HeaderMap {
+        response::grpc_trailers(&self.row(), None)
     }
 
     /// One refusal of each kind, in the order of their statuses.
@@ -321,7 +332,7 @@ impl Refusal {
 
 impl UpstreamFailure {
     /// Every failure, in the order of the enum.
-    pub const ALL: [UpstreamFailure; 11] = [
+    pub const ALL: [UpstreamFailure; 13] = [
         UpstreamFailure::DnsError,
         UpstreamFailure::DnsTimeout,
         UpstreamFailure::Unavailable,
@@ -333,6 +344,8 @@ impl UpstreamFailure {
         UpstreamFailure::HeadTooLarge,
         UpstreamFailure::ResponseTimeout,
         UpstreamFailure::UpgradeFailed,
+        UpstreamFailure::TlsCertificate,
+        UpstreamFailure::TlsProtocol,
     ];
 
     /// The HTTP status: 502, 503 or 504.
@@ -344,7 +357,9 @@ impl UpstreamFailure {
             | UpstreamFailure::ConnectionTerminated
             | UpstreamFailure::ProtocolError
             | UpstreamFailure::HeadTooLarge
-            | UpstreamFailure::UpgradeFailed => StatusCode::BAD_GATEWAY,
+            | UpstreamFailure::UpgradeFailed
+            | UpstreamFailure::TlsCertificate
+            | UpstreamFailure::TlsProtocol => StatusCode::BAD_GATEWAY,
             UpstreamFailure::Unavailable | UpstreamFailure::ConnectionLimit => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -369,6 +384,8 @@ impl UpstreamFailure {
             UpstreamFailure::HeadTooLarge => "http_response_header_section_size",
             UpstreamFailure::ResponseTimeout => "http_response_timeout",
             UpstreamFailure::UpgradeFailed => "http_upgrade_failed",
+            UpstreamFailure::TlsCertificate => "tls_certificate_error",
+            UpstreamFailure::TlsProtocol => "tls_protocol_error",
         }
     }
 

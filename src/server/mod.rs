@@ -17,9 +17,11 @@ use tokio::time::MissedTickBehavior;
 
 use crate::access_log;
 use crate::clock::Clock;
+use crate::clock::Wall;
 use crate::config;
 use crate::config::AccessLog;
 use crate::config::Config;
+use crate::config::Loaded;
 use crate::edge;
 use crate::edge::counters::ConnectionCounters;
 use crate::edge::counters::Heartbeat;
@@ -30,6 +32,7 @@ use crate::handler::Shared;
 use crate::handler::Worker;
 use crate::handler::in_flight::end_revoked;
 use crate::metrics::Metrics;
+use crate::pem::TlsProblem;
 use crate::quota::Quota;
 use crate::shutdown::Shutdown;
 use crate::shutdown::Watch;
@@ -41,6 +44,7 @@ use crate::store::StoreError;
 use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::counters::Counters;
+use crate::upstream;
 use crate::upstream::Pools;
 use crate::usage::Usage;
 
@@ -234,12 +238,12 @@ impl Gateway {
         clock: Clock,
         inherited: Inherited,
     ) -> Result<Gateway, StartError> {
-        let loaded = config::load(config_path)?;
+        let mut loaded = config::load(config_path)?;
         if !loaded.warnings.is_empty() {
             tracing::warn!("{}", loaded.warnings);
         }
+        let certificates = load_tls(&mut loaded, clock.now().wall)?;
         let config = Arc::new(loaded.config);
-        let certificates = Certificates::load(&config.tls, clock.now().wall)?;
         let state = State::open(&config, &clock)?;
         let bound = edge::listener::bind(&config.listen, worker_count(&config), inherited)?;
         let control = control::runtime()?;
@@ -373,6 +377,20 @@ impl Gateway {
     pub(crate) fn reopen_logs(&self) {
         if let Some(log) = &self.log {
             log.reopen();
+        }
+    }
+}
+
+/// Reads every file that TLS needs, of both sides. All problems at once.
+fn load_tls(loaded: &mut Loaded, now: Wall) -> Result<Certificates, Vec<TlsProblem>> {
+    let certificates = Certificates::load(&loaded.config.tls, now);
+    let problems = upstream::tls::prepare(&mut loaded.config, &loaded.places);
+    match certificates {
+        Ok(certificates) if problems.is_empty() => Ok(certificates),
+        Ok(_) => Err(problems),
+        Err(mut all) => {
+            all.extend(problems);
+            Err(all)
         }
     }
 }

@@ -15,7 +15,6 @@ use crate::config::AccessLog;
 use crate::config::Config;
 use crate::edge::listener;
 use crate::edge::listener::Inherited;
-use crate::edge::tls::Certificates;
 use crate::model::key::ApiKey;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
@@ -82,7 +81,7 @@ pub fn check(config_path: &Path, dump: bool) -> ExitCode {
 }
 
 fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
-    let loaded = if config_path == Path::new("-") {
+    let mut loaded = if config_path == Path::new("-") {
         config::load_piped(std::io::stdin().lock())?
     } else {
         config::load(config_path)?
@@ -91,7 +90,7 @@ fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
     if !loaded.warnings.is_empty() {
         notes.push(loaded.warnings.to_string());
     }
-    let certificates = Certificates::load(&loaded.config.tls, Clock::system().now().wall)?;
+    let certificates = super::load_tls(&mut loaded, Clock::system().now().wall)?;
     notes.extend(certificates.warnings.iter().map(ToString::to_string));
     loggable(&loaded.config).map_err(|error| super::log_error(&loaded.config, &error))?;
     let contents = stored_contents(&loaded.config, &mut notes)?;

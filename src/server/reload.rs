@@ -20,6 +20,7 @@ use crate::config;
 use crate::edge::tls;
 use crate::edge::tls::Certificates;
 use crate::snapshot::change::Keeper;
+use crate::upstream;
 
 use super::error::tls_text;
 use super::logging;
@@ -107,7 +108,7 @@ impl Reloader {
     }
 
     fn bring_into_force(&self) -> Result<String, String> {
-        let loaded = config::load(&self.path).map_err(|problems| problems.to_string())?;
+        let mut loaded = config::load(&self.path).map_err(|problems| problems.to_string())?;
         let current = Arc::clone(&self.keeper.snapshot().load().config);
         let stuck = current.restart_needed(&loaded.config);
         if !stuck.is_empty() {
@@ -118,7 +119,7 @@ impl Reloader {
                 if stuck.len() == 1 { "it" } else { "them" },
             ));
         }
-        let certificates = Certificates::load(&loaded.config.tls, self.clock.now().wall)
+        let certificates = super::load_tls(&mut loaded, self.clock.now().wall)
             .map_err(|problems| tls_text(&problems))?;
         if !loaded.warnings.is_empty() {
             tracing::warn!("{}", loaded.warnings);
@@ -146,10 +147,10 @@ impl Reloader {
         let mut hasher = DefaultHasher::new();
         // An unreadable file is a state of its own: the reload then says why.
         std::fs::read(&self.path).ok().hash(&mut hasher);
-        let tls = self.keeper.snapshot().load().config.tls.clone();
+        let config = Arc::clone(&self.keeper.snapshot().load().config);
         Fingerprint {
             config: hasher.finish(),
-            certificates: tls::fingerprint(&tls),
+            certificates: tls::fingerprint(&config.tls) ^ upstream::tls::fingerprint(&config),
         }
     }
 

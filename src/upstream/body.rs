@@ -21,6 +21,8 @@ use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers::Identity;
 use crate::upstream::headers::clean_trailers;
+use crate::upstream::http2::Stream;
+use crate::upstream::link::Ticket;
 use crate::upstream::pool::Lease;
 
 /// What the forwarder knows of the client's body while hyper's connection task sends it.
@@ -244,13 +246,63 @@ pub enum Outcome {
     ClientFailed,
 }
 
+/// Where a backend's body comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A connection of its own.
+    Own(Incoming),
+    /// One stream of a shared connection.
+    Shared(Stream),
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self {
+            Source::Own(incoming) => {
+                let frame = Pin::new(incoming).poll_frame(cx);
+                frame.map(|frame| frame.map(|frame| frame.map_err(|_| Broken)))
+            }
+            Source::Shared(stream) => {
+                let frame = stream.poll_frame(cx);
+                frame.map(|frame| frame.map(|frame| frame.map_err(|_| Broken)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Source::Own(incoming) => incoming.is_end_stream(),
+            Source::Shared(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Source::Own(incoming) => incoming.size_hint(),
+            Source::Shared(stream) => stream.size_hint(),
+        }
+    }
+}
+
+/// A body that ended before its end; why is known elsewhere.
+struct Broken;
+
+/// What a body holds of the connection that it comes from, until it has ended.
+#[derive(Debug)]
+pub(super) enum Hold {
+    /// All of it.
+    Own(Lease),
+    /// A stream. Boxed, so that the usual answer does not grow.
+    Shared(Box<Ticket>),
+}
+
 /// A backend's body on its way to the client: every wait bounded, a cut visible as a cut (S34). Dropping it unfinished closes the backend's
-/// connection (S38, S44); ending cleanly gives the connection back.
+/// connection, or resets the one stream of a shared one (S38, S44); ending cleanly gives the connection back.
 #[derive(Debug)]
 pub struct ResponseBody {
-    incoming: Incoming,
+    incoming: Source,
     /// The connection it comes from; gone once the body has ended.
-    lease: Option<Lease>,
+    hold: Option<Hold>,
     upload: Rc<Upload>,
     silence: Silence,
     identity: Identity,
@@ -260,15 +312,15 @@ pub struct ResponseBody {
 
 impl ResponseBody {
     pub(super) fn new(
-        incoming: Incoming,
-        lease: Lease,
+        incoming: Source,
+        hold: Hold,
         upload: Rc<Upload>,
         silence: Silence,
         identity: Identity,
     ) -> ResponseBody {
         let mut body = ResponseBody {
             incoming,
-            lease: Some(lease),
+            hold: Some(hold),
             upload,
             silence,
             identity,
@@ -302,13 +354,12 @@ impl ResponseBody {
 
     fn complete(&mut self) {
         self.outcome = Outcome::Completed;
-        if let Some(lease) = self.lease.take() {
-            if self.upload.is_complete() {
-                lease.release();
-            } else {
-                // Answered before the request was over: the rest of it may still flow, but such a connection is not used again (S5).
-                lease.detach();
-            }
+        match self.hold.take() {
+            Some(Hold::Own(lease)) if self.upload.is_complete() => lease.release(),
+            // Answered before the request was over: the rest of it may still flow, but such a connection is not used again (S5).
+            Some(Hold::Own(lease)) => lease.detach(),
+            Some(Hold::Shared(ticket)) => ticket.finish(),
+            None => {}
         }
     }
 
@@ -318,7 +369,10 @@ impl ResponseBody {
         fault: BodyFault,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         self.outcome = outcome;
-        self.lease = None;
+        if let (Outcome::TimedOut, Some(Hold::Shared(ticket))) = (outcome, &self.hold) {
+            ticket.link().doubt();
+        }
+        self.hold = None;
         Poll::Ready(Some(Err(fault)))
     }
 
@@ -366,7 +420,7 @@ impl Body for ResponseBody {
         if this.outcome != Outcome::Unfinished {
             return Poll::Ready(None);
         }
-        let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) else {
+        let Poll::Ready(frame) = this.incoming.poll_frame(cx) else {
             ready!(this.silence.poll_expired(cx));
             return this.cut(Outcome::TimedOut, BodyFault::UpstreamSilent);
         };

@@ -14,6 +14,7 @@ use http::Request;
 use http::Response;
 use http::header;
 use http::request::Parts;
+use http::response;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -22,6 +23,7 @@ use tokio::time::Sleep;
 
 use crate::config::HostHeader;
 use crate::config::Upstream;
+use crate::config::UpstreamProtocol;
 use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::refusal::UpstreamFailure;
@@ -29,8 +31,10 @@ use crate::upstream::Answer;
 use crate::upstream::Failure;
 use crate::upstream::FailureKind;
 use crate::upstream::body::BodyFault;
+use crate::upstream::body::Hold;
 use crate::upstream::body::RequestBody;
 use crate::upstream::body::ResponseBody;
+use crate::upstream::body::Source;
 use crate::upstream::body::Upload;
 use crate::upstream::connect::connect;
 use crate::upstream::deadline::Silence;
@@ -62,20 +66,26 @@ pub(super) fn forward<'a>(
     // Prepared before the future is made, which would else keep room for the request as it came in and as it goes out.
     let exchange = Exchange::new(directory, admission, &head);
     let request = exchange.request(peer, request_id, head, body);
-    async move { exchange.run(request?).await }
+    async move {
+        if exchange.upstream.protocol == UpstreamProtocol::Http2 {
+            // Boxed, so that no exchange over HTTP/1.1 pays for its room.
+            return Box::pin(exchange.run_http2(request?)).await;
+        }
+        exchange.run(request?).await
+    }
 }
 
 /// What stays the same over all tries of one request.
-struct Exchange<'a> {
-    directory: &'a Directory,
+pub(super) struct Exchange<'a> {
+    pub(super) directory: &'a Directory,
     admission: &'a Admission,
-    upstream: &'a Upstream,
-    servers: Servers,
-    upload: Rc<Upload>,
+    pub(super) upstream: &'a Upstream,
+    pub(super) servers: Servers,
+    pub(super) upload: Rc<Upload>,
     /// The client's host as a header value.
     client_host: Option<HeaderValue>,
     /// When all of it must be over.
-    end: Option<Instant>,
+    pub(super) end: Option<Instant>,
 }
 
 /// What became of one try.
@@ -93,7 +103,11 @@ impl<'a> Exchange<'a> {
         let snapshot = admission.snapshot();
         let route = admission.route();
         let upstream = &*snapshot.config.upstreams[route.upstream];
-        let total = route.total_timeout.or(upstream.total_timeout);
+        let mut total = route.total_timeout.or(upstream.total_timeout);
+        if upstream.protocol == UpstreamProtocol::Http2 {
+            let wanted = headers::grpc_timeout(&head.headers);
+            total = total.into_iter().chain(wanted).min();
+        }
         Exchange {
             directory,
             admission,
@@ -122,8 +136,14 @@ impl<'a> Exchange<'a> {
             drain(body, unread);
             return Err(self.client_failed(BodyFault::TooLarge, None));
         }
+        let http2 = self.upstream.protocol == UpstreamProtocol::Http2;
+        let takes_trailers = http2 && headers::takes_trailers(&head.headers);
         headers::prepare(&mut head, self.admission, peer, request_id);
-        headers::frame(&mut head, length);
+        if http2 {
+            headers::frame_http2(&mut head, length, takes_trailers);
+        } else {
+            headers::frame(&mut head, length);
+        }
         let silence = Silence::new(config.connections.stall_timeout, self.end);
         let upload = Rc::clone(&self.upload);
         let body = RequestBody::new(body, upload, bytes_max, silence, unread);
@@ -167,15 +187,19 @@ impl<'a> Exchange<'a> {
     }
 
     fn set_host(&self, request: &mut Request<RequestBody>, server: &Server) {
-        let host = match &self.upstream.host_header {
-            HostHeader::Client => self.client_host.clone(),
-            HostHeader::Server => server.host_header.clone(),
-            HostHeader::Fixed(value) => Some(value.clone()),
-        };
-        match host {
+        match self.host(server) {
             Some(host) => request.headers_mut().insert(header::HOST, host),
             None => request.headers_mut().remove(header::HOST),
         };
+    }
+
+    /// The host that this server is asked for.
+    pub(super) fn host(&self, server: &Server) -> Option<HeaderValue> {
+        match &self.upstream.host_header {
+            HostHeader::Client => self.client_host.clone(),
+            HostHeader::Server => server.host_header.clone(),
+            HostHeader::Fixed(value) => Some(value.clone()),
+        }
     }
 
     /// An idle connection, or a new one.
@@ -204,7 +228,14 @@ impl<'a> Exchange<'a> {
         };
         let sent = sender.try_send_request(request);
         match self.head_of(sent).await {
-            Some(Ok(response)) => self.answer(lease, response),
+            Some(Ok(response)) => {
+                let (head, incoming) = response.into_parts();
+                let server = Rc::clone(&lease.server().name);
+                match self.answer(head, Source::Own(incoming), Hold::Own(lease), server) {
+                    Ok(answer) => Sent::Answered(answer),
+                    Err(failure) => Sent::Failed(failure),
+                }
+            }
             Some(Err(error)) => self.after_error(&lease, error, spare),
             None => Sent::Failed(self.timed_out(lease.server())),
         }
@@ -232,7 +263,7 @@ impl<'a> Exchange<'a> {
 
     /// Waits for the answer's head; `None` when it did not come in time. The backend's time runs from the last piece of the request that its
     /// connection took, and not while the client is the one who is waited for.
-    async fn head_of(&self, sent: impl Future<Output = HeadResult>) -> Option<HeadResult> {
+    pub(super) async fn head_of<T>(&self, sent: impl Future<Output = T>) -> Option<T> {
         let mut sent = pin!(sent);
         let mut timer = pin!(None::<Sleep>);
         let mut started = None;
@@ -281,19 +312,28 @@ impl<'a> Exchange<'a> {
         earliest(after(from, self.upstream.first_byte_timeout), self.end)
     }
 
-    fn answer(&self, lease: Lease, response: Response<Incoming>) -> Sent {
-        let (mut head, incoming) = response.into_parts();
+    /// An answer fit to be passed on, or why it is not.
+    pub(super) fn answer(
+        &self,
+        mut head: response::Parts,
+        source: Source,
+        hold: Hold,
+        server: Rc<str>,
+    ) -> Result<Answer, Failure> {
         if let Some(kind) = headers::fault(&head) {
             let detail = "the answer's status or framing cannot be passed on";
-            return Sent::Failed(self.backend_failed(kind, Some(lease.server()), detail));
+            let failure = self.backend_failed(kind, None, detail);
+            return Err(Failure {
+                server: Some(server),
+                ..failure
+            });
         }
         let identity = Identity::of(&self.admission.snapshot().config.headers);
         headers::clean(&mut head, &identity, self.admission.principal().is_some());
-        let server = Rc::clone(&lease.server().name);
         let silence = Silence::new(self.upstream.idle_timeout, self.end);
         let upload = Rc::clone(&self.upload);
-        let body = ResponseBody::new(incoming, lease, upload, silence, identity);
-        Sent::Answered(Answer {
+        let body = ResponseBody::new(source, hold, upload, silence, identity);
+        Ok(Answer {
             response: Response::from_parts(head, body),
             server,
         })
@@ -322,7 +362,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn timed_out(&self, server: &Server) -> Failure {
+    pub(super) fn timed_out(&self, server: &Server) -> Failure {
         if self.upload.awaits_client() {
             return self.client_failed(BodyFault::ClientStalled, Some(server));
         }
@@ -330,7 +370,7 @@ impl<'a> Exchange<'a> {
         self.backend_failed(UpstreamFailure::ResponseTimeout, Some(server), detail)
     }
 
-    fn client_failed(&self, fault: BodyFault, server: Option<&Server>) -> Failure {
+    pub(super) fn client_failed(&self, fault: BodyFault, server: Option<&Server>) -> Failure {
         let kind = match fault {
             BodyFault::ClientStalled => FailureKind::ClientStalled,
             BodyFault::TooLarge => FailureKind::BodyTooLarge,
@@ -347,7 +387,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn backend_failed(
+    pub(super) fn backend_failed(
         &self,
         kind: UpstreamFailure,
         server: Option<&Server>,
@@ -360,8 +400,6 @@ impl<'a> Exchange<'a> {
         }
     }
 }
-
-type HeadResult = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
 
 /// What hyper's error says of the backend.
 fn backend_fault(error: &hyper::Error) -> UpstreamFailure {
@@ -376,7 +414,7 @@ fn backend_fault(error: &hyper::Error) -> UpstreamFailure {
 }
 
 /// An error with its causes, for the log.
-fn story(error: &dyn Error) -> String {
+pub(super) fn story(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

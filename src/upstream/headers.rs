@@ -1,5 +1,7 @@
 //! Hop-by-hop and forged headers out, our own in; and the backend's answer cleaned the same way.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
@@ -62,6 +64,40 @@ pub(super) fn frame(head: &mut request::Parts, length: Option<u64>) {
                 HeaderValue::from_static("chunked"),
             );
         }
+    }
+}
+
+/// The same for HTTP/2, whose frames say where a body ends. `takes_trailers` is said on: gRPC servers insist on it.
+pub(super) fn frame_http2(head: &mut request::Parts, length: Option<u64>, takes_trailers: bool) {
+    frame(head, length);
+    head.headers.remove(header::TRANSFER_ENCODING);
+    if takes_trailers {
+        let trailers = HeaderValue::from_static("trailers");
+        head.headers.insert(header::TE, trailers);
+    }
+}
+
+/// Whether the client wants trailers.
+pub(super) fn takes_trailers(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::TE).iter();
+    let mut codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// How long a gRPC client waits for all of an exchange. What is not written as gRPC writes it says nothing.
+pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let is_number = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let count: u64 = is_number.then(|| digits.parse().ok())??;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
     }
 }
 
@@ -385,6 +421,7 @@ static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port"
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use http::HeaderMap;
     use http::HeaderName;
@@ -402,7 +439,9 @@ mod tests {
     use super::fault;
     use super::folded;
     use super::frame;
+    use super::grpc_timeout;
     use super::prepare;
+    use super::takes_trailers;
     use crate::config::Config;
     use crate::refusal::UpstreamFailure;
     use crate::upstream::tests::admission;
@@ -446,6 +485,52 @@ mod tests {
             .into_iter()
             .filter(|line| !set_by_us.contains(line))
             .collect()
+    }
+
+    #[test]
+    fn a_grpc_deadline_is_written_as_grpc_writes_it() {
+        let cases = [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("10S", Some(Duration::from_secs(10))),
+            ("0S", Some(Duration::ZERO)),
+            ("150m", Some(Duration::from_millis(150))),
+            ("99999999u", Some(Duration::from_micros(99_999_999))),
+            ("5n", Some(Duration::from_nanos(5))),
+            ("100000000S", None),
+            ("S", None),
+            ("", None),
+            ("10", None),
+            ("10s", None),
+            ("+1S", None),
+            ("-1S", None),
+            ("1.5S", None),
+            ("1 S", None),
+        ];
+        for (text, span) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", HeaderValue::from_str(text).unwrap());
+            assert_eq!(grpc_timeout(&headers), span, "{text}");
+        }
+        assert_eq!(grpc_timeout(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn trailers_are_wanted_when_a_te_line_says_so() {
+        let cases: [(&[&str], bool); 5] = [
+            (&[], false),
+            (&["trailers"], true),
+            (&["gzip"], false),
+            (&["gzip, Trailers"], true),
+            (&["gzip", " trailers "], true),
+        ];
+        for (lines, wanted) in cases {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("te", HeaderValue::from_str(line).unwrap());
+            }
+            assert_eq!(takes_trailers(&headers), wanted, "{lines:?}");
+        }
     }
 
     #[test]

@@ -17,9 +17,13 @@ mod deadline;
 mod drain;
 mod forward;
 mod headers;
+mod http2;
+mod link;
+mod payload;
 mod pool;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 
 pub use body::BodyFault;
 pub use body::Outcome;
@@ -70,7 +74,7 @@ pub enum FailureKind {
 
 impl Pools {
     /// Sends an admitted request and waits for the head of the answer. Headers are prepared here, last of all (DESIGN section 3, step 7).
-    /// Dropping the future, or the answer's body before its end, closes the backend's connection (S38, S44).
+    /// Dropping the future, or the answer's body before its end, closes the backend's connection, or resets the one stream of a shared one (S38, S44).
     ///
     /// # Errors
     /// `Failure` when no answer head came.

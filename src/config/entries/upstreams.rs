@@ -1,11 +1,18 @@
 //! `[upstreams.NAME]`: the backends.
 
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use toml::Spanned;
 
+use crate::config::CertificateFiles;
 use crate::config::HostHeader;
+use crate::config::Prepared;
 use crate::config::Upstream;
+use crate::config::UpstreamProtocol;
+use crate::config::UpstreamServer;
+use crate::config::UpstreamTls;
 use crate::config::entries::Declared;
 use crate::config::entries::Placed;
 use crate::config::entries::Places;
@@ -14,15 +21,20 @@ use crate::config::entries::inner;
 use crate::config::entries::label;
 use crate::config::file::Reader;
 use crate::config::names;
+use crate::config::settings::path;
+use crate::config::values::Wrong;
 
 /// `[upstreams.NAME]`.
 pub(in crate::config) fn upstreams(
     root: &mut Reader<'_>,
     declared: &Declared<'_>,
+    base: &Path,
 ) -> Vec<Placed<Arc<Upstream>>> {
     root.named("upstreams", |table, name| {
         label(table, &name);
-        let servers = inner(table.list("servers", names::server));
+        let servers = table.list("servers", names::server).unwrap_or_default();
+        let tls = tls(table, &servers, base);
+        let servers = inner(Some(servers));
         if servers.is_empty() && table.list_is_empty("servers") {
             table.missing("servers", "write servers = [\"http://127.0.0.1:3000\"]");
         }
@@ -47,10 +59,90 @@ pub(in crate::config) fn upstreams(
             connect_retries: table.number("connect_retries", 1, 0, 10),
             host_header: host_header.map_or(HostHeader::Client, Spanned::into_inner),
             environment: declared.environment(table),
+            protocol: table.choice(
+                "protocol",
+                UpstreamProtocol::Http1,
+                &[
+                    ("http1", UpstreamProtocol::Http1),
+                    ("http2", UpstreamProtocol::Http2),
+                ],
+            ),
+            tls,
         };
         Placed {
             value: Arc::new(upstream),
             at,
         }
     })
+}
+
+/// `[upstreams.NAME.tls]`: how servers over TLS are trusted. All servers of an upstream are spoken to alike: which of them has a request is chance.
+fn tls(
+    table: &mut Reader<'_>,
+    servers: &[Spanned<UpstreamServer>],
+    base: &Path,
+) -> Option<UpstreamTls> {
+    let read = table.own_table("tls", "upstreams.tls", |table| UpstreamTls {
+        ca: pem(table, "ca", base),
+        client: client(table, base),
+        server_name: table
+            .word("server_name", names::server_name)
+            .map(Spanned::into_inner),
+        prepared: Prepared::default(),
+    });
+    let first = servers.first()?;
+    let secure = first.get_ref().tls;
+    if let Some(other) = servers.iter().find(|other| other.get_ref().tls != secure) {
+        table.refuse(
+            other.span(),
+            "servers",
+            Wrong {
+                what: "http:// and https:// stand side by side".to_owned(),
+                help: "write all servers with https://, or make two upstreams: else chance decides which requests cross the network in clear".to_owned(),
+            },
+        );
+    }
+    if !secure {
+        if let Some(place) = table.place("tls").filter(|_| table.has("tls")) {
+            table.refuse(
+                place,
+                "tls",
+                Wrong {
+                    what: "no server is spoken to over TLS".to_owned(),
+                    help: "write the servers with https://, or take tls out".to_owned(),
+                },
+            );
+        }
+        return None;
+    }
+    for server in servers.iter().filter(|_| read.server_name.is_none()) {
+        if let Err(wrong) = names::server_name(&server.get_ref().host) {
+            table.refuse(server.span(), "servers", wrong);
+        }
+    }
+    Some(read)
+}
+
+fn client(table: &mut Reader<'_>, base: &Path) -> Option<CertificateFiles> {
+    let certificate = pem(table, "certificate", base);
+    let private_key = pem(table, "private_key", base);
+    for (key, other) in [
+        ("certificate", "private_key"),
+        ("private_key", "certificate"),
+    ] {
+        if !table.has(key) && table.has(other) {
+            table.missing(key, "a client certificate is two files, certificate and private_key: write both, or take both out");
+        }
+    }
+    Some(CertificateFiles {
+        certificate: certificate?,
+        private_key: private_key?,
+    })
+}
+
+/// A file that is read when the configuration is loaded; its place is kept for what may be wrong with it then.
+fn pem(table: &mut Reader<'_>, key: &'static str, base: &Path) -> Option<PathBuf> {
+    let word = table.word(key, |text| path(base, text))?;
+    table.notes().place(table.name(key), &word.span());
+    Some(word.into_inner())
 }

@@ -43,6 +43,7 @@ use crate::config::Revocation;
 use crate::config::StoreConfig;
 use crate::config::Tls;
 use crate::config::Upstream;
+use crate::config::UpstreamProtocol;
 use crate::config::UpstreamServer;
 use crate::gate::Admission;
 use crate::gate::Peer;
@@ -83,6 +84,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         servers: servers
             .iter()
             .map(|address| UpstreamServer {
+                tls: false,
                 host: address.ip().to_string(),
                 port: address.port(),
             })
@@ -98,6 +100,8 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         connect_retries: 1,
         host_header: HostHeader::Client,
         environment: Environment(0),
+        protocol: UpstreamProtocol::Http1,
+        tls: None,
     };
     Config {
         listen: Listen {
