@@ -207,6 +207,16 @@ impl Account {
         self.grpc
     }
 
+    /// Whether an answer that has begun can still say how it ends: to gRPC over HTTP/2.
+    pub(crate) fn ends_in_trailers(&self) -> bool {
+        self.grpc && self.version == Version::HTTP_2
+    }
+
+    /// The request's place among those in flight.
+    pub(crate) fn flight(&self) -> Option<&Rc<Flight>> {
+        self.flight.as_ref()
+    }
+
     fn tenant_text(&self) -> &str {
         if let Some(tenant) = self
             .flight

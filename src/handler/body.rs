@@ -1,14 +1,18 @@
 //! The body of every answer: text of ours or a backend's stream, with the account that closes when it ends.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
 use bytes::Bytes;
+use http_body::Body as _;
 use http_body::Frame;
 use http_body::SizeHint;
 
+use crate::refusal::Refusal;
+use crate::refusal::UpstreamFailure;
 use crate::upstream::BodyFault;
 use crate::upstream::Outcome;
 use crate::upstream::ResponseBody;
@@ -33,6 +37,8 @@ enum Source {
     Local(Option<Bytes>),
     /// The backend's.
     Upstream(ResponseBody),
+    /// Nothing more; the account knows how it ended.
+    Closed,
 }
 
 impl Body {
@@ -41,6 +47,40 @@ impl Body {
         Body {
             source: Source::Local(text),
             account,
+        }
+    }
+
+    /// The backend's next frame on its way to a gRPC client. When the key ends first, or the time is up, what is left is not cut but ends in trailers
+    /// that say so (FA9); that a backend broke off still looks broken off (S34).
+    fn poll_grpc(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let Source::Upstream(stream) = &mut self.source else {
+            return Poll::Ready(None);
+        };
+        let frame = match self.account.flight().map(Rc::clone) {
+            Some(flight) => ready!(
+                flight.poll_unless_ended(context, |context| Pin::new(stream).poll_frame(context))
+            ),
+            None => Ok(ready!(Pin::new(stream).poll_frame(context))),
+        };
+        let refusal = match frame {
+            Err(ended) => ended.refusal(),
+            Ok(Some(Err(BodyFault::UpstreamSilent))) => {
+                Refusal::Upstream(UpstreamFailure::ResponseTimeout)
+            }
+            Ok(frame) => return Poll::Ready(frame),
+        };
+        self.close();
+        Poll::Ready(Some(Ok(Frame::trailers(refusal.grpc_trailers()))))
+    }
+
+    /// Lets the backend go.
+    fn close(&mut self) {
+        if let Source::Upstream(stream) = std::mem::replace(&mut self.source, Source::Closed) {
+            self.account.received_bytes = stream.request_bytes();
+            self.account.end = end_of(&stream, &mut self.account);
         }
     }
 
@@ -60,9 +100,12 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let grpc = self.account.ends_in_trailers();
         let frame = match &mut self.source {
             Source::Local(text) => text.take().map(|text| Ok(Frame::data(text))),
+            Source::Upstream(_) if grpc => ready!(self.poll_grpc(context)),
             Source::Upstream(stream) => ready!(Pin::new(stream).poll_frame(context)),
+            Source::Closed => None,
         };
         if let Some(Ok(frame)) = &frame {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
@@ -75,6 +118,7 @@ impl http_body::Body for Body {
         match &self.source {
             Source::Local(text) => text.is_none(),
             Source::Upstream(stream) => stream.is_end_stream(),
+            Source::Closed => true,
         }
     }
 
@@ -82,6 +126,7 @@ impl http_body::Body for Body {
         match &self.source {
             Source::Local(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Source::Upstream(stream) => stream.size_hint(),
+            Source::Closed => SizeHint::with_exact(0),
         }
     }
 }
@@ -89,18 +134,23 @@ impl http_body::Body for Body {
 impl Drop for Body {
     fn drop(&mut self) {
         self.account.end = match &self.source {
+            Source::Closed => return,
             Source::Local(None) => End::Complete,
             Source::Local(Some(_)) => End::ClientLeft,
             Source::Upstream(stream) => {
                 self.account.received_bytes = stream.request_bytes();
-                match stream.outcome() {
-                    Outcome::Completed => End::Complete,
-                    Outcome::Unfinished => self.account.left(),
-                    Outcome::BrokeOff => End::UpstreamCut,
-                    Outcome::TimedOut => End::TimedOut,
-                    Outcome::ClientFailed => End::ClientFailed,
-                }
+                end_of(stream, &mut self.account)
             }
         };
+    }
+}
+
+fn end_of(stream: &ResponseBody, account: &mut Account) -> End {
+    match stream.outcome() {
+        Outcome::Completed => End::Complete,
+        Outcome::Unfinished => account.left(),
+        Outcome::BrokeOff => End::UpstreamCut,
+        Outcome::TimedOut => End::TimedOut,
+        Outcome::ClientFailed => End::ClientFailed,
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -28,9 +29,28 @@ pub trait Carrier: Debug {
 pub async fn end_revoked(worker: Rc<Worker>, mut endings: watch::Receiver<()>) {
     while endings.changed().await.is_ok() {
         let ended = worker.in_flight.judge(&worker.snapshot.load_full());
-        if ended > 0 {
-            tracing::info!(requests = ended, "ended requests in flight with their keys");
+        if ended.is_empty() {
+            continue;
         }
+        tracing::info!(
+            requests = ended.len(),
+            "ended requests in flight with their keys"
+        );
+        let told: Vec<Rc<Flight>> = ended
+            .into_iter()
+            .filter(|flight| flight.stage.get() == Stage::AnsweringGrpc)
+            .collect();
+        if !told.is_empty() {
+            tokio::task::spawn_local(cut_unread(told));
+        }
+    }
+}
+
+/// Cuts those whose clients do not read, and so cannot be told.
+async fn cut_unread(told: Vec<Rc<Flight>>) {
+    tokio::time::sleep(GRPC_GRACE).await;
+    for flight in told.iter().filter(|flight| flight.slot.get().is_some()) {
+        flight.carrier.cut();
     }
 }
 
@@ -74,8 +94,8 @@ impl InFlight {
         }
     }
 
-    /// Ends every request that may not go on under this view; says how many.
-    fn judge(&self, snapshot: &Arc<Snapshot>) -> usize {
+    /// Ends every request that may not go on under this view.
+    fn judge(&self, snapshot: &Arc<Snapshot>) -> Vec<Rc<Flight>> {
         let fallen: Vec<(Rc<Flight>, Ended)> = self
             .flights
             .borrow()
@@ -86,7 +106,7 @@ impl InFlight {
         for (flight, ended) in &fallen {
             flight.end(*ended);
         }
-        fallen.len()
+        fallen.into_iter().map(|(flight, _)| flight).collect()
     }
 }
 
@@ -102,12 +122,14 @@ pub(crate) struct Flight {
     waker: RefCell<Option<Waker>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// The backend has not answered yet: the client can still be told.
     Waiting,
     /// A backend's answer is on its way to the client: it can only be cut.
     Answering,
+    /// The same for a gRPC client over HTTP/2, which can be told in trailers as long as it reads.
+    AnsweringGrpc,
     /// An answer of ours is: it tells the client nothing of the backend.
     Refused,
 }
@@ -117,9 +139,13 @@ impl Flight {
         &self.admission
     }
 
-    /// The backend's answer begins.
-    pub(crate) fn answers(&self) {
-        self.stage.set(Stage::Answering);
+    /// The backend's answer begins; `grpc` when it ends in trailers that can say why.
+    pub(crate) fn answers(&self, grpc: bool) {
+        self.stage.set(if grpc {
+            Stage::AnsweringGrpc
+        } else {
+            Stage::Answering
+        });
     }
 
     /// An answer of ours is given instead.
@@ -157,7 +183,7 @@ impl Flight {
     fn end(&self, ended: Ended) {
         self.ended.set(Some(ended));
         match self.stage.get() {
-            Stage::Waiting => {
+            Stage::Waiting | Stage::AnsweringGrpc => {
                 if let Some(waker) = self.waker.take() {
                     waker.wake();
                 }
@@ -167,6 +193,9 @@ impl Flight {
         }
     }
 }
+
+/// How long the trailers that end a gRPC stream may wait for the client to read. Half of what is promised for the whole.
+const GRPC_GRACE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -251,20 +280,20 @@ mod tests {
         let join = |tenant| list.join(admission(&before, tenant), Rc::clone(&cuts) as _);
         let (waits, streams, refused, public) =
             (join(Some(0)), join(Some(0)), join(Some(0)), join(None));
-        streams.answers();
+        streams.answers(false);
         refused.refuses();
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);
         let mut wait = || waits.poll_unless_ended(&mut cx, |_| Poll::<()>::Pending);
         assert_eq!(wait(), Poll::Pending);
-        assert_eq!(list.judge(&before), 0);
-        assert_eq!(list.judge(&after), 3);
+        assert_eq!(list.judge(&before).len(), 0);
+        assert_eq!(list.judge(&after).len(), 3);
         assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 1);
         assert_eq!(wait(), Poll::Ready(Err(Ended::Key)));
         assert_eq!(cuts.0.get(), 1);
         assert_eq!((streams.ended(), public.ended()), (Some(Ended::Key), None));
-        assert_eq!(list.judge(&after), 0, "ended once");
+        assert_eq!(list.judge(&after).len(), 0, "ended once");
         for flight in [&waits, &public, &streams, &refused] {
             list.leave(flight);
         }
@@ -279,11 +308,11 @@ mod tests {
         let flights: Vec<Rc<Flight>> = (0..10_000)
             .map(|_| list.join(admission(&before, Some(0)), Rc::clone(&cuts) as _))
             .collect();
-        flights.iter().for_each(|flight| flight.answers());
+        flights.iter().for_each(|flight| flight.answers(false));
         let clock = Clock::system();
         let timed = |view: &Arc<Snapshot>| {
             let start = clock.now().mono;
-            let ended = list.judge(view);
+            let ended = list.judge(view).len();
             (ended, clock.now().mono.since(start))
         };
         let (ended, looked) = timed(&snapshot(FILE));

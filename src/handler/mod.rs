@@ -217,7 +217,7 @@ async fn forward(
             String::new(),
         ),
         Ok(Ok(forwarded)) => {
-            flight.answers();
+            flight.answers(account.ends_in_trailers());
             account.forwarded(forwarded.server, forwarded.response.status());
             answer::pass_on(forwarded.response, admission, account)
         }
