@@ -41,7 +41,7 @@ fn every_example_of_the_reference_file_is_good() {
     assert_eq!(config.plans.len(), 2);
     assert_eq!(config.tenants.len(), 1);
     assert_eq!(config.declared_keys.len(), 1);
-    assert_eq!(config.upstreams.len(), 1);
+    assert_eq!(config.upstreams.len(), 2);
     assert_eq!(config.hosts.len(), 1);
     assert_eq!(config.routes.len(), 2);
     assert_eq!(config.tls.sni.len(), 1);

@@ -140,6 +140,12 @@ impl Setup {
         self
     }
 
+    /// Takes one key of one table out.
+    pub fn unset(mut self, table: &str, key: &str) -> Setup {
+        self.tables.entry(table.to_owned()).or_default().remove(key);
+        self
+    }
+
     /// Adds or replaces an upstream.
     pub fn upstream(self, name: &str, address: SocketAddr) -> Setup {
         let servers = format!(r#"["http://{address}"]"#);

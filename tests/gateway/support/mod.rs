@@ -4,6 +4,8 @@ pub mod certs;
 pub mod client;
 pub mod frames;
 pub mod gateway;
+pub mod grpc;
+pub mod h2_upstream;
 pub mod ports;
 pub mod real;
 pub mod request;

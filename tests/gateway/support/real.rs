@@ -12,6 +12,7 @@ use std::process::Stdio;
 
 use tempfile::TempDir;
 
+use crate::support::certs;
 use crate::support::eventually;
 use crate::support::ports::free_port;
 
@@ -69,6 +70,60 @@ pub fn nginx() -> Backend {
     command.arg("-c").arg(&path).arg("-p").arg(directory.path());
     command.arg("-e").arg(directory.path().join("error.log"));
     begin("nginx", command, port, directory)
+}
+
+/// nginx as a backend over TLS and HTTP/2, each on a port of its own.
+pub struct SecureNginx {
+    /// The process; its address is that of `https`.
+    pub backend: Backend,
+    /// HTTP/1.1 over TLS, certificate for `localhost` and 127.0.0.1.
+    pub https: SocketAddr,
+    /// The same, for clients with a certificate of the test authority.
+    pub mutual: SocketAddr,
+    /// HTTP/2 or HTTP/1.1 over TLS.
+    pub http2: SocketAddr,
+    /// HTTP/2 in clear.
+    pub clear: SocketAddr,
+    /// HTTP/1.1 over TLS, certificate expired.
+    pub expired: SocketAddr,
+}
+
+/// That nginx, or `None` where nginx is left out.
+#[track_caller]
+pub fn secure_nginx() -> Option<SecureNginx> {
+    if left_out("nginx") {
+        return None;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let [https, mutual, http2, clear, expired] = [(); 5].map(|()| free_port());
+    certs::usual().write(directory.path(), "cert");
+    certs::expired(&["localhost", "127.0.0.1"]).write(directory.path(), "expired");
+    fs::write(directory.path().join("ca.pem"), &certs::authority().pem).unwrap();
+    let mut config = fs::read_to_string(source("nginx_tls.conf.in")).unwrap();
+    for (name, port) in [
+        ("@HTTPS@", https),
+        ("@MUTUAL@", mutual),
+        ("@HTTP2@", http2),
+        ("@CLEAR@", clear),
+        ("@EXPIRED@", expired),
+    ] {
+        config = config.replace(name, &port.to_string());
+    }
+    let config = config.replace("@DIRECTORY@", directory.path().to_str().unwrap());
+    let path = directory.path().join("nginx.conf");
+    fs::write(&path, config).unwrap();
+    let mut command = Command::new(first_found("nginx", &["/usr/sbin/nginx", "nginx"]));
+    command.arg("-c").arg(&path).arg("-p").arg(directory.path());
+    command.arg("-e").arg(directory.path().join("error.log"));
+    let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    Some(SecureNginx {
+        backend: begin("nginx", command, https, directory),
+        https: at(https),
+        mutual: at(mutual),
+        http2: at(http2),
+        clear: at(clear),
+        expired: at(expired),
+    })
 }
 
 /// Python's own WSGI server, where `X_Tenant_Id` and `X-Tenant-Id` become one variable.
