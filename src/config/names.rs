@@ -387,6 +387,7 @@ mod tests {
     #[test]
     fn servers_are_a_scheme_a_host_and_a_port() {
         let good = [
+            ("https://a:443", "a", 443),
             ("http://127.0.0.1:3000", "127.0.0.1", 3000),
             ("http://Legacy.internal:80", "legacy.internal", 80),
             ("http://my_service:8080", "my_service", 8080),
@@ -413,7 +414,8 @@ mod tests {
             "http://[::1]",
             "http://[::g]:80",
             "http://::1:80",
-            "https://a:443",
+            "https://a",
+            "h2c://a:80",
             "a:80",
             "HTTP://a:80",
             "unix:/s",
@@ -427,6 +429,8 @@ mod tests {
             ("http://a", "\"http://a:80\""),
             ("http://a:80/x/y", "\"http://a:80\""),
             ("http://[::1]", "\"http://[::1]:80\""),
+            ("https://a", "\"https://a:443\""),
+            ("https://a:80/x", "\"https://a:80\""),
         ] {
             assert!(server(text).unwrap_err().help.contains(fix), "{text}");
         }

@@ -231,6 +231,7 @@ mod tests {
     use super::*;
 
     use std::fs;
+    use std::path::PathBuf;
     use std::time::Duration;
 
     use rcgen::CertificateParams;

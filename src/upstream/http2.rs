@@ -33,6 +33,10 @@ use crate::upstream::pool::Claim;
 use crate::upstream::pool::Server;
 
 /// What became of one try.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one; a box would cost every answer an allocation"
+)]
 enum Sent {
     Answered(Answer),
     /// The server has not acted on it, for certain; it may be sent again.

@@ -137,9 +137,17 @@ fn http2_is_agreed_on_or_nothing_is_sent() {
         return;
     };
     fails(http2(before(nginx.https)), "tls_protocol_error");
-    let plain = Upstream::start();
-    fails(before(plain.address), "tls_protocol_error");
-    assert_eq!(plain.hits(), 0);
+    // In clear it answers 400, which is no TLS; a server that says nothing at all is waited for in vain.
+    fails(before(real::nginx().address), "tls_protocol_error");
+    let mute = Upstream::start();
+    let setup = before(mute.address).set("upstreams.legacy", "connect_timeout", r#""200ms""#);
+    let answer = ask(&setup.start());
+    answer.expect(504);
+    assert_eq!(
+        answer.one("proxy-status"),
+        "portcullis; error=connection_timeout"
+    );
+    assert_eq!(mute.hits(), 0);
 }
 
 // Whoever is at the other end has to prove the name that was meant; there is no way round it.
