@@ -23,6 +23,7 @@ use crate::snapshot::build::BuildError;
 use crate::snapshot::build::Names;
 use crate::snapshot::build::ScopeSets;
 use crate::store::Failure;
+use crate::store::KeyFilter;
 use crate::store::Outcome;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -30,6 +31,7 @@ use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::outcome::LastUsed;
+use crate::store::sqlite::Write;
 use crate::store::verbs;
 use crate::store::verbs::Change;
 use crate::store::verbs::Declared;
@@ -234,7 +236,19 @@ impl Keeper {
         };
         let next = with_statuses(&current, &digests, status);
         self.snapshot.store(Arc::new(next));
-        ids.into_iter().map(|id| Verb::KeyRevoke { id }).collect()
+        let mut unwritten: Vec<Verb> = ids.into_iter().map(|id| Verb::KeyRevoke { id }).collect();
+        let texts = prepared.writes.iter().filter_map(|write| match write {
+            Write::EndRetired(digest, _) => Some(digest.hex()),
+            _ => None,
+        });
+        let texts: Vec<String> = texts.collect();
+        if !texts.is_empty() {
+            unwritten.push(Verb::KeyRevokeMany(KeyFilter {
+                keys: Some(texts),
+                ..KeyFilter::default()
+            }));
+        }
+        unwritten
     }
 
     /// Writes in the order of the acts, and stops at the first that fails for the store's sake.
@@ -314,12 +328,12 @@ fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
         Verb::KeyDelete { id } => impose_on_key(&current, id, KeyStatus::Deleted),
         Verb::KeyDeactivate { id } => impose_on_key(&current, id, KeyStatus::Inactive),
         Verb::TenantSuspend { id } => impose_on_tenant(&current, id),
+        Verb::KeyRevokeMany(which) => impose_on_texts(&current, which),
         Verb::KeyCreate(_)
         | Verb::KeyList(_)
         | Verb::KeyUpdate(_)
         | Verb::KeyRotate { .. }
         | Verb::KeyImport { .. }
-        | Verb::KeyRevokeMany(_)
         | Verb::TenantUpdate(_)
         | Verb::KeyShow { .. }
         | Verb::KeyActivate { .. }
@@ -345,6 +359,14 @@ fn impose_on_key(current: &Snapshot, id: &str, status: KeyStatus) -> Option<Snap
     let of_key = current.keys.iter().filter(|(_, entry)| entry.id == id);
     let digests: Vec<Digest> = of_key.map(|(digest, _)| *digest).collect();
     (!digests.is_empty()).then(|| with_statuses(current, &digests, status))
+}
+
+/// Ends texts alone, as `impose_on_many` notes them.
+fn impose_on_texts(current: &Snapshot, which: &KeyFilter) -> Option<Snapshot> {
+    let texts = which.keys.iter().flatten();
+    let digest = |text: &String| Digest::from_hex(text.strip_prefix("sha256:")?).ok();
+    let digests: Vec<Digest> = texts.filter_map(digest).collect();
+    (!digests.is_empty()).then(|| with_statuses(current, &digests, KeyStatus::Revoked))
 }
 
 /// Those of the keys that have not ended for good, with another status.

@@ -66,6 +66,8 @@ pub enum Write {
         /// Until then the old one still works; `None` is not at all.
         until: Option<Wall>,
     },
+    /// The end, now, of a digest that was retired and still works.
+    EndRetired(Digest, Wall),
     /// A new tenant.
     InsertTenant(Tenant, Wall),
     /// Everything of a tenant but its id.
@@ -79,8 +81,8 @@ pub enum DigestUse {
     Free,
     /// It is this key's.
     Key(KeyId, KeyStatus),
-    /// It was this key's until it was regenerated.
-    Retired(KeyId),
+    /// It was this key's until it was regenerated; until then, if that is said, it is still taken for it (C-19).
+    Retired(KeyId, Option<Wall>),
 }
 
 /// What brings `keys.db` from version N to N + 1; version 1 makes it.
@@ -210,12 +212,13 @@ impl Store {
             if let Some(key) = key {
                 return Ok(DigestUse::Key(key.id, key.status));
             }
-            let retired: Option<String> = connection
-                .prepare_cached("SELECT key_id FROM retired_digest WHERE digest = ?1")?
-                .query_row([digest.0.as_slice()], |row| row.get(0))
+            let retired = connection
+                .prepare_cached(&format!("{RETIRED} WHERE digest = ?1"))?
+                .query_row([digest.0.as_slice()], rows::retired)
                 .optional()?;
-            let id = retired.and_then(|id| KeyId::parse(&id).ok());
-            Ok(id.map_or(DigestUse::Free, DigestUse::Retired))
+            Ok(retired.map_or(DigestUse::Free, |old| {
+                DigestUse::Retired(old.key, old.until)
+            }))
         })
     }
 
@@ -310,6 +313,10 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<usize
                 params![id.to_string(), old.0, new.0, prefix, last_four],
             )
         }
+        Write::EndRetired(digest, now) => transaction.execute(
+            "UPDATE retired_digest SET valid_until = min(valid_until, ?2) WHERE digest = ?1",
+            params![digest.0, rows::micros(*now)],
+        ),
         Write::InsertTenant(tenant, created) => rows::insert_tenant(transaction, tenant, *created),
         Write::UpdateTenant(tenant) => rows::update_tenant(transaction, tenant),
     }

@@ -32,7 +32,7 @@ impl Scene<'_> {
         };
         let ended = match self.store.digest_use(&key.digest)? {
             DigestUse::Free => false,
-            DigestUse::Retired(_) => true,
+            DigestUse::Retired(..) => true,
             DigestUse::Key(_, status) if status.is_final() => true,
             DigestUse::Key(other, _) => {
                 return Err(Failure::refused(format!(

@@ -25,6 +25,7 @@ mod create;
 mod find;
 mod import;
 mod list;
+mod revoke_many;
 mod rules;
 mod select;
 mod status;
@@ -144,7 +145,7 @@ pub fn prepare(
             overlap_seconds,
         } => create::rotate(&scene, id, *overlap_seconds),
         Verb::KeyImport { file, keys } => import::import(&scene, file, keys),
-        Verb::KeyRevokeMany(which) => select::revoke_many(&scene, which),
+        Verb::KeyRevokeMany(which) => revoke_many::revoke_many(&scene, which),
         Verb::KeyRevoke { id } => status::revoke(&scene, id),
         Verb::KeyDelete { id } => status::delete(&scene, id),
         Verb::TenantCreate { id, name, plan } => tenant::create(&scene, id, name.as_deref(), plan),
