@@ -258,6 +258,17 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
 }
 
+#[cfg(test)]
+impl Config {
+    /// Every key at its default, and one upstream, `legacy`, that nobody listens on; with these tables beside.
+    pub(crate) fn for_tests(more: &str) -> Config {
+        let least = "[tls]\ncertificate = \"cert.pem\"\nprivate_key = \"key.pem\"\n\
+            [upstreams.legacy]\nservers = [\"http://127.0.0.1:3000\"]\n";
+        let loaded = parse(&format!("{least}{more}"), Path::new("gateway.toml"));
+        loaded.expect("a test's tables are good ones").config
+    }
+}
+
 /// `[listen]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {

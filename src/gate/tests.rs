@@ -1,33 +1,15 @@
 //! The order of the checks, seen from outside: snapshots built by hand, requests as the edge hands them over.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
-use http::HeaderName;
 use http::HeaderValue;
 use http::Request;
 use http::Uri;
 
 use super::*;
 use crate::clock::Wall;
-use crate::config::AccessLog;
-use crate::config::CertificateFiles;
-use crate::config::Connections;
 use crate::config::Errors;
-use crate::config::Headers;
 use crate::config::Host;
-use crate::config::Http;
-use crate::config::KeyFormat;
-use crate::config::LimitsConfig;
-use crate::config::Listen;
-use crate::config::Log;
-use crate::config::Revocation;
-use crate::config::Server;
-use crate::config::StoreConfig;
-use crate::config::Tls;
 use crate::model::binding;
 use crate::model::binding::Binding;
-use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
 use crate::model::key::Override;
 use crate::model::limit::Limits;
@@ -36,7 +18,6 @@ use crate::model::limit::Rate;
 use crate::model::route::RouteTable;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopePattern;
-use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Plan;
 use crate::model::tenant::TenantId;
@@ -101,97 +82,10 @@ impl World {
 }
 
 fn config() -> Config {
-    let second = Duration::from_secs(1);
-    Config {
-        listen: Listen {
-            https: Vec::new(),
-            http: Vec::new(),
-            admin: None,
-            admin_socket: PathBuf::new(),
-        },
-        server: Server {
-            workers: 1,
-            drain_timeout: second,
-        },
-        connections: Connections {
-            total_max: 1,
-            per_address_max: 1,
-            handshake_timeout: second,
-            head_timeout: second,
-            idle_timeout: second,
-            stall_timeout: second,
-            unread_bytes_max: 256 * 1024,
-            unread_timeout: Duration::from_secs(5),
-            http2_streams_max: 1,
-        },
-        http: Http {
-            head_bytes_max: 8192,
-            header_count_max: 50,
-            target_bytes_max: 1024,
-            body_bytes_max: u64::MAX,
-            hsts: None,
-        },
-        tls: Tls {
-            default: CertificateFiles {
-                certificate: PathBuf::new(),
-                private_key: PathBuf::new(),
-            },
-            sni: Vec::new(),
-            allow_tls12: true,
-        },
-        store: StoreConfig {
-            path: PathBuf::new(),
-            flush_interval: second,
-        },
-        auth: Auth {
-            bearer: true,
-            x_api_key: true,
-            realm: "api".to_owned(),
-            pass_foreign_authorization: false,
-            query_parameter: None,
-            refuse_secret_keys_in_browsers: false,
-        },
-        keys: KeyFormat {
-            secret_prefix: "fp".to_owned(),
-            public_prefix: "fp".to_owned(),
-        },
-        key_rules: Default::default(),
-        key_defaults: Vec::new(),
-        headers: Headers {
-            tenant: HeaderName::from_static("x-tenant-id"),
-            subject: None,
-            keep_underscore: false,
-            remove: Vec::new(),
-            forwarded: true,
-        },
-        scopes: ScopeRules::default(),
-        errors: Errors {
-            shape: Shape::Problem,
-            name_permission: true,
-        },
-        limits: LimitsConfig {
-            subject: LimitSubject::Key,
-            x_headers: true,
-            ietf_headers: true,
-            reset_as_delta: false,
-            mode: Mode::Enforce,
-        },
-        revocation: Revocation {
-            abort_in_flight: true,
-        },
-        log: Log {
-            access: AccessLog::Off,
-            queue_bytes_max: 1 << 20,
-            level: tracing::Level::INFO,
-        },
-        environments: vec!["live".to_owned(), "test".to_owned()],
-        plans: Vec::new(),
-        tenants: Vec::new(),
-        declared_keys: Vec::new(),
-        upstreams: Vec::new(),
-        hosts: Vec::new(),
-        routes: Vec::new(),
-    }
+    let mut config = Config::for_tests("");
+    config.http.header_count_max = 50;
+    config.http.target_bytes_max = 1024;
+    config
 }
 
 fn route(path: &str, methods: &[&str], access: Access) -> Route {

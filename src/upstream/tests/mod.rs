@@ -3,13 +3,11 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderName;
 use http::HeaderValue;
 use http::Request;
 use http::Response;
@@ -25,23 +23,8 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::config::AccessLog;
-use crate::config::Auth;
-use crate::config::CertificateFiles;
 use crate::config::Config;
-use crate::config::Connections;
-use crate::config::Errors;
-use crate::config::Headers;
 use crate::config::HostHeader;
-use crate::config::Http;
-use crate::config::KeyFormat;
-use crate::config::LimitSubject;
-use crate::config::LimitsConfig;
-use crate::config::Listen;
-use crate::config::Log;
-use crate::config::Revocation;
-use crate::config::StoreConfig;
-use crate::config::Tls;
 use crate::config::Upstream;
 use crate::config::UpstreamServer;
 use crate::gate::Admission;
@@ -51,10 +34,8 @@ use crate::model::limit::Mode;
 use crate::model::route::Access;
 use crate::model::route::Route;
 use crate::model::route::RouteTable;
-use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
 use crate::model::tenant::TenantId;
-use crate::refusal::Shape;
 use crate::snapshot::OwnLimits;
 use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
@@ -99,96 +80,11 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         host_header: HostHeader::Client,
         environment: Environment(0),
     };
-    Config {
-        listen: Listen {
-            https: Vec::new(),
-            http: Vec::new(),
-            admin: None,
-            admin_socket: PathBuf::new(),
-        },
-        server: crate::config::Server {
-            workers: 1,
-            drain_timeout: PATIENCE,
-        },
-        connections: Connections {
-            total_max: 100,
-            per_address_max: 100,
-            handshake_timeout: PATIENCE,
-            head_timeout: PATIENCE,
-            idle_timeout: PATIENCE,
-            stall_timeout: PATIENCE,
-            unread_bytes_max: 256 * 1024,
-            unread_timeout: Duration::from_secs(5),
-            http2_streams_max: 100,
-        },
-        http: Http {
-            head_bytes_max: 65536,
-            header_count_max: 100,
-            target_bytes_max: 8192,
-            body_bytes_max: 1 << 20,
-            hsts: None,
-        },
-        tls: Tls {
-            default: CertificateFiles {
-                certificate: PathBuf::new(),
-                private_key: PathBuf::new(),
-            },
-            sni: Vec::new(),
-            allow_tls12: true,
-        },
-        store: StoreConfig {
-            path: PathBuf::new(),
-            flush_interval: PATIENCE,
-        },
-        auth: Auth {
-            bearer: true,
-            x_api_key: true,
-            realm: "api".to_owned(),
-            pass_foreign_authorization: false,
-            query_parameter: None,
-            refuse_secret_keys_in_browsers: false,
-        },
-        keys: KeyFormat {
-            secret_prefix: "fp".to_owned(),
-            public_prefix: "fp".to_owned(),
-        },
-        key_rules: Default::default(),
-        key_defaults: Vec::new(),
-        headers: Headers {
-            tenant: HeaderName::from_static("x-tenant-id"),
-            subject: None,
-            keep_underscore: false,
-            remove: Vec::new(),
-            forwarded: true,
-        },
-        scopes: ScopeRules::default(),
-        errors: Errors {
-            shape: Shape::Problem,
-            name_permission: true,
-        },
-        limits: LimitsConfig {
-            subject: LimitSubject::Key,
-            x_headers: true,
-            ietf_headers: true,
-            reset_as_delta: false,
-            mode: Mode::Enforce,
-        },
-        revocation: Revocation {
-            abort_in_flight: true,
-        },
-        log: Log {
-            access: AccessLog::Off,
-            queue_bytes_max: 1 << 20,
-            level: tracing::Level::INFO,
-        },
-        environments: vec!["live".to_owned()],
-        plans: Vec::new(),
-        tenants: Vec::new(),
-        declared_keys: Vec::new(),
-        upstreams: vec![Arc::new(upstream)],
-        hosts: Vec::new(),
-        routes: Vec::new(),
-    }
+    let mut config = Config::for_tests("");
+    config.connections.stall_timeout = PATIENCE;
+    config.http.body_bytes_max = 1 << 20;
+    config.upstreams = vec![Arc::new(upstream)];
+    config
 }
 
 /// An admission under this configuration, of tenant `acme` or of nobody.
