@@ -216,6 +216,8 @@ impl Config {
         out.table("[revocation]");
         let abort = self.revocation.abort_in_flight;
         out.text("in_flight", if abort { "abort" } else { "finish" });
+        let revoke = self.revocation.revoke_plaintext;
+        out.text("plaintext_key", if revoke { "revoke" } else { "log" });
         out.table("[log]");
         match &self.log.access {
             AccessLog::Off => out.text("access", "off"),

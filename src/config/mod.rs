@@ -472,6 +472,8 @@ pub enum LimitSubject {
 pub struct Revocation {
     /// Whether requests in flight are ended with their key; `false` lets them finish (C-20).
     pub abort_in_flight: bool,
+    /// Whether a secret key that came in clear is revoked (FA29).
+    pub revoke_plaintext: bool,
 }
 
 /// `[log]`; `access` and `queue_bytes_max` need a restart.

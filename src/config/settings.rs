@@ -472,6 +472,7 @@ pub(super) fn limits(root: &mut Reader<'_>) -> LimitsConfig {
 pub(super) fn revocation(root: &mut Reader<'_>) -> Revocation {
     root.table("revocation", "revocation", |table| Revocation {
         abort_in_flight: table.choice("in_flight", true, &[("abort", true), ("finish", false)]),
+        revoke_plaintext: table.choice("plaintext_key", false, &[("log", false), ("revoke", true)]),
     })
 }
 

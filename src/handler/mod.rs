@@ -1,6 +1,7 @@
 //! One request on one page: admit, forward, check again, answer, account.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,10 +12,12 @@ use http::Request;
 use http::Response;
 use http::request::Parts;
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 
 use crate::access_log;
 use crate::clock::Clock;
 use crate::gate;
+use crate::gate::Exposed;
 use crate::gate::Peer;
 use crate::gate::Refused;
 use crate::metrics::Metrics;
@@ -59,6 +62,7 @@ pub struct Worker {
     pub metrics: Arc<Metrics>,
     /// This thread's end of the access log.
     pub log: access_log::Sink,
+    burnt: Burnt,
     in_flight: InFlight,
     meters: Meters,
     request_ids: RequestIds,
@@ -77,6 +81,7 @@ impl Worker {
             meters: Meters::new(Arc::clone(&shared.metrics)),
             metrics: shared.metrics,
             log,
+            burnt: shared.burnt,
             in_flight: InFlight::default(),
             request_ids: RequestIds::default(),
         }
@@ -96,7 +101,12 @@ pub struct Shared {
     pub usage: Arc<Usage>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// Takes the keys that came in clear.
+    pub burnt: Burnt,
 }
+
+/// Where keys go that came in clear and are to be revoked, each with the client's address. Bounded: what does not fit is only logged.
+pub type Burnt = mpsc::Sender<(Exposed, IpAddr)>;
 
 /// Serves one request of the TLS listener, from its head to an answer whose body accounts for itself when it ends. `carrier` is told to cut
 /// that body when the key ends first (FA9).
@@ -169,13 +179,25 @@ pub fn refuse_plaintext(
         Unread::of(&head.headers, &snapshot.config.connections),
     );
     let exposed = gate::peek(&head, &snapshot.config.auth, &snapshot);
-    if let Some(key) = exposed {
-        tracing::warn!(key_id = %key, client = %peer.address.ip(), "key_seen_in_plaintext: regenerate this key");
+    if let Some(exposed) = exposed {
+        burn(worker, &snapshot, exposed, peer);
     }
     let mut account = Account::open(Rc::clone(worker), now, peer, &head);
     let answer = answer::plaintext(&account, &snapshot, &head);
-    account.refused_in_clear(exposed, answer.status());
+    account.refused_in_clear(exposed.map(|exposed| exposed.key), answer.status());
     answer.map(|text| Body::local(text, account))
+}
+
+/// A key that was sent in clear is no secret any more. It is handed to whoever may revoke it; this thread waits for nobody.
+fn burn(worker: &Worker, snapshot: &Snapshot, exposed: Exposed, peer: Peer) {
+    let client = peer.address.ip();
+    if !(snapshot.config.revocation.revoke_plaintext && exposed.is_revocable) {
+        tracing::warn!(key_id = %exposed.key, %client, "key_seen_in_plaintext: regenerate this key");
+        return;
+    }
+    if worker.burnt.try_send((exposed, client)).is_err() {
+        tracing::error!(key_id = %exposed.key, %client, "key_seen_in_plaintext: too many at once to revoke this one; revoke it yourself, or it is when it comes again");
+    }
 }
 
 /// What a client is told that speaks HTTP in clear on a TLS port; it is no request, and the edge counts it as a connection (S25).

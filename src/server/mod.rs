@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
@@ -26,6 +27,7 @@ use crate::edge::counters::Heartbeat;
 use crate::edge::listener::Inherited;
 use crate::edge::listener::WorkerSockets;
 use crate::edge::tls::Certificates;
+use crate::handler::Burnt;
 use crate::handler::Shared;
 use crate::handler::Worker;
 use crate::handler::in_flight::end_revoked;
@@ -51,6 +53,7 @@ pub use process::demo;
 pub use process::run;
 use reload::Reloader;
 
+mod burnt;
 mod control;
 mod demo;
 mod error;
@@ -112,8 +115,9 @@ impl State {
         })
     }
 
-    fn shared(&self, clock: &Clock, metrics: &Arc<Metrics>) -> Shared {
+    fn shared(&self, clock: &Clock, metrics: &Arc<Metrics>, burnt: Burnt) -> Shared {
         Shared {
+            burnt,
             snapshot: Arc::clone(self.keeper.snapshot()),
             clock: clock.clone(),
             quota: Arc::clone(&self.quota),
@@ -260,8 +264,14 @@ impl Gateway {
             http: bound.http,
             admin: admin.address(),
         };
+        let (burnt, to_revoke) = mpsc::channel(burnt::WAITING_MAX);
+        control.spawn(burnt::revoke(
+            to_revoke,
+            Arc::clone(&state.keeper),
+            clock.clone(),
+        ));
         let data = DataThreads {
-            shared: state.shared(&clock, &metrics),
+            shared: state.shared(&clock, &metrics, burnt),
             tls: Arc::clone(reloader.tls()),
             connections: Arc::clone(&connections),
             endings: state.keeper.endings(),
