@@ -268,7 +268,9 @@ fn cell(key: &KeyView, column: Column) -> String {
         Column::Created => or(&key.created_at, "-"),
         Column::Expires => or(&key.expires_at, "never"),
         Column::LastUsed => or(&key.last_used_at, "never"),
-        Column::Status => key.status.clone(),
+        // A gateway of an older version says none.
+        Column::Status if key.status_label.is_empty() => key.status.clone(),
+        Column::Status => key.status_label.clone(),
         Column::Subject => or(&key.subject, "-"),
         Column::Origins => list(&key.origins, "-"),
         Column::Networks => list(&key.cidrs, "any"),

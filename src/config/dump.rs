@@ -173,6 +173,17 @@ impl Config {
         out.bare("warn_never", self.key_rules.warn_never);
         let allow = self.key_rules.allow_ungranted;
         out.text("ungranted_scopes", if allow { "allow" } else { "refuse" });
+        out.table("[key_labels]");
+        let labels = &self.key_labels;
+        for (status, label) in [
+            ("active", &labels.active),
+            ("inactive", &labels.inactive),
+            ("expired", &labels.expired),
+            ("revoked", &labels.revoked),
+            ("deleted", &labels.deleted),
+        ] {
+            out.text(status, label);
+        }
         for default in &self.key_defaults {
             out.table("[[key_defaults]]");
             if let Some(kind) = default.kind {

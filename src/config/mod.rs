@@ -146,6 +146,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         auth: settings::auth(root),
         keys: settings::key_format(root),
         key_rules: settings::key_rules(root),
+        key_labels: settings::key_labels(root),
         key_defaults: entries::key_defaults(root, &declared),
         headers: settings::headers(root),
         scopes: settings::scopes(root),
@@ -227,6 +228,8 @@ pub struct Config {
     pub keys: KeyFormat,
     /// What new keys must be.
     pub key_rules: KeyRules,
+    /// What lists call the states of keys.
+    pub key_labels: KeyLabels,
     /// `[[key_defaults]]`: what keys may do for which nothing was said.
     pub key_defaults: Vec<KeyDefault>,
     /// Header names: the tenant's, and what is cleaned.
@@ -391,6 +394,36 @@ pub struct KeyFormat {
     pub secret_prefix: String,
     /// First word of public keys; may equal the other.
     pub public_prefix: String,
+}
+
+/// `[key_labels]`: what lists call the states of keys; each 1 to 128 characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyLabels {
+    /// In use.
+    pub active: String,
+    /// Switched off.
+    pub inactive: String,
+    /// Its end is past.
+    pub expired: String,
+    /// Ended for good.
+    pub revoked: String,
+    /// Ended for good and off the lists.
+    pub deleted: String,
+}
+
+impl KeyLabels {
+    /// What this state is called.
+    #[must_use]
+    pub fn of<'a>(&'a self, status: &'a str) -> &'a str {
+        match status {
+            "active" => &self.active,
+            "inactive" => &self.inactive,
+            "expired" => &self.expired,
+            "revoked" => &self.revoked,
+            "deleted" => &self.deleted,
+            other => other,
+        }
+    }
 }
 
 /// `[key_rules]`: checked when a key is made or changed from the command line, never at requests.

@@ -17,6 +17,7 @@ use crate::config::Errors;
 use crate::config::Headers;
 use crate::config::Http;
 use crate::config::KeyFormat;
+use crate::config::KeyLabels;
 use crate::config::KeyRules;
 use crate::config::LimitSubject;
 use crate::config::LimitsConfig;
@@ -465,6 +466,24 @@ pub(super) fn limits(root: &mut Reader<'_>) -> LimitsConfig {
         ietf_headers: table.flag("ietf_headers", true),
         reset_as_delta: table.choice("reset", false, &[("unix", false), ("delta", true)]),
         mode: mode(table),
+    })
+}
+
+/// `[key_labels]`.
+pub(super) fn key_labels(root: &mut Reader<'_>) -> KeyLabels {
+    root.table("key_labels", "key_labels", |table| {
+        let mut label = |key| {
+            table
+                .word(key, names::display_name)
+                .map_or_else(|| key.to_owned(), Spanned::into_inner)
+        };
+        KeyLabels {
+            active: label("active"),
+            inactive: label("inactive"),
+            expired: label("expired"),
+            revoked: label("revoked"),
+            deleted: label("deleted"),
+        }
     })
 }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use zeroize::Zeroize;
 
 use crate::clock::Wall;
+use crate::config::KeyLabels;
 use crate::model::key::ApiKey;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
@@ -152,6 +153,9 @@ pub struct KeyView {
     pub last_used_at: Option<String>,
     /// `active`, `inactive`, `expired`, `revoked` (FA11), or `deleted`.
     pub status: String,
+    /// What `[key_labels]` calls that (C-17).
+    #[serde(default)]
+    pub status_label: String,
     /// The end user that it acts for.
     #[serde(default)]
     pub subject: Option<String>,
@@ -180,7 +184,8 @@ pub fn status_word(key: &ApiKey, now: Wall) -> &'static str {
 impl KeyView {
     /// How a key looks at this point of the wall clock.
     #[must_use]
-    pub fn of(key: &ApiKey, now: Wall, last_used: Option<Wall>) -> KeyView {
+    pub fn of(key: &ApiKey, now: Wall, last_used: Option<Wall>, labels: &KeyLabels) -> KeyView {
+        let status = status_word(key, now);
         KeyView {
             id: key.id.to_string(),
             name: key.name.clone(),
@@ -195,7 +200,8 @@ impl KeyView {
             created_at: (key.created != Wall::default()).then(|| rfc3339(key.created)),
             expires_at: key.expires.map(rfc3339),
             last_used_at: last_used.map(rfc3339),
-            status: status_word(key, now).to_owned(),
+            status: status.to_owned(),
+            status_label: labels.of(status).to_owned(),
             subject: key.binding.subject.as_deref().map(str::to_owned),
             origins: (key.binding.origins.iter())
                 .map(ToString::to_string)

@@ -124,7 +124,7 @@ impl Scene<'_> {
 
     /// How a key is shown after a change; when it was last used is asked for only where keys are listed.
     pub(super) fn view(&self, key: &ApiKey) -> KeyView {
-        KeyView::of(key, self.now, None)
+        KeyView::of(key, self.now, None, self.declared.labels)
     }
 
     /// Whether a key has expired.

@@ -7,6 +7,7 @@ use crate::clock::Wall;
 use crate::config::Config;
 use crate::config::KeyDefault;
 use crate::config::KeyFormat;
+use crate::config::KeyLabels;
 use crate::config::KeyRules;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
@@ -47,6 +48,8 @@ pub struct Declared<'a> {
     pub format: &'a KeyFormat,
     /// What new keys must be.
     pub rules: &'a KeyRules,
+    /// What lists call the states of keys.
+    pub labels: &'a KeyLabels,
     /// What they may do when nobody said it.
     pub defaults: &'a [KeyDefault],
     /// What they demand and cost, for advice.
@@ -64,6 +67,7 @@ impl<'a> Declared<'a> {
             environments: &config.environments,
             format: &config.keys,
             rules: &config.key_rules,
+            labels: &config.key_labels,
             defaults: &config.key_defaults,
             routes: &config.routes,
         }
