@@ -399,6 +399,37 @@ fn every_promise_is_kept_by_a_test_or_planned() {
     assert!(said.is_empty(), "\n{}", said.join("\n"));
 }
 
+/// The contradictions of the reference APIs, C-1 to C-30: the reference file has an option for each, or says why none is needed.
+#[test]
+fn every_contradiction_stands_in_the_reference_file() {
+    /// One word of another room each: the token endpoint's form (C-24), the answer for a foreign resource (C-15).
+    const ELSEWHERE: [usize; 2] = [15, 24];
+    let text = fs::read_to_string(root().join("gateway.toml")).unwrap();
+    let missing = uncited_contradictions(&text, &ELSEWHERE);
+    assert!(missing.is_empty(), "{missing:?}");
+    let without = text.replace("C-30", "");
+    assert_eq!(uncited_contradictions(&without, &ELSEWHERE), [30]);
+}
+
+fn uncited_contradictions(text: &str, elsewhere: &[usize]) -> Vec<usize> {
+    let comments: String = text
+        .lines()
+        .filter_map(|line| Some(line.split_once('#')?.1))
+        .flat_map(|comment| [comment, "\n"])
+        .collect();
+    let cited: Vec<usize> = comments
+        .split("C-")
+        .skip(1)
+        .filter_map(|after| {
+            let end = after.find(|letter: char| !letter.is_ascii_digit());
+            after[..end.unwrap_or(after.len())].parse().ok()
+        })
+        .collect();
+    (1..=30)
+        .filter(|id| !cited.contains(id) && !elsewhere.contains(id))
+        .collect()
+}
+
 /// Promises that no test cites, and lines that are not `ID | promise | planned: …`.
 fn uncited(list: &str, tests: &str) -> Vec<String> {
     let cited: std::collections::HashSet<&str> = tests
