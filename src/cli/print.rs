@@ -74,7 +74,10 @@ pub(super) fn raw(bytes: &[u8]) -> io::Result<()> {
 fn for_people(outcome: &Outcome, config: Option<&Config>) -> io::Result<()> {
     match outcome {
         Outcome::KeyIssued { key, text, notes } => issued(key, text, notes, config),
-        Outcome::KeyChanged { said, .. } | Outcome::TenantChanged { said, .. } => {
+        Outcome::KeyChanged { said, notes, .. } | Outcome::TenantChanged { said, notes, .. } => {
+            for note in notes {
+                eprintln!("note: {note}");
+            }
             eprintln!("{said}");
             Ok(())
         }
@@ -190,12 +193,24 @@ fn json_of(outcome: &Outcome) -> io::Result<Value> {
         Outcome::KeysChanged { ids, notes, .. } => {
             json!({ "ids": ids, "count": ids.len(), "notes": notes })
         }
-        Outcome::KeyChanged { key, changed, .. } => {
-            with(serde_json::to_value(key)?, json!({ "changed": changed }))
-        }
+        Outcome::KeyChanged {
+            key,
+            changed,
+            notes,
+            ..
+        } => with(
+            serde_json::to_value(key)?,
+            json!({ "changed": changed, "notes": notes }),
+        ),
         Outcome::TenantChanged {
-            tenant, changed, ..
-        } => with(serde_json::to_value(tenant)?, json!({ "changed": changed })),
+            tenant,
+            changed,
+            notes,
+            ..
+        } => with(
+            serde_json::to_value(tenant)?,
+            json!({ "changed": changed, "notes": notes }),
+        ),
         Outcome::Keys { keys } => serde_json::to_value(keys)?,
         Outcome::Key { key } => serde_json::to_value(key)?,
         Outcome::Tenants { tenants } => serde_json::to_value(tenants)?,

@@ -22,6 +22,7 @@ use crate::model::key::KeyStatus;
 use crate::shutdown;
 use crate::shutdown::Signal;
 use crate::shutdown::Signals;
+use crate::snapshot::Snapshot;
 use crate::snapshot::build;
 use crate::store::Contents;
 use crate::store::Store;
@@ -101,6 +102,7 @@ fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
         return Err(StartError::config(build::conflict_text(&built.conflicts)));
     }
     notes.extend(endless_keys(&loaded.config, &contents));
+    notes.extend(widened_keys(&built.snapshot));
     Ok((loaded.config, notes))
 }
 
@@ -144,15 +146,30 @@ fn endless_keys(config: &Config, contents: &Contents) -> Option<String> {
     if ids.is_empty() || !config.key_rules.warn_never {
         return None;
     }
+    Some(format!(
+        "warning: {first} keys that never end: {}; give them an end with `keys update KEY_ID --expires 90d`, or in gateway.toml, or set key_rules.warn_never = false",
+        named(&ids)
+    ))
+}
+
+/// Keys that may do more than the scopes that they list, since their plan knows whole keys only (FF10).
+fn widened_keys(snapshot: &Snapshot) -> Option<String> {
+    let ids: Vec<KeyId> = snapshot.widened().into_iter().collect();
+    (!ids.is_empty()).then(|| {
+        format!(
+            "warning: secret keys that list scopes of their own, and may do all that their tenant may, since their plan has granular_scopes = false: {}; change the plan, or `keys update KEY_ID --inherit` to say so of the key",
+            named(&ids)
+        )
+    })
+}
+
+fn named(ids: &[KeyId]) -> String {
     let named: Vec<String> = ids.iter().take(NAMED_MAX).map(KeyId::to_string).collect();
     let more = match ids.len() - named.len() {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    Some(format!(
-        "warning: {first} keys that never end: {}{more}; give them an end with `keys update KEY_ID --expires 90d`, or in gateway.toml, or set key_rules.warn_never = false",
-        named.join(", ")
-    ))
+    format!("{}{more}", named.join(", "))
 }
 
 /// Whether the file of the access log can be written, or made in its directory.

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::edge::tls;
 use crate::edge::tls::Certificates;
+use crate::snapshot::Snapshot;
 use crate::snapshot::change::Keeper;
 
 use super::error::tls_text;
@@ -130,16 +131,24 @@ impl Reloader {
             loaded.config.plans.len(),
         );
         let level = loaded.config.log.level;
-        self.keeper
+        let before = self.keeper.snapshot().load_full();
+        let now = self
+            .keeper
             .replace_config(Arc::new(loaded.config))
             .map_err(|error| error.to_string())?;
+        let widened = newly_widened(&before, &now);
         logging::set_level(level);
         warn(&certificates);
         let expiry = certificates.earliest_expiry.unix_seconds();
         self.first_expiry_unix_seconds
             .store(expiry, Ordering::Relaxed);
         self.tls.store(certificates.server_config);
-        Ok(summary)
+        Ok(match widened {
+            0 => summary,
+            keys => format!(
+                "{summary}\nwarning: {keys} secret keys that list scopes of their own count as whole from now on, since their plan now has granular_scopes = false; `portcullis check` names them"
+            ),
+        })
     }
 
     fn fingerprint(&self) -> Fingerprint {
@@ -186,6 +195,15 @@ impl Reloader {
 /// What one look at the files showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WatchedFiles(Fingerprint);
+
+/// How many keys may do more from now on than the scopes that they list (FF10).
+fn newly_widened(before: &Snapshot, now: &Snapshot) -> usize {
+    let widened = now.widened();
+    match widened.is_empty() {
+        true => 0,
+        false => widened.difference(&before.widened()).count(),
+    }
+}
 
 fn warn(certificates: &Certificates) {
     for warning in &certificates.warnings {

@@ -94,6 +94,9 @@ pub enum Outcome {
         changed: bool,
         /// One sentence for the operator.
         said: String,
+        /// What the operator should know beside.
+        #[serde(default)]
+        notes: Vec<String>,
     },
     /// Keys.
     Keys {
@@ -113,6 +116,9 @@ pub enum Outcome {
         changed: bool,
         /// One sentence for the operator.
         said: String,
+        /// What the operator should know beside.
+        #[serde(default)]
+        notes: Vec<String>,
     },
     /// Tenants.
     Tenants {

@@ -51,6 +51,7 @@ pub(super) fn create(
             tenant: TenantView::of(&tenant),
             changed: true,
             said,
+            notes: Vec::new(),
         },
         change: Change::Tenant(tenant.clone()),
         writes: vec![Write::InsertTenant(tenant, scene.now)],
@@ -77,6 +78,7 @@ pub(super) fn suspend(scene: &Scene<'_>, id: &str, suspended: bool) -> Result<Pr
         tenant: TenantView::of(&tenant),
         changed,
         said,
+        notes: Vec::new(),
     };
     if !changed {
         return Ok(Prepared::read(outcome));
