@@ -13,6 +13,7 @@ pub mod upstream;
 // The way of a change.
 pub mod config;
 pub mod model;
+pub mod observed;
 pub mod snapshot;
 pub mod store;
 pub mod usage;

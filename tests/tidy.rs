@@ -10,7 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// The rooms, lowest first: each imports only from those before it.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "clock",
     "metrics",
     "access_log",
@@ -19,6 +19,7 @@ const LAYERS: [&str; 18] = [
     "config",
     "store",
     "usage",
+    "observed",
     "snapshot",
     "quota",
     "gate",

@@ -14,8 +14,11 @@ use crate::cli::args::At;
 use crate::cli::args::Command;
 use crate::cli::args::Final;
 use crate::cli::args::Keys;
+use crate::cli::args::Limits;
 use crate::cli::args::Output;
 use crate::cli::args::Tenants;
+use crate::gate::Question;
+use crate::model::key::KeyId;
 use crate::server;
 use crate::store::KeyFilter;
 use crate::store::Outcome;
@@ -32,6 +35,7 @@ mod expires;
 mod explain;
 mod import;
 mod many;
+mod observed;
 mod print;
 
 /// Reads the command line of this process and does what it says.
@@ -54,7 +58,7 @@ pub fn main() -> ExitCode {
         Command::Reload => ended(reload(&arguments.at, arguments.output)),
         Command::Status => ended(status(&arguments.at, arguments.output)),
         Command::Keys(keys) => ended(key_command(&arguments.at, arguments.output, keys)),
-        Command::Limits(limits) => ended(explain::explain(&arguments.at, arguments.output, limits)),
+        Command::Limits(limits) => ended(limit_command(&arguments.at, arguments.output, limits)),
         Command::Tenants(tenants) => {
             ended(act(&arguments.at, arguments.output, &tenant_verb(tenants)))
         }
@@ -95,6 +99,26 @@ fn key_command(at: &At, form: Output, keys: Keys) -> Result<(), VerbError> {
             }
         }
         keys => act(at, form, &key_verb(keys)?),
+    }
+}
+
+fn limit_command(at: &At, form: Output, limits: Limits) -> Result<(), VerbError> {
+    match limits {
+        Limits::Observed => observed::report(at, form),
+        Limits::Explain {
+            id,
+            path,
+            method,
+            host,
+        } => {
+            let question = Question {
+                key: id,
+                method,
+                host,
+                path,
+            };
+            explain::explain(at, form, &question)
+        }
     }
 }
 

@@ -110,9 +110,9 @@ impl Account {
     pub(crate) fn admitted(&mut self, flight: &Rc<Flight>, head: &Parts) {
         let admission = flight.admission();
         self.uri = head.uri.clone();
-        self.observed(admission.would_refuse());
         self.route = Some(Arc::clone(admission.route()));
         self.key = admission.principal().map(|principal| principal.key);
+        self.observed(admission.would_refuse());
         self.flight = Some(Rc::clone(flight));
     }
 
@@ -125,10 +125,10 @@ impl Account {
         self.status = status.as_u16();
         self.decision = "refused";
         self.reason = refused.reason;
-        self.observed(refused.would_refuse);
         self.host = refused.host;
         self.route = refused.route;
         self.key = refused.key;
+        self.observed(refused.would_refuse);
         self.tenant = refused.tenant.map(|tenant| (Arc::clone(snapshot), tenant));
         self.worker.meters.refusal(refused.reason);
     }
@@ -144,6 +144,10 @@ impl Account {
         if let Some(reason) = would_refuse {
             self.would_refuse = reason;
             self.worker.meters.would_refuse(reason);
+            if let Some(key) = self.key {
+                let route = self.route.as_deref();
+                (self.worker.observed).note(key, route, reason, self.start.wall);
+            }
         }
     }
 

@@ -21,6 +21,7 @@ use crate::gate::Exposed;
 use crate::gate::Peer;
 use crate::gate::Refused;
 use crate::metrics::Metrics;
+use crate::observed::Observed;
 use crate::quota::Quota;
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
@@ -56,6 +57,8 @@ pub struct Worker {
     pub quota: Arc<Quota>,
     /// When each key was last used.
     pub usage: Arc<Usage>,
+    /// Whom observed rules would have refused.
+    pub observed: Arc<Observed>,
     /// This thread's connections to backends.
     pub pools: Pools,
     /// The process's metrics.
@@ -77,6 +80,7 @@ impl Worker {
             clock: shared.clock,
             quota: shared.quota,
             usage: shared.usage,
+            observed: shared.observed,
             pools,
             meters: Meters::new(Arc::clone(&shared.metrics)),
             metrics: shared.metrics,
@@ -99,6 +103,8 @@ pub struct Shared {
     pub quota: Arc<Quota>,
     /// When each key was last used.
     pub usage: Arc<Usage>,
+    /// Whom observed rules would have refused.
+    pub observed: Arc<Observed>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Takes the keys that came in clear.

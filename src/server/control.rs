@@ -11,9 +11,10 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin;
 use crate::clock::Clock;
-use crate::clock::Mono;
+use crate::clock::Now;
 use crate::config::Listen;
 use crate::metrics::Metrics;
+use crate::observed::Observed;
 use crate::quota::Quota;
 use crate::shutdown::State;
 use crate::shutdown::Watch;
@@ -50,13 +51,14 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Parts {
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) quota: Arc<Quota>,
+    pub(crate) observed: Arc<Observed>,
     pub(crate) clock: Clock,
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) addresses: Addresses,
     pub(crate) watch: Watch,
-    pub(crate) started: Mono,
+    pub(crate) started: Now,
 }
 
 pub(crate) fn runtime() -> std::io::Result<Runtime> {
@@ -102,6 +104,8 @@ fn admin_handles(parts: &Parts) -> admin::Admin {
     admin::Admin {
         keeper: Arc::clone(&parts.keeper),
         quota: Arc::clone(&parts.quota),
+        observed: Arc::clone(&parts.observed),
+        started: parts.started.wall,
         clock: parts.clock.clone(),
         reload: Arc::new(move || reloader.reload()),
         status: Arc::new(move || status_json(&status)),
@@ -121,7 +125,7 @@ fn status_json(parts: &Parts) -> serde_json::Value {
     serde_json::json!({
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime_seconds": parts.clock.now().mono.since(parts.started).as_secs(),
+        "uptime_seconds": parts.clock.now().mono.since(parts.started.mono).as_secs(),
         "state": if parts.watch.state() == State::Running { "running" } else { "draining" },
         "config": parts.reloader.path(),
         "generation": snapshot.generation,

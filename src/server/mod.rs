@@ -32,6 +32,7 @@ use crate::handler::Shared;
 use crate::handler::Worker;
 use crate::handler::in_flight::end_revoked;
 use crate::metrics::Metrics;
+use crate::observed::Observed;
 use crate::quota::Quota;
 use crate::shutdown::Shutdown;
 use crate::shutdown::Watch;
@@ -85,6 +86,7 @@ struct State {
     keeper: Arc<Keeper>,
     quota: Arc<Quota>,
     usage: Arc<Usage>,
+    observed: Arc<Observed>,
     flusher: Arc<Flusher>,
 }
 
@@ -111,6 +113,7 @@ impl State {
             keeper: Arc::new(keeper),
             quota,
             usage,
+            observed: Arc::new(Observed::new()),
             flusher,
         })
     }
@@ -122,6 +125,7 @@ impl State {
             clock: clock.clone(),
             quota: Arc::clone(&self.quota),
             usage: Arc::clone(&self.usage),
+            observed: Arc::clone(&self.observed),
             metrics: Arc::clone(metrics),
         }
     }
@@ -284,13 +288,14 @@ impl Gateway {
             control::Parts {
                 keeper: Arc::clone(&state.keeper),
                 quota: Arc::clone(&state.quota),
+                observed: Arc::clone(&state.observed),
                 clock: clock.clone(),
                 reloader: Arc::clone(&reloader),
                 flusher: Arc::clone(&state.flusher),
                 metrics,
                 addresses: addresses.clone(),
                 watch: shutdown.watch(),
-                started: clock.now().mono,
+                started: clock.now(),
             },
         );
         Ok(Gateway {
