@@ -40,6 +40,55 @@ fn keys_travel_as_bearer_alone() {
     assert_eq!(upstream.hits(), 1);
 }
 
+// FA17: what acts has permissions of its own; without them nothing is bought, signed or uploaded.
+#[test]
+fn action_routes_have_permissions_of_their_own() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    let reader =
+        gateway.key_with_scopes("acme", &["signatures:read", "credits:read", "media:read"]);
+    let actions = [
+        ("POST", "/credits/purchase"),
+        ("POST", "/signatures/1/initiate"),
+        ("POST", "/signatures/1/otp"),
+        ("POST", "/media"),
+        ("PUT", "/media/1"),
+    ];
+    let host = "localhost";
+    assert_eq!(statuses(&gateway, host, &reader, &actions), [403; 5]);
+    assert_eq!(upstream.hits(), 0);
+    let reads = [
+        ("GET", "/credits"),
+        ("GET", "/signatures/1"),
+        ("GET", "/media/1"),
+    ];
+    assert_eq!(statuses(&gateway, host, &reader, &reads), [200; 3]);
+    let writer = gateway.key_with_scopes(
+        "acme",
+        &["signatures:write", "credits:write", "media:write"],
+    );
+    assert_eq!(statuses(&gateway, host, &writer, &actions), [200; 5]);
+    assert_eq!(statuses(&gateway, host, &writer, &reads), [403; 3]);
+}
+
+// FM11: users are no resource of the API, whatever the method and whatever the key may do.
+#[test]
+fn users_are_not_managed_here() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    let key = gateway.key("acme");
+    let mut requests = Vec::new();
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+        requests.extend([
+            (method, "/users"),
+            (method, "/users/1"),
+            (method, "/users/1/keys"),
+        ]);
+    }
+    assert_eq!(statuses(&gateway, "localhost", &key, &requests), [404; 15]);
+    assert_eq!(upstream.hits(), 0);
+}
+
 // FA14, C-3: the permissions of the reference, each by itself; three parts are one word.
 #[test]
 fn each_permission_opens_its_own_routes() {

@@ -313,6 +313,24 @@ impl Gateway {
         }
     }
 
+    /// What the real command line prints when it is asked this of the running gateway, over its admin socket; standard error behind.
+    #[track_caller]
+    pub fn command(&self, words: &[&str]) -> (i32, String, String) {
+        let beside = self.directory().join("admin.sock");
+        let in_store = self.directory().join("state/admin.sock");
+        let socket = if beside.exists() { beside } else { in_store };
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(words)
+            .arg("--admin-socket")
+            .arg(socket)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code().unwrap();
+        (code, text(output.stdout), text(output.stderr))
+    }
+
     /// A key of this tenant that inherits everything.
     #[track_caller]
     pub fn key(&self, tenant: &str) -> Key {
