@@ -98,6 +98,14 @@ fn key_command(at: &At, form: Output, keys: Keys) -> Result<(), VerbError> {
                 _ => written(print::outcome(&outcome, form, place.config())),
             }
         }
+        Keys::Import { file } => {
+            let place = Place::find(at)?;
+            let verb = import::verb(&file)?;
+            let progress = import::Progress::begin(&verb);
+            let outcome = place.act(&verb);
+            drop(progress);
+            written(print::outcome(&outcome?, form, place.config()))
+        }
         keys => act(at, form, &key_verb(keys)?),
     }
 }
@@ -157,14 +165,27 @@ fn manual(words: &[String]) -> Result<(), VerbError> {
     whole.build();
     let mut command = &whole;
     for word in words {
-        command = command.find_subcommand(word).ok_or_else(|| VerbError {
-            text: format!("there is no command {}", words.join(" ")),
+        let there = command;
+        command = there.find_subcommand(word).ok_or_else(|| VerbError {
+            text: no_command(there, words),
             exit: EXIT_USAGE,
         })?;
     }
     let mut text = Vec::new();
     let page = clap_mangen::Man::new(command.clone()).section("8");
     written(page.render(&mut text).and_then(|()| print::raw(&text)))
+}
+
+fn no_command(parent: &clap::Command, words: &[String]) -> String {
+    let there: Vec<&str> = parent.get_subcommands().map(|one| one.get_name()).collect();
+    match there.is_empty() {
+        true => format!("there is no command {}", words.join(" ")),
+        false => format!(
+            "there is no command {} (there are: {})",
+            words.join(" "),
+            there.join(", ")
+        ),
+    }
 }
 
 /// The verb that was asked for, confirmed where it cannot be undone.
@@ -195,7 +216,7 @@ fn key_verb(keys: Keys) -> Result<Verb, VerbError> {
             id: sure(
                 "revoke for good",
                 Final {
-                    id: asked.id.unwrap_or_default(),
+                    id: an_id(asked.id.unwrap_or_default())?,
                     yes: asked.yes,
                 },
             )?,
@@ -204,6 +225,19 @@ fn key_verb(keys: Keys) -> Result<Verb, VerbError> {
             id: sure("delete for good", asked)?,
         },
     })
+}
+
+/// What stands on a command line can be read by others, and stays in histories: a key has no place there.
+fn an_id(id: String) -> Result<String, VerbError> {
+    match KeyId::parse(&id) {
+        Ok(_) => Ok(id),
+        Err(why) => Err(VerbError {
+            text: format!(
+                "{why}; a key itself goes to the standard input of `portcullis keys revoke --stdin`"
+            ),
+            exit: EXIT_USAGE,
+        }),
+    }
 }
 
 fn tenant_verb(tenants: Tenants) -> Verb {
