@@ -90,8 +90,8 @@ impl Keeper {
         config: Arc<Config>,
         last_used: Box<LastUsed>,
     ) -> Result<(Keeper, Vec<TenantId>), KeeperError> {
-        let contents = store.load().map_err(KeeperError::Store)?;
-        let built = build::build(config, &contents, 1).map_err(KeeperError::Build)?;
+        let built = build::from_store(&config, &store, 1).map_err(KeeperError::Store)?;
+        let built = built.map_err(KeeperError::Build)?;
         let state = State {
             store,
             scope_sets: built.scope_sets,
@@ -156,9 +156,11 @@ impl Keeper {
     /// The old one stays in force.
     pub fn replace_config(&self, config: Arc<Config>) -> Result<Arc<Snapshot>, KeeperError> {
         let mut state = self.lock();
-        let contents = state.store.load().map_err(KeeperError::Store)?;
         let generation = self.snapshot.load().generation + 1;
-        let built = build::build(config, &contents, generation).map_err(KeeperError::Build)?;
+        let built = build::from_store(&config, &state.store, generation);
+        let built = built
+            .map_err(KeeperError::Store)?
+            .map_err(KeeperError::Build)?;
         if !built.conflicts.is_empty() {
             return Err(KeeperError::Conflicts(built.conflicts));
         }

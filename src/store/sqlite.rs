@@ -128,16 +128,33 @@ impl Store {
     /// # Errors
     /// The database cannot be read, or a row makes no sense.
     pub fn load(&self) -> Result<Contents, StoreError> {
+        self.stream(|contents| contents, |contents, key| contents.keys.push(key))
+    }
+
+    /// Everything in it, without keeping the keys: all else goes to `begin` first, then each key to `each`.
+    ///
+    /// # Errors
+    /// The database cannot be read, or a row makes no sense; what was made of it so far is thrown away.
+    pub fn stream<T>(
+        &self,
+        begin: impl FnOnce(Contents) -> T,
+        mut each: impl FnMut(&mut T, ApiKey),
+    ) -> Result<T, StoreError> {
         self.read(|connection| {
             // One transaction, so that all of it is of one revision.
             let reading = connection.unchecked_transaction()?;
-            let contents = Contents {
+            let mut made = begin(Contents {
                 revision: revision_of(&reading)?,
-                keys: all(&reading, &key_query(""), [], rows::key)?,
+                keys: Vec::new(),
                 tenants: all(&reading, &tenant_query(""), [], rows::tenant)?,
                 retired: all(&reading, RETIRED, [], rows::retired)?,
-            };
-            Ok(contents)
+            });
+            let mut statement = reading.prepare(&key_query(""))?;
+            for key in statement.query_map([], rows::key)? {
+                each(&mut made, key?);
+            }
+            drop(statement);
+            Ok(made)
         })
     }
 
