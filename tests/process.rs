@@ -9,6 +9,8 @@
     reason = "test code fails by panicking, waits in real time, and its harness is not an API"
 )]
 
+#[path = "process/long.rs"]
+mod long;
 #[path = "gateway/support/mod.rs"]
 mod support;
 
