@@ -80,6 +80,17 @@ pub fn wsgi() -> Backend {
     begin("python3", command, port, tempfile::tempdir().unwrap())
 }
 
+/// A multi-tenant application over SQLite that leaks on purpose; see `tests/real/leaky_app.py` for its modes. It holds the rows of these
+/// tenants, `acme` and `bravo` if none is named.
+#[track_caller]
+pub fn leaky(mode: &str, tenants: &[&str]) -> Backend {
+    let port = free_port();
+    let mut command = Command::new("python3");
+    command.arg(source("leaky_app.py"));
+    command.arg(port.to_string()).arg(mode).args(tenants);
+    begin("python3", command, port, tempfile::tempdir().unwrap())
+}
+
 /// Node's own HTTP server.
 #[track_caller]
 pub fn node() -> Backend {
