@@ -402,6 +402,18 @@ pub(super) struct UpdateTenant {
     /// A burst limit of its own; "" for the plan's
     #[arg(long, value_name = "RATE")]
     burst: Option<String>,
+    /// Servers of its own behind an upstream with isolation = "physical", for example legacy=http://10.0.0.7:3000/acme; several URLs are
+    /// separated by spaces, none takes them away; may be repeated
+    #[arg(long, value_name = "NAME=URL", value_parser = own_upstream)]
+    upstream: Vec<(String, String)>,
+}
+
+/// `NAME=URL`.
+fn own_upstream(text: &str) -> Result<(String, String), String> {
+    let (name, servers) = text
+        .split_once('=')
+        .ok_or_else(|| "write NAME=URL, for example legacy=http://10.0.0.7:3000".to_owned())?;
+    Ok((name.to_owned(), servers.trim().to_owned()))
 }
 
 impl UpdateTenant {
@@ -415,6 +427,7 @@ impl UpdateTenant {
             inherit: self.inherit,
             quota: self.quota,
             burst: self.burst,
+            upstreams: self.upstream.into_iter().collect(),
         }))
     }
 }

@@ -91,6 +91,22 @@ fn lines(question: &Question, said: &Explanation) -> Vec<[String; 2]> {
             line("scope: plan", scope.plan.clone());
         }
     }
+    if let Some(isolation) = &said.isolation {
+        let servers = match isolation.servers.is_empty() {
+            true => "no place for this tenant".to_owned(),
+            false => isolation.servers.join(" "),
+        };
+        line(
+            "upstream",
+            format!(
+                "{}, isolation {}: {servers}",
+                isolation.upstream, isolation.level
+            ),
+        );
+        for bound in &isolation.bound {
+            line("bound", bound.clone());
+        }
+    }
     for note in &said.notes {
         line("note", note.clone());
     }

@@ -11,6 +11,7 @@ use toml::Spanned;
 use crate::config::Host;
 use crate::config::Upstream;
 use crate::config::entries::Placed;
+use crate::config::isolation;
 use crate::config::problem::Notes;
 use crate::config::problem::Problem;
 use crate::model::key::ApiKey;
@@ -40,9 +41,11 @@ pub(super) fn entries(all: &Entries, environments: &[String], notes: &Notes) {
         affordable(route, all, notes);
         environment_fits(route, all, environments, notes);
     }
+    isolation::routes(all, notes);
     // What nobody uses, or nobody may use, can only be told when all of it could be read.
     if !notes.has_errors() {
         unused(all, notes);
+        isolation::doubts(all, notes);
         ungranted(all, notes);
     }
 }

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use toml::Value;
 
 use crate::config::AccessLog;
 use crate::config::CertificateFiles;
 use crate::config::Config;
+use crate::config::Destination;
 use crate::config::Errors;
 use crate::config::HostHeader;
 use crate::config::LimitSubject;
@@ -15,6 +17,7 @@ use crate::config::Upstream;
 use crate::config::names::show_server;
 use crate::config::values::show_duration;
 use crate::config::values::show_size;
+use crate::model::isolation::Isolation;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::key::KeyKind;
@@ -23,9 +26,15 @@ use crate::model::limit::Mode;
 use crate::model::limit::Rate;
 use crate::model::route::Access;
 use crate::model::route::Route;
+use crate::model::route::bind::Bindings;
+use crate::model::route::bind::QueryBinding;
+use crate::model::route::bind::TwinId;
+use crate::model::route::bind::TwinSource;
+use crate::model::route::bind::Whom;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
+use crate::model::tenant::TenantId;
 use crate::refusal::Shape;
 
 impl Config {
@@ -258,6 +267,7 @@ impl Config {
             }
         }
         out.text("environment", self.environment(upstream.environment));
+        dump_isolation(out, upstream);
     }
 
     fn dump_route(&self, out: &mut Writer, route: &Route) {
@@ -285,6 +295,9 @@ impl Config {
         out.bare("raw_path", route.raw_path);
         out.list("origins", &route.origins);
         out.text("mode", mode(route.mode));
+        if let Some(bindings) = &route.bindings {
+            dump_bindings(out, bindings);
+        }
     }
 
     fn environment(&self, environment: Environment) -> &str {
@@ -314,6 +327,71 @@ impl Config {
         ];
         let changed = differs.into_iter().filter(|(_, differs)| *differs);
         changed.map(|(key, _)| key).collect()
+    }
+}
+
+/// What was said of isolation; nothing where nothing was.
+fn dump_isolation(out: &mut Writer, upstream: &Upstream) {
+    if upstream.isolation != Isolation::Unstated {
+        out.text("isolation", upstream.isolation.as_str());
+    }
+    if upstream.every_tenant_sees_all_data {
+        out.bare("every_tenant_sees_all_data", true);
+    }
+    if let Some(prefix) = &upstream.path_prefix {
+        out.text("path_prefix", &prefix.text());
+    }
+    if let Some(not_found) = &upstream.not_found {
+        let kind = not_found.content_type.to_str().unwrap_or_default();
+        out.text("not_found_type", kind);
+        out.text("not_found_body", &not_found.body);
+    }
+    let place = |(tenant, place): (&TenantId, &Arc<Destination>)| {
+        let texts: Vec<String> = place.texts().iter().map(|text| quoted(text)).collect();
+        format!("{} = [{}]", key(tenant.as_str()), texts.join(", "))
+    };
+    if upstream.isolation == Isolation::Physical {
+        let places: Vec<String> = upstream.tenants.iter().map(place).collect();
+        out.bare("tenants", format!("{{ {} }}", places.join(", ")));
+    }
+}
+
+fn dump_bindings(out: &mut Writer, bindings: &Bindings) {
+    let table = |entries: Vec<String>| format!("{{ {} }}", entries.join(", "));
+    let entry = |name: &str, whom: Whom| format!("{} = {}", key(name), quoted(whom.as_str()));
+    let of_query = |bound: &QueryBinding| entry(&bound.name, bound.whom);
+    if !bindings.path.is_empty() {
+        let path = bindings.path.iter();
+        out.bare(
+            "bind",
+            table(path.map(|bound| entry(&bound.name, bound.whom)).collect()),
+        );
+    }
+    if !bindings.query.is_empty() {
+        out.bare(
+            "bind_query",
+            table(bindings.query.iter().map(of_query).collect()),
+        );
+    }
+    if let Some(whom) = bindings.host {
+        out.text("bind_host", whom.as_str());
+    }
+    if !bindings.set_query.is_empty() {
+        out.bare(
+            "set_query",
+            table(bindings.set_query.iter().map(of_query).collect()),
+        );
+    }
+    if bindings.demand() {
+        let backend = bindings.twin.source == TwinSource::Backend;
+        out.text("twin", if backend { "backend" } else { "gateway" });
+        let id = match bindings.twin.id {
+            TwinId::Text => "text",
+            TwinId::Digits => "digits",
+            TwinId::Uuid => "uuid",
+        };
+        out.text("twin_id", id);
+        out.bare("twin_echo", bindings.twin.echo);
     }
 }
 
@@ -390,6 +468,12 @@ fn dump_errors(out: &mut Writer, prefix: &str, errors: Errors) {
         },
     );
     out.bare(&format!("{prefix}name_permission"), errors.name_permission);
+    let foreign = if errors.foreign_is_forbidden {
+        "403"
+    } else {
+        "404"
+    };
+    out.text(&format!("{prefix}foreign"), foreign);
 }
 
 fn implies(rules: &ScopeRules) -> String {

@@ -8,12 +8,14 @@ mod doubts;
 mod dump;
 mod entries;
 mod file;
+mod isolation;
 mod names;
 mod problem;
 mod settings;
 mod typed;
 mod values;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -32,6 +34,8 @@ use crate::config::entries::Placed;
 use crate::config::file::Names;
 use crate::config::file::Reader;
 use crate::config::problem::Notes;
+use crate::model::isolation::Isolation;
+use crate::model::isolation::PathPrefix;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::key::KeyKind;
@@ -42,6 +46,7 @@ use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
+use crate::model::tenant::TenantId;
 use crate::refusal::Shape;
 
 pub use crate::config::problem::Problems;
@@ -201,6 +206,7 @@ fn values_of<T: Clone>(placed: &[Placed<T>]) -> Vec<T> {
 const DEFAULT_ERRORS: Errors = Errors {
     shape: Shape::Problem,
     name_permission: true,
+    foreign_is_forbidden: false,
 };
 
 /// Largest gateway.toml that is read.
@@ -428,6 +434,8 @@ pub struct Errors {
     pub shape: Shape,
     /// Whether 403 names the missing permission (FA19; PB13 wants it off).
     pub name_permission: bool,
+    /// Whether what is another tenant's is 403 instead of the 404 twin (C-15).
+    pub foreign_is_forbidden: bool,
 }
 
 /// `[limits]`.
@@ -514,6 +522,61 @@ pub struct Upstream {
     pub host_header: HostHeader,
     /// Which keys may reach it.
     pub environment: Environment,
+    /// What keeps tenants apart behind it (FM13).
+    pub isolation: Isolation,
+    /// Whether the operator has said that every tenant may see the data of all, which `Isolation::None` demands.
+    pub every_tenant_sees_all_data: bool,
+    /// What stands before the path of each request to `servers`.
+    pub path_prefix: Option<PathPrefix>,
+    /// Where single tenants have a place of their own, instead of `servers` and `path_prefix`; with `Isolation::Physical` alone.
+    pub tenants: BTreeMap<TenantId, Arc<Destination>>,
+    /// The 404 that the gateway writes in its name for what is another tenant's; `None` is the gateway's own.
+    pub not_found: Option<NotFound>,
+}
+
+/// Where one tenant's requests to an upstream go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// At least one; nobody else's requests reach them by this path.
+    pub servers: Vec<UpstreamServer>,
+    /// What stands before the path of each request.
+    pub prefix: Option<PathPrefix>,
+}
+
+impl Destination {
+    /// Reads what an operator writes: one or more `http://host:port[/path]`, separated by spaces.
+    ///
+    /// # Errors
+    /// A sentence fragment saying what is wrong, and the way out.
+    pub fn parse(text: &str) -> Result<Destination, String> {
+        let texts: Vec<&str> = text.split_ascii_whitespace().collect();
+        entries::destination(&texts).map_err(|wrong| format!("{}; {}", wrong.what, wrong.help))
+    }
+
+    /// Its servers as an operator writes them.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        let path = self.prefix.as_ref().map(PathPrefix::text);
+        let path = path.unwrap_or_default();
+        let servers = self.servers.iter().map(names::show_server);
+        servers.map(|server| format!("{server}{path}")).collect()
+    }
+}
+
+/// A 404 in an upstream's own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotFound {
+    /// Of the body.
+    pub content_type: HeaderValue,
+    /// At most 64 KiB.
+    pub body: String,
+}
+
+impl NotFound {
+    /// The media type where none is given.
+    fn json() -> HeaderValue {
+        HeaderValue::from_static("application/json")
+    }
 }
 
 /// One server of an upstream.

@@ -12,6 +12,7 @@ use crate::config::values::Wrong;
 use crate::config::values::digits_only;
 use crate::config::values::wrong;
 use crate::model::binding::WebOrigin;
+use crate::model::isolation::PathPrefix;
 use crate::model::route::pattern::Pattern;
 
 /// An IP address and a port, to listen on.
@@ -76,6 +77,35 @@ pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
             })
         }
         _ => wrong(format!("\"{text}\" is not a host and a port"), HELP),
+    }
+}
+
+/// The same with a path that stands before that of each request, if there is one.
+pub(super) fn server_with_path(text: &str) -> Result<(UpstreamServer, Option<PathPrefix>), Wrong> {
+    let authority = text.find("://").map_or(0, |place| place + 3);
+    let end = text[authority..]
+        .find('/')
+        .map_or(text.len(), |place| authority + place);
+    let server = server(&text[..end])?;
+    if end == text.len() {
+        return Ok((server, None));
+    }
+    Ok((server, Some(path_prefix(&text[end..])?)))
+}
+
+/// `/api` or `/t/{tenant}`.
+pub(super) fn path_prefix(text: &str) -> Result<PathPrefix, Wrong> {
+    PathPrefix::parse(text).or_else(|why| wrong(format!("\"{text}\" is no prefix of paths"), why))
+}
+
+/// A value of `Content-Type`.
+pub(super) fn content_type(text: &str) -> Result<HeaderValue, Wrong> {
+    match HeaderValue::from_str(text) {
+        Ok(value) if text.contains('/') => Ok(value),
+        _ => wrong(
+            format!("\"{text}\" is no media type"),
+            "write \"application/json\" or \"text/html; charset=utf-8\"",
+        ),
     }
 }
 

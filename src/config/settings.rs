@@ -446,6 +446,11 @@ pub(super) fn errors(parent: &mut Reader<'_>, kind: &'static str, default: Error
             ],
         ),
         name_permission: table.flag("name_permission", default.name_permission),
+        foreign_is_forbidden: table.choice(
+            "foreign",
+            default.foreign_is_forbidden,
+            &[("404", false), ("403", true)],
+        ),
     })
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use http::Method;
 use http::header;
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -29,8 +30,10 @@ use crate::refusal::Style;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
+use crate::snapshot::place::Place;
 
 mod api_key;
+mod binding;
 mod browser;
 mod credential;
 mod explain;
@@ -42,6 +45,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+pub use binding::Foreign;
 pub use browser::Cors;
 pub use browser::Preflight;
 pub use browser::SECRET_KEY_IN_BROWSER;
@@ -83,6 +87,7 @@ pub struct Admission {
     target: PathAndQuery,
     manner: Manner,
     would_refuse: Option<&'static str>,
+    foreign: Option<Box<Foreign>>,
 }
 
 /// What an answer says beside its own content because of how the request came.
@@ -134,6 +139,7 @@ struct Known {
     numbers: Option<Numbers>,
     manner: Manner,
     would_refuse: Option<&'static str>,
+    foreign: Option<Box<Foreign>>,
 }
 
 /// Why a check failed.
@@ -160,11 +166,11 @@ pub fn admit(
     head: &mut Parts,
 ) -> Result<Admission, Box<Refused>> {
     let mut known = Known::default();
-    let host = match host::of(head) {
+    let mut host = match host::of(head) {
         Ok(host) => host,
         Err(fault) => return Err(known.refused(fault, None)),
     };
-    match check(snapshot, quota, now, peer, &host, head, &mut known) {
+    match check(snapshot, quota, now, peer, &mut host, head, &mut known) {
         Ok((route, target)) => Ok(Admission {
             snapshot: Arc::clone(snapshot),
             route,
@@ -174,6 +180,7 @@ pub fn admit(
             target,
             manner: known.manner,
             would_refuse: known.would_refuse,
+            foreign: known.foreign,
         }),
         Err(fault) => Err(known.refused(fault, Some(host.into_name()))),
     }
@@ -184,7 +191,7 @@ fn check(
     quota: &Quota,
     now: Now,
     peer: &Peer,
-    host: &host::Host,
+    host: &mut host::Host,
     head: &mut Parts,
     known: &mut Known,
 ) -> Result<(Arc<Route>, PathAndQuery), Fault> {
@@ -201,7 +208,9 @@ fn check(
     head.uri = target::origin_form(target.clone());
     if is_public(known.route.as_deref()) {
         credential::discard(&mut head.headers, &config.auth);
-        return Ok((served(found)?, target));
+        let route = served(found)?;
+        let target = binding::placed(snapshot, &route, None, target)?;
+        return Ok((route, target));
     }
     let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
     let (digest, key) = api_key::verify(snapshot, &credential)?;
@@ -215,7 +224,45 @@ fn check(
     let route = served(found)?;
     let permitted = permission::check(snapshot, key, &route.access);
     known.observe(permitted, scopes_mode(snapshot, key, &route))?;
+    let target = bound(snapshot, key, &route, &head.method, host, target, known)?;
+    let tenant = snapshot.tenant_of(key);
+    let target = binding::placed(snapshot, &route, Some(tenant), target)?;
     Ok((route, target))
+}
+
+/// What the backend is asked for where the route is tied to its caller. Holds in observe mode too: this is about whose data it is.
+fn bound(
+    snapshot: &Snapshot,
+    key: &KeyEntry,
+    route: &Route,
+    method: &Method,
+    host: &mut host::Host,
+    target: PathAndQuery,
+    known: &mut Known,
+) -> Result<PathAndQuery, Fault> {
+    let Some(bindings) = &route.bindings else {
+        return Ok(target);
+    };
+    let caller = binding::Caller {
+        tenant: snapshot.tenant_of(key).id.as_str(),
+        subject: subject_of(key),
+    };
+    let asked = binding::Asked {
+        method,
+        host: host.name(),
+        target: &target,
+    };
+    let errors = binding::errors_of(&snapshot.config, host.name());
+    let way = binding::check(route, bindings, asked, caller, errors)?;
+    if let Some(name) = way.host {
+        host.rename(&name);
+    }
+    known.foreign = way.foreign;
+    Ok(way.target)
+}
+
+fn subject_of(key: &KeyEntry) -> Option<&str> {
+    key.binding.as_ref()?.subject.as_deref()
 }
 
 /// The web page that sends a request must be among the key's own, where it has any.
@@ -412,6 +459,15 @@ impl Known {
     }
 }
 
+impl Refused {
+    /// Whether the answer is to be the twin of what is missing.
+    #[must_use]
+    pub fn is_twin(&self) -> bool {
+        self.refusal == Refusal::NoRoute
+            && matches!(self.reason, "foreign_tenant" | "foreign_subject")
+    }
+}
+
 impl Fault {
     fn new(refusal: Refusal, reason: &'static str) -> Fault {
         Fault { refusal, reason }
@@ -510,13 +566,27 @@ impl Admission {
         &self.host
     }
 
-    /// The path that was decided on and is forwarded; without the query.
+    /// The path that is forwarded; without the query.
     #[must_use]
     pub fn path(&self) -> &str {
         self.target.path()
     }
 
-    /// The target that is forwarded: that path, and the query as it came.
+    /// Set where the request is for another's: then its target and host are those of something that cannot exist, and the answer is to be
+    /// the 404 twin.
+    #[must_use]
+    pub fn foreign(&self) -> Option<&Foreign> {
+        self.foreign.as_deref()
+    }
+
+    /// Where it goes.
+    #[must_use]
+    pub fn place(&self) -> Place<'_> {
+        self.snapshot.place(self.route.upstream, self.tenant())
+    }
+
+    /// The target that is forwarded: the path that was decided on behind the prefix of its place, and the query as it came, but for what the
+    /// route sets.
     #[must_use]
     pub fn target(&self) -> &PathAndQuery {
         &self.target
@@ -562,6 +632,7 @@ impl Admission {
             target: path.parse().expect("a test's path is a valid path"),
             manner: Manner::default(),
             would_refuse: None,
+            foreign: None,
         }
     }
 }

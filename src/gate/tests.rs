@@ -1,5 +1,6 @@
 //! The order of the checks, seen from outside: snapshots built by hand, requests as the edge hands them over.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::config::Connections;
 use crate::config::Errors;
 use crate::config::Headers;
 use crate::config::Host;
+use crate::config::HostHeader;
 use crate::config::Http;
 use crate::config::KeyFormat;
 use crate::config::LimitsConfig;
@@ -25,8 +27,10 @@ use crate::config::Revocation;
 use crate::config::Server;
 use crate::config::StoreConfig;
 use crate::config::Tls;
+use crate::config::Upstream;
 use crate::model::binding;
 use crate::model::binding::Binding;
+use crate::model::isolation::Isolation;
 use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
 use crate::model::key::Override;
@@ -168,6 +172,7 @@ fn config() -> Config {
         errors: Errors {
             shape: Shape::Problem,
             name_permission: true,
+            foreign_is_forbidden: false,
         },
         limits: LimitsConfig {
             subject: LimitSubject::Key,
@@ -188,10 +193,35 @@ fn config() -> Config {
         plans: Vec::new(),
         tenants: Vec::new(),
         declared_keys: Vec::new(),
-        upstreams: Vec::new(),
+        upstreams: vec![upstream()],
         hosts: Vec::new(),
         routes: Vec::new(),
     }
+}
+
+/// Where all routes lead; no test of the gate goes there.
+fn upstream() -> Arc<Upstream> {
+    let span = Duration::from_secs(1);
+    Arc::new(Upstream {
+        name: "legacy".to_owned(),
+        servers: Vec::new(),
+        connect_timeout: span,
+        first_byte_timeout: span,
+        idle_timeout: span,
+        total_timeout: None,
+        pool_idle_max: 0,
+        pool_idle_timeout: span,
+        head_bytes_max: 8192,
+        header_count_max: 100,
+        connect_retries: 0,
+        host_header: HostHeader::Client,
+        environment: LIVE,
+        isolation: Isolation::Header,
+        every_tenant_sees_all_data: false,
+        path_prefix: None,
+        tenants: BTreeMap::new(),
+        not_found: None,
+    })
 }
 
 fn route(path: &str, methods: &[&str], access: Access) -> Route {
@@ -208,6 +238,7 @@ fn route(path: &str, methods: &[&str], access: Access) -> Route {
         raw_path: false,
         origins: Vec::new(),
         mode: Mode::Enforce,
+        bindings: None,
     }
 }
 
@@ -242,6 +273,7 @@ fn tenant(id: &str) -> TenantEntry {
         scopes: Scopes::Inherit,
         own: OwnLimits::NONE,
         suspended: false,
+        places: Vec::new(),
     }
 }
 
@@ -785,6 +817,7 @@ fn each_host_has_its_style() {
     let errors = Errors {
         shape: Shape::Flat,
         name_permission: false,
+        foreign_is_forbidden: false,
     };
     config.hosts = vec![Host {
         name: "*.council.example".to_owned(),

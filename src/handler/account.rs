@@ -16,6 +16,8 @@ use crate::access_log::Entry;
 use crate::clock::Mono;
 use crate::clock::Now;
 use crate::gate;
+use crate::gate::Admission;
+use crate::gate::Foreign;
 use crate::gate::Peer;
 use crate::gate::Preflight;
 use crate::gate::Refused;
@@ -169,6 +171,17 @@ impl Account {
         self.status = status.as_u16();
     }
 
+    /// The request was for another's: what the backend says of it is our refusal.
+    pub(crate) fn foreign(&mut self, foreign: &Foreign) {
+        self.decision = "refused";
+        self.reason = foreign.reason;
+        self.worker.meters.refusal(foreign.reason);
+    }
+
+    pub(crate) fn status(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
     pub(crate) fn server(&mut self, server: Option<Rc<str>>) {
         self.server = server;
     }
@@ -231,7 +244,7 @@ impl Account {
     fn write_log(&self, end_of_request: Now, took: Duration) {
         let mut key = [0u8; 16];
         let host = match &self.flight {
-            Some(flight) => flight.admission().host(),
+            Some(flight) => host_asked_for(flight.admission()),
             None => self.host.as_deref().unwrap_or(""),
         };
         self.worker.log.record(&Entry {
@@ -285,6 +298,13 @@ impl Drop for Account {
             .fetch_sub(1, Ordering::Relaxed);
         self.write_log(now, took);
     }
+}
+
+fn host_asked_for(admission: &Admission) -> &str {
+    let replaced = admission
+        .foreign()
+        .and_then(|foreign| foreign.host.as_deref());
+    replaced.unwrap_or(admission.host())
 }
 
 fn key_text<'a>(id: &KeyId, room: &'a mut [u8; 16]) -> &'a str {

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use crate::access_log;
 use crate::clock::Clock;
 use crate::gate;
+use crate::gate::Ended;
 use crate::gate::Peer;
 use crate::gate::Refused;
 use crate::metrics::Metrics;
@@ -41,6 +42,7 @@ mod body;
 pub mod in_flight;
 mod meters;
 mod request_id;
+mod twin;
 
 /// What one data thread works with. Only the snapshot, the counters and the metrics are shared with other threads.
 #[derive(Debug)]
@@ -133,14 +135,18 @@ pub async fn handle(
                 body,
                 Unread::of(&head.headers, &snapshot.config.connections),
             );
-            let answer = answer::refusal(
-                &account,
-                &snapshot,
-                &refused.refusal,
-                refused.numbers.as_ref(),
-                refused.host.as_deref(),
-                &refused.manner,
-            );
+            let answer = if refused.is_twin() {
+                answer::refused_twin(&account, &snapshot, &refused)
+            } else {
+                answer::refusal(
+                    &account,
+                    &snapshot,
+                    &refused.refusal,
+                    refused.numbers.as_ref(),
+                    refused.host.as_deref(),
+                    &refused.manner,
+                )
+            };
             report(&refused, &peer);
             account.refused(&snapshot, *refused, answer.status());
             answer.map(|text| Body::local(text, account))
@@ -188,11 +194,14 @@ async fn forward(
     worker: &Rc<Worker>,
     mut account: Account,
     flight: &Rc<Flight>,
-    head: Parts,
+    mut head: Parts,
     body: Incoming,
 ) -> Response<Body> {
     let (peer, request_id) = (account.peer(), account.request_id().clone());
     let admission = flight.admission();
+    if let Some(foreign) = admission.foreign() {
+        twin::prepare(&mut head.headers, foreign);
+    }
     let outcome = {
         // Dropped here when the request is ended: that closes the backend's connection before the client is told.
         let mut exchange = pin!(
@@ -209,14 +218,14 @@ async fn forward(
         None => Ok(outcome),
     });
     match outcome {
-        Err(ended) => failed(
-            account,
-            flight,
-            ended.refusal(),
-            ended.reason(),
-            String::new(),
-        ),
+        Err(ended) => ended_meanwhile(account, flight, ended),
         Ok(Ok(forwarded)) => {
+            if let Some(foreign) = admission.foreign() {
+                // Boxed: it is rare, and would make every request's future larger.
+                let answer = Box::pin(twin::answer(account, flight, forwarded, foreign)).await;
+                return answer
+                    .unwrap_or_else(|(account, ended)| ended_meanwhile(account, flight, ended));
+            }
             flight.answers();
             account.forwarded(forwarded.server, forwarded.response.status());
             answer::pass_on(forwarded.response, admission, account)
@@ -227,6 +236,16 @@ async fn forward(
             failed(account, flight, refusal, reason, failure.detail)
         }
     }
+}
+
+fn ended_meanwhile(account: Account, flight: &Flight, ended: Ended) -> Response<Body> {
+    failed(
+        account,
+        flight,
+        ended.refusal(),
+        ended.reason(),
+        String::new(),
+    )
 }
 
 /// An answer of ours after the admission: charged, with the rate headers.

@@ -33,6 +33,8 @@ pub enum Refusal {
     AddressNotAllowed,
     /// 403: the key lacks this scope (FA19).
     ScopeMissing(Scope),
+    /// 403: what is asked for belongs to another tenant, where that is not to look missing (C-15).
+    NotYours,
     /// 404: no route.
     NoRoute,
     /// 405 with `Allow`: a route, but not by this method.
@@ -186,6 +188,7 @@ impl Refusal {
         ];
         all.extend(Scope::new("leases:write").map(Refusal::ScopeMissing));
         all.extend([
+            Refusal::NotYours,
             Refusal::NoRoute,
             Refusal::MethodNotAllowed("GET, HEAD".to_owned()),
             Refusal::RequestTimeout,
@@ -246,6 +249,7 @@ impl Refusal {
             ),
             Refusal::ScopeMissing(_) => forbidden("forbidden", "Insufficient permissions")
                 .challenge(Challenge::InsufficientScope),
+            Refusal::NotYours => forbidden("forbidden", "Insufficient permissions"),
             Refusal::NoRoute => row(
                 StatusCode::NOT_FOUND,
                 "not_found",
@@ -458,6 +462,7 @@ mod tests {
             Refusal::TenantSuspended => 5,
             Refusal::PlanWithoutApi => 6,
             Refusal::ScopeMissing(_) => 7,
+            Refusal::NotYours => 23,
             Refusal::NoRoute => 8,
             Refusal::MethodNotAllowed(_) => 9,
             Refusal::RequestTimeout => 10,
@@ -481,7 +486,7 @@ mod tests {
         let mut numbers: Vec<usize> = Refusal::examples().iter().map(number).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers, (0..23).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..24).collect::<Vec<_>>());
     }
 
     #[test]
@@ -489,6 +494,7 @@ mod tests {
         let cases = [
             (Refusal::CredentialAmbiguous, 401, "unauthorized"),
             (Refusal::PlaintextRefused, 403, "https_required"),
+            (Refusal::NotYours, 403, "forbidden"),
             (Refusal::NoRoute, 404, "not_found"),
             (Refusal::Misdirected, 421, "misdirected_request"),
             (Refusal::UnknownTransferCoding, 501, "not_implemented"),

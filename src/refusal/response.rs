@@ -244,6 +244,7 @@ fn set_own_header(headers: &mut HeaderMap, refusal: &Refusal) {
         | Refusal::OriginNotAllowed
         | Refusal::AddressNotAllowed
         | Refusal::ScopeMissing(_)
+        | Refusal::NotYours
         | Refusal::NoRoute
         | Refusal::RequestTimeout
         | Refusal::BodyTooLarge

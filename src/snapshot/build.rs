@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::config::Config;
+use crate::config::Upstream;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::Environment;
@@ -25,6 +26,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
 use crate::snapshot::TenantTable;
 use crate::snapshot::key_table::KeyTable;
+use crate::snapshot::place;
 use crate::store::Contents;
 use crate::store::Retired;
 use crate::store::merge;
@@ -190,6 +192,7 @@ pub(super) fn tenant_entry(
             burst: tenant.burst,
         },
         suspended: tenant.suspended,
+        places: place::places(tenant, names.upstreams),
     })
 }
 
@@ -197,6 +200,7 @@ pub(super) fn tenant_entry(
 pub(super) struct Names<'a> {
     plan_index: HashMap<&'a str, u32>,
     environments: &'a [String],
+    upstreams: &'a [Arc<Upstream>],
 }
 
 impl<'a> Names<'a> {
@@ -207,6 +211,7 @@ impl<'a> Names<'a> {
                 .map(|(index, plan)| (plan.name.as_str(), index as u32))
                 .collect(),
             environments: &config.environments,
+            upstreams: &config.upstreams,
         }
     }
 

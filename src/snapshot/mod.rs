@@ -7,6 +7,7 @@ use http::HeaderValue;
 
 use crate::clock::Wall;
 use crate::config::Config;
+use crate::config::Destination;
 use crate::model::binding::Binding;
 use crate::model::key::Digest;
 use crate::model::key::Environment;
@@ -23,6 +24,7 @@ use crate::model::tenant::TenantId;
 pub mod build;
 pub mod change;
 pub mod key_table;
+pub mod place;
 
 /// Everything a request needs to be judged, of one moment.
 #[derive(Debug)]
@@ -67,6 +69,8 @@ pub struct TenantEntry {
     pub own: OwnLimits,
     /// Its keys get 403.
     pub suspended: bool,
+    /// Its own places behind upstreams, by index into `Config::upstreams`; mostly none.
+    pub places: Vec<(usize, Arc<Destination>)>,
 }
 
 /// A key as a request sees it; kept small, since there may be a million.

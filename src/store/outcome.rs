@@ -1,5 +1,6 @@
 //! What a verb answers: the views of keys and tenants, the key text shown once, and the refusals.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -225,6 +226,9 @@ pub struct TenantView {
     /// Its own burst.
     #[serde(default)]
     pub burst: Option<String>,
+    /// Its own servers by name of the upstream.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub upstreams: BTreeMap<String, String>,
     /// `active` or `suspended`.
     pub status: String,
     /// `store` or `file`.
@@ -242,6 +246,7 @@ impl TenantView {
             scopes: scope_texts(&tenant.scopes),
             quota: tenant.quota.text(),
             burst: tenant.burst.text(),
+            upstreams: tenant.upstreams.clone(),
             status: if tenant.suspended {
                 "suspended"
             } else {

@@ -84,7 +84,11 @@ pub enum DigestUse {
 }
 
 /// What brings `keys.db` from version N to N + 1; version 1 makes it.
-const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("schema.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+];
 
 const RETIRED: &str = "SELECT digest, key_id, valid_until FROM retired_digest";
 
@@ -476,7 +480,7 @@ mod tests {
         assert_eq!(error.exit_code(), 78);
         let text = error.to_string();
         assert!(
-            text.contains("version 7") && text.contains("up to 2"),
+            text.contains("version 7") && text.contains(&format!("up to {}", MIGRATIONS.len())),
             "{text}"
         );
     }
@@ -537,7 +541,10 @@ mod tests {
             );
             assert_eq!((tenant.suspended, &tenant.scopes), (true, &Scopes::Inherit));
             assert_eq!(contents.retired.len(), 1);
-            assert_eq!(version_of(&store.connection).unwrap(), 2);
+            assert_eq!(
+                version_of(&store.connection).unwrap(),
+                MIGRATIONS.len() as i64
+            );
         }
     }
 

@@ -20,11 +20,13 @@ use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use crate::config::Auth;
 use crate::config::HostHeader;
 use crate::config::Upstream;
 use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::refusal::UpstreamFailure;
+use crate::snapshot::place::Place;
 use crate::upstream::Answer;
 use crate::upstream::Failure;
 use crate::upstream::FailureKind;
@@ -40,6 +42,7 @@ use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers;
 use crate::upstream::headers::Identity;
+use crate::upstream::location;
 use crate::upstream::pool::Claim;
 use crate::upstream::pool::Directory;
 use crate::upstream::pool::Keeping;
@@ -98,7 +101,11 @@ impl<'a> Exchange<'a> {
             directory,
             admission,
             upstream,
-            servers: directory.servers(snapshot, route.upstream),
+            servers: match admission.place() {
+                Place::Shared(_) => directory.servers(snapshot, route.upstream),
+                Place::Own(place) => directory.servers_at(place),
+                Place::Nowhere => Rc::new([]),
+            },
             upload: Rc::default(),
             client_host: headers::host_value(&head.headers, admission.host()),
             end: total.map(|total| after(Instant::now(), total)),
@@ -288,7 +295,8 @@ impl<'a> Exchange<'a> {
             return Sent::Failed(self.backend_failed(kind, Some(lease.server()), detail));
         }
         let identity = Identity::of(&self.admission.snapshot().config.headers);
-        headers::clean(&mut head, &identity, self.admission.principal().is_some());
+        headers::clean(&mut head, &identity, self.keys());
+        location::rewrite(&mut head, self.admission, lease.server());
         let server = Rc::clone(&lease.server().name);
         let silence = Silence::new(self.upstream.idle_timeout, self.end);
         let upload = Rc::clone(&self.upload);
@@ -297,6 +305,12 @@ impl<'a> Exchange<'a> {
             response: Response::from_parts(head, body),
             server,
         })
+    }
+
+    /// Where this gateway takes keys from, if one was taken.
+    fn keys(&self) -> Option<&Auth> {
+        let principal = self.admission.principal();
+        principal.map(|_| &self.admission.snapshot().config.auth)
     }
 
     fn after_error(

@@ -17,6 +17,7 @@ mod deadline;
 mod drain;
 mod forward;
 mod headers;
+mod location;
 mod pool;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::config::Config;
+use crate::config::Destination;
 use crate::config::Upstream;
 use crate::config::UpstreamServer;
 use crate::snapshot::Snapshot;
@@ -29,6 +30,8 @@ pub(super) struct Directory {
     servers: RefCell<HashMap<UpstreamServer, Rc<Server>>>,
     /// The servers of the newest configuration, found by index, so that a request hashes no name.
     current: RefCell<Option<Resolved>>,
+    /// The servers of single tenants' places, by the address of the place, which the entry holds in memory and so makes its own.
+    places: RefCell<HashMap<*const Destination, (Arc<Destination>, Servers)>>,
     /// Counts choices; also the source of chance, hence seeded: workers that start together must not choose alike.
     turn: Cell<u64>,
 }
@@ -48,6 +51,7 @@ impl Default for Directory {
         Directory {
             servers: RefCell::default(),
             current: RefCell::default(),
+            places: RefCell::default(),
             turn: Cell::new(RandomState::new().hash_one(0)),
         }
     }
@@ -75,13 +79,13 @@ impl Directory {
             .as_ref()
             .is_some_and(|resolved| resolved.generation > snapshot.generation)
         {
-            return self.resolve(&snapshot.config.upstreams[upstream]);
+            return self.resolve(&snapshot.config.upstreams[upstream].servers);
         }
         let upstreams: Vec<Servers> = snapshot
             .config
             .upstreams
             .iter()
-            .map(|upstream| self.resolve(upstream))
+            .map(|upstream| self.resolve(&upstream.servers))
             .collect();
         let servers = Rc::clone(&upstreams[upstream]);
         *current = Some(Resolved {
@@ -92,10 +96,19 @@ impl Directory {
         servers
     }
 
-    fn resolve(&self, upstream: &Upstream) -> Servers {
+    /// The servers of a place of one tenant's own; never another's.
+    pub(super) fn servers_at(&self, place: &Arc<Destination>) -> Servers {
+        let mut places = self.places.borrow_mut();
+        let (_, servers) = places.entry(Arc::as_ptr(place)).or_insert_with(|| {
+            let servers = self.resolve(&place.servers);
+            (Arc::clone(place), servers)
+        });
+        Rc::clone(servers)
+    }
+
+    fn resolve(&self, servers: &[UpstreamServer]) -> Servers {
         let mut known = self.servers.borrow_mut();
-        upstream
-            .servers
+        servers
             .iter()
             .map(|server| {
                 let entry = known
@@ -123,6 +136,9 @@ impl Directory {
     /// Closes connections that were idle for too long or that the backend closed, and forgets servers that no configuration names any more.
     pub(super) fn sweep(&self) {
         let now = Instant::now();
+        // Places that no snapshot holds any more.
+        let mut places = self.places.borrow_mut();
+        places.retain(|_, (place, _)| Arc::strong_count(place) > 1);
         let current = self.current.borrow();
         self.servers.borrow_mut().retain(|_, server| {
             let mut idle = server.idle.borrow_mut();

@@ -19,6 +19,7 @@ mod environments;
 mod harness;
 mod hostile;
 mod in_flight;
+mod isolation;
 mod key_lifecycle;
 mod key_verbs;
 mod observe;

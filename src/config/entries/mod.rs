@@ -11,10 +11,12 @@ use crate::config::values::Wrong;
 use crate::config::values::wrong;
 use crate::model::key::Environment;
 
+mod bindings;
 mod routes;
 mod tenancy;
 mod upstreams;
 
+pub(super) use bindings::destination;
 pub(super) use routes::hosts;
 pub(super) use routes::routes;
 pub(super) use tenancy::key_defaults;
@@ -46,6 +48,8 @@ pub(in crate::config) struct Places {
     pub(in crate::config) cost: Range<usize>,
     /// `environment` of an upstream, host or route.
     pub(in crate::config) environment: Range<usize>,
+    /// `isolation` of an upstream.
+    pub(in crate::config) isolation: Range<usize>,
 }
 
 /// What the entries may refer to.

@@ -10,6 +10,7 @@ use crate::config::entries::Declared;
 use crate::config::entries::Placed;
 use crate::config::entries::Places;
 use crate::config::entries::TOTAL;
+use crate::config::entries::bindings;
 use crate::config::entries::inner;
 use crate::config::entries::scope_word;
 use crate::config::file::Reader;
@@ -97,6 +98,11 @@ fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<R
     let raw_path = table.flag("raw_path", false);
     let origins = inner(table.list("origins", names::web_origin));
     let mode = settings::mode(table);
+    let bindings = bindings::bindings(
+        table,
+        path.as_ref().map(|path| path.get_ref().as_str()),
+        host.as_ref().map(|host| host.get_ref().as_str()),
+    );
     let path = path?;
     at.name = path.span();
     Some(Placed {
@@ -114,6 +120,7 @@ fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<R
             raw_path,
             origins,
             mode,
+            bindings,
         }),
     })
 }

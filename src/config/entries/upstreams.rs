@@ -10,10 +10,13 @@ use crate::config::entries::Declared;
 use crate::config::entries::Placed;
 use crate::config::entries::Places;
 use crate::config::entries::TOTAL;
+use crate::config::entries::bindings;
 use crate::config::entries::inner;
 use crate::config::entries::label;
 use crate::config::file::Reader;
+use crate::config::isolation;
 use crate::config::names;
+use crate::model::isolation::Isolation;
 
 /// `[upstreams.NAME]`.
 pub(in crate::config) fn upstreams(
@@ -23,15 +26,22 @@ pub(in crate::config) fn upstreams(
     root.named("upstreams", |table, name| {
         label(table, &name);
         let servers = inner(table.list("servers", names::server));
-        if servers.is_empty() && table.list_is_empty("servers") {
+        let isolation = table.choice("isolation", Isolation::Unstated, &ISOLATION);
+        // Each tenant may have servers of its own, and nobody else any.
+        let needs_servers = isolation != Isolation::Physical || table.has("path_prefix");
+        if needs_servers && servers.is_empty() && table.list_is_empty("servers") {
             table.missing("servers", "write servers = [\"http://127.0.0.1:3000\"]");
         }
         let at = Places {
             name: name.span(),
             environment: table.place("environment").unwrap_or_default(),
+            isolation: (table.place("isolation"))
+                .filter(|_| table.has("isolation"))
+                .unwrap_or_default(),
             ..Places::default()
         };
         let host_header = table.word("host_header", names::host_header);
+        let path_prefix = table.word("path_prefix", names::path_prefix);
         let upstream = Upstream {
             name: (*name.get_ref()).to_owned(),
             servers,
@@ -47,10 +57,24 @@ pub(in crate::config) fn upstreams(
             connect_retries: table.number("connect_retries", 1, 0, 10),
             host_header: host_header.map_or(HostHeader::Client, Spanned::into_inner),
             environment: declared.environment(table),
+            isolation,
+            every_tenant_sees_all_data: table.flag("every_tenant_sees_all_data", false),
+            path_prefix: path_prefix.map(Spanned::into_inner),
+            tenants: bindings::tenants(table),
+            not_found: bindings::not_found(table),
         };
+        isolation::stated(table, &upstream);
         Placed {
             value: Arc::new(upstream),
             at,
         }
     })
 }
+
+const ISOLATION: [(&str, Isolation); 5] = [
+    ("physical", Isolation::Physical),
+    ("header", Isolation::Header),
+    ("path", Isolation::Path),
+    ("guard", Isolation::Guard),
+    ("none", Isolation::None),
+];

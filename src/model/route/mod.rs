@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use crate::model::key::Environment;
 use crate::model::limit::Mode;
+use crate::model::route::bind::Bindings;
 use crate::model::scope::Scope;
 
+pub mod bind;
 pub mod host;
 pub mod path;
 pub mod pattern;
@@ -51,6 +53,8 @@ pub struct Route {
     pub origins: Vec<String>,
     /// Whether limits and scope hold here or are only observed.
     pub mode: Mode,
+    /// What ties its requests to their caller; `None` is nothing.
+    pub bindings: Option<Box<Bindings>>,
 }
 
 /// What the table says of a request.

@@ -237,6 +237,7 @@ mod tests {
             raw_path: false,
             origins: Vec::new(),
             mode: Mode::Enforce,
+            bindings: None,
         })
     }
 

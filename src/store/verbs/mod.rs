@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::config::KeyDefault;
 use crate::config::KeyFormat;
 use crate::config::KeyRules;
+use crate::config::Upstream;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyStatus;
@@ -25,6 +26,7 @@ mod create;
 mod find;
 mod import;
 mod list;
+mod place;
 mod rules;
 mod select;
 mod status;
@@ -50,6 +52,8 @@ pub struct Declared<'a> {
     pub defaults: &'a [KeyDefault],
     /// What they demand and cost, for advice.
     pub routes: &'a [Arc<Route>],
+    /// `[upstreams.NAME]`: which of them have places for single tenants.
+    pub upstreams: &'a [Arc<Upstream>],
 }
 
 impl<'a> Declared<'a> {
@@ -65,6 +69,7 @@ impl<'a> Declared<'a> {
             rules: &config.key_rules,
             defaults: &config.key_defaults,
             routes: &config.routes,
+            upstreams: &config.upstreams,
         }
     }
 }

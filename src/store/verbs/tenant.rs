@@ -1,5 +1,7 @@
 //! Tenants: create, suspend, resume.
 
+use std::collections::BTreeMap;
+
 use crate::model::key::Override;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Origin;
@@ -44,6 +46,7 @@ pub(super) fn create(
         quota: Override::Plan,
         burst: Override::Plan,
         suspended: false,
+        upstreams: BTreeMap::new(),
         origin: Origin::Store,
     };
     Ok(Prepared {

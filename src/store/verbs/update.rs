@@ -18,6 +18,7 @@ use crate::store::verbs::Change;
 use crate::store::verbs::Prepared;
 use crate::store::verbs::Scene;
 use crate::store::verbs::find;
+use crate::store::verbs::place;
 use crate::store::verbs::rules;
 use crate::store::verbs::status;
 use crate::store::verbs::tenant;
@@ -197,6 +198,9 @@ pub(super) fn of_tenant(scene: &Scene<'_>, update: &TenantUpdate) -> Result<Prep
     }
     if let Some(burst) = &update.burst {
         tenant.burst = limit(burst)?;
+    }
+    for (upstream, servers) in &update.upstreams {
+        place::set(scene, &mut tenant, upstream, servers)?;
     }
     let changed = tenant != before;
     let id = tenant.id.as_str();

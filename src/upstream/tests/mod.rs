@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -46,6 +47,7 @@ use crate::config::Upstream;
 use crate::config::UpstreamServer;
 use crate::gate::Admission;
 use crate::gate::Peer;
+use crate::model::isolation::Isolation;
 use crate::model::key::Environment;
 use crate::model::limit::Mode;
 use crate::model::route::Access;
@@ -98,6 +100,11 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         connect_retries: 1,
         host_header: HostHeader::Client,
         environment: Environment(0),
+        isolation: Isolation::Header,
+        every_tenant_sees_all_data: false,
+        path_prefix: None,
+        tenants: BTreeMap::new(),
+        not_found: None,
     };
     Config {
         listen: Listen {
@@ -165,6 +172,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         errors: Errors {
             shape: Shape::Problem,
             name_permission: true,
+            foreign_is_forbidden: false,
         },
         limits: LimitsConfig {
             subject: LimitSubject::Key,
@@ -202,6 +210,7 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
             scopes: Scopes::Inherit,
             own: OwnLimits::NONE,
             suspended: false,
+            places: Vec::new(),
         }],
         by_id: Default::default(),
     };
@@ -227,6 +236,7 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
         raw_path: false,
         origins: Vec::new(),
         mode: Mode::Enforce,
+        bindings: None,
     };
     let tenant = authenticated.then_some(0);
     let host = "api.example";

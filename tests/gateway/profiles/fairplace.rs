@@ -196,3 +196,55 @@ fn a_test_key_is_refused() {
     gateway.get("/leases", &key).expect(401);
     assert_eq!(upstream.hits(), 0);
 }
+
+// FA18: a renter's key reads the renter's own leases, by path too; nobody asks the backend for another's.
+#[test]
+fn a_renter_reads_own_leases_only() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    let key = gateway.make_key(NewKey {
+        subject: Some("7".to_owned()),
+        scopes: Some(vec!["lessee:leases:read".to_owned()]),
+        ..new_key("acme")
+    });
+    gateway.get("/lessees/7/leases", &key).expect(200);
+    gateway.get("/lessees/8/leases", &key).expect(404);
+    assert_eq!(upstream.hits_on("/lessees/7/leases"), 1);
+    assert_eq!(upstream.hits_on("/lessees/8/leases"), 0);
+}
+
+// FM11: no endpoint for user management, by whatever method and path.
+#[test]
+fn users_are_not_served() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    let key = gateway.key("acme");
+    for method in [
+        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE",
+    ] {
+        for path in [
+            "/users",
+            "/users/",
+            "/users/1",
+            "/users/1/roles",
+            "/users?x=1",
+            "/users.json",
+        ] {
+            let request = Request::new(method, path).bearer(&key.text);
+            assert_eq!(gateway.send(&request).status, 404, "{method} {path}");
+        }
+    }
+    assert_eq!(upstream.hits(), 0);
+}
+
+// FA20, FM13: the file states that the backend filters; what it says of another tenant's lease, its own 404, is what the client gets.
+#[test]
+fn what_the_backend_calls_missing_is_missing() {
+    let upstream = Upstream::start();
+    let missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 8\r\n\r\nno lease";
+    upstream.answer("/leases/of-bravo", missing);
+    let gateway = start(&upstream);
+    let answer = gateway.get("/leases/of-bravo", &gateway.key("acme"));
+    assert_eq!(answer.expect(404).text(), "no lease");
+    assert_eq!(upstream.last().all("x-tenant-id"), ["acme"]);
+}

@@ -57,11 +57,23 @@ pub fn left_out(name: &str) -> bool {
 /// nginx, with `X_Tenant_Id` allowed as an alias: the worst case.
 #[track_caller]
 pub fn nginx() -> Backend {
+    nginx_of("nginx.conf.in", SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+/// nginx as a cache that clients share, before the gateway at this address.
+#[track_caller]
+pub fn nginx_cache(gateway: SocketAddr) -> Backend {
+    nginx_of("nginx_cache.conf.in", gateway)
+}
+
+#[track_caller]
+fn nginx_of(template: &str, gateway: SocketAddr) -> Backend {
     let directory = tempfile::tempdir().unwrap();
     let port = free_port();
-    let template = fs::read_to_string(source("nginx.conf.in")).unwrap();
+    let template = fs::read_to_string(source(template)).unwrap();
     let config = template
         .replace("@DIRECTORY@", directory.path().to_str().unwrap())
+        .replace("@GATEWAY@", &gateway.to_string())
         .replace("@PORT@", &port.to_string());
     let path = directory.path().join("nginx.conf");
     fs::write(&path, config).unwrap();
