@@ -1289,3 +1289,70 @@ fn check_remarks_on_keys_that_never_end() {
     site.told(&["keys", "update", &id, "--expires", "90d"]);
     assert!(!remarks(&site).contains("never end"));
 }
+
+// FM13, FA20, FA18: `limits explain` says where a request goes and what it must name, and foretells twin and missing place; `tenants update
+// --upstream` gives a tenant its own, and `check` exits 78 where nothing keeps tenants apart and nobody said twice that this is meant.
+#[test]
+fn isolation_is_explained_and_checked() {
+    let (upstream, own) = (Upstream::start(), Upstream::start());
+    let bind = "bind = { org = \"tenant\", lessee = \"subject\" }\n";
+    let setup = Setup::limited(&upstream, "100/hour", "unlimited")
+        .set("upstreams.legacy", "isolation", "\"header\"")
+        .route_to("legacy", "/orgs/{org}/{lessee}", &[], Access::AnyKey, bind)
+        .route_to("apart", "/apart/{*rest}", &[], Access::AnyKey, "")
+        .more("[upstreams.apart]\nisolation = \"physical\"\ntenants = {}");
+    let site = Site::of(setup.clone());
+    let _running = site.start();
+    site.told(&["tenants", "create", "umbrella", "--plan", "limited"]);
+    let words = "keys create --tenant umbrella --name k --inherit --subject user:7 --output json";
+    let words: Vec<&str> = words.split(' ').collect();
+    let made: serde_json::Value = serde_json::from_str(&site.told(&words)).unwrap();
+    let (id, key) = (made["id"].as_str().unwrap(), made["text"].as_str().unwrap());
+    let foretold = |path: &str, status: u16, reason: &str| {
+        let words = ["limits", "explain", id, path, "--output", "json"];
+        let said: serde_json::Value = serde_json::from_str(&site.told(&words)).unwrap();
+        assert_eq!(
+            said["refused"].as_u64().unwrap_or(200),
+            u64::from(status),
+            "{said}"
+        );
+        assert_eq!(
+            said["reason"].as_str().unwrap_or_default(),
+            reason,
+            "{said}"
+        );
+        Http1::tls(site.https)
+            .exchange(&Request::get(path).bearer(key))
+            .expect(status);
+    };
+    foretold("/orgs/umbrella/user%3A7", 200, "");
+    foretold("/orgs/umbrella/user:8", 404, "foreign_subject");
+    foretold("/orgs/acme/user:7", 404, "foreign_tenant");
+    foretold("/apart/x", 503, "tenant_without_upstream");
+    let url = format!("apart=http://{}/u", own.address);
+    site.told(&["tenants", "update", "umbrella", "--upstream", &url]);
+    foretold("/apart/x", 200, "");
+    assert_eq!(own.last().target(), "/u/apart/x");
+    let table = site.told(&["limits", "explain", id, "/orgs/acme/user:7"]);
+    for line in [
+        "verdict\trefused, 404 foreign_tenant\n",
+        "bound\t{org} of the path is the tenant, umbrella\n",
+        "bound\t{lessee} of the path is the key's subject, user:7\n",
+    ] {
+        assert!(table.contains(line), "{table}");
+    }
+    let table = site.told(&["limits", "explain", id, "/apart/x"]);
+    let place = format!("upstream\tapart, isolation physical: {}/u\n", own.address);
+    assert!(table.contains(&place), "{table}");
+
+    let site = Site::of(Setup::usual(&upstream).set("upstreams.legacy", "isolation", "\"none\""));
+    let output = site.command(&["check"]);
+    assert_exit(&output, 78);
+    assert!(errors(&output).contains("every_tenant_sees_all_data"));
+    let site = Site::of(
+        Setup::usual(&upstream)
+            .set("upstreams.legacy", "isolation", "\"none\"")
+            .set("upstreams.legacy", "every_tenant_sees_all_data", "true"),
+    );
+    assert_exit(&site.command(&["check"]), 0);
+}

@@ -248,7 +248,8 @@ mod tests {
 
     #[test]
     fn a_bound_parameter_is_there_once_or_nobody_knows() {
-        let cases: &[(Option<&str>, Result<Option<&str>, ()>)] = &[
+        type Case<'a> = (Option<&'a str>, Result<Option<&'a str>, ()>);
+        let cases: &[Case<'_>] = &[
             (None, Ok(None)),
             (Some(""), Ok(None)),
             (Some("a=1&b"), Ok(None)),

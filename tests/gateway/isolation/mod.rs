@@ -260,7 +260,7 @@ fn a_renters_key_reads_own_leases_only() {
         assert_eq!(request.all("x-tenant-id"), ["acme"]);
     }
     let line = gateway.log_line("foreign_subject");
-    assert_eq!(line["path"], "/lessees/8/leases");
+    assert_eq!(line["url.path"], "/lessees/8/leases");
     assert_eq!(line["decision"], "refused");
     // A subject may hold what some clients encode.
     let odd = key_for(&gateway, "acme", "user:7@x");
