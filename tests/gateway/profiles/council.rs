@@ -165,11 +165,7 @@ fn no_answer_speaks_of_limits() {
 #[test]
 fn data_is_the_tenants_own() {
     let upstream = Upstream::start();
-    let gateway = start(&upstream)
-        .setup
-        .clone()
-        .tenant("village", "council")
-        .start();
+    let gateway = setup(&upstream).tenant("village", "council").start();
     for tenant in ["city", "village"] {
         let answer = gateway.get("/cases?all=1", &gateway.key(tenant));
         assert_eq!(answer.expect(200).one("cache-control"), "private");
