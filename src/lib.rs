@@ -4,6 +4,7 @@
 pub mod access_log;
 pub mod edge;
 pub mod gate;
+pub mod guard;
 pub mod handler;
 pub mod metrics;
 pub mod quota;

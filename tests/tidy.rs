@@ -10,12 +10,13 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// The rooms, lowest first: each imports only from those before it.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "clock",
     "metrics",
     "access_log",
     "refusal",
     "model",
+    "guard",
     "config",
     "store",
     "usage",

@@ -1,6 +1,7 @@
 //! Plain data with its rules: keys, tenants, plans, routes. No I/O, no clock, no async.
 
 pub mod binding;
+pub mod guard;
 pub mod key;
 pub mod key_text;
 pub mod limit;
