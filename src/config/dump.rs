@@ -12,9 +12,12 @@ use crate::config::Errors;
 use crate::config::HostHeader;
 use crate::config::LimitSubject;
 use crate::config::Upstream;
+use crate::config::entries::guard_words;
 use crate::config::names::show_server;
 use crate::config::values::show_duration;
 use crate::config::values::show_size;
+use crate::model::guard::Guard;
+use crate::model::guard::Member;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::key::KeyKind;
@@ -61,6 +64,9 @@ impl Config {
         }
         for upstream in &self.upstreams {
             self.dump_upstream(&mut out, upstream);
+        }
+        for guard in &self.guards {
+            dump_guard(&mut out, guard);
         }
         for host in &self.hosts {
             out.table("[[hosts]]");
@@ -285,6 +291,9 @@ impl Config {
         out.bare("raw_path", route.raw_path);
         out.list("origins", &route.origins);
         out.text("mode", mode(route.mode));
+        if let Some(guard) = &route.guard {
+            out.text("guard", &guard.name);
+        }
     }
 
     fn environment(&self, environment: Environment) -> &str {
@@ -315,6 +324,28 @@ impl Config {
         let changed = differs.into_iter().filter(|(_, differs)| *differs);
         changed.map(|(key, _)| key).collect()
     }
+}
+
+fn dump_guard(out: &mut Writer, guard: &Guard) {
+    out.table(&format!("[guards.{}]", key(&guard.name)));
+    let named = |which: fn(&Member) -> bool| {
+        let members = guard.answers.iter().filter(move |member| which(member));
+        members.map(|member| member.name.as_str())
+    };
+    out.list("remove", named(|member| member.remove));
+    out.list("watch", named(|member| member.watch));
+    for (key, word) in guard_words(guard) {
+        out.text(key, word);
+    }
+    out.text("mode", mode(guard.mode));
+    out.text("bytes_held", &show_size(guard.bytes_held as u64));
+    out.text("decoded_bytes_max", &show_size(guard.decoded_bytes_max));
+    out.bare("decoded_ratio_max", guard.decoded_ratio_max);
+    out.list("remove_headers", &guard.remove_headers);
+    out.list("request_set", &guard.set);
+    let removed = guard.requests.iter().map(|member| member.name.as_str());
+    let removed = removed.filter(|name| !guard.set.iter().any(|set| set == name));
+    out.list("request_remove", removed);
 }
 
 fn dump_key(out: &mut Writer, key: &ApiKey) {

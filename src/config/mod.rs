@@ -32,6 +32,7 @@ use crate::config::entries::Placed;
 use crate::config::file::Names;
 use crate::config::file::Reader;
 use crate::config::problem::Notes;
+use crate::model::guard::Guard;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::key::KeyKind;
@@ -128,13 +129,15 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
     let listen = settings::listen(root, base, &store.path);
     let errors = settings::errors(root, "errors", DEFAULT_ERRORS);
     let declared = declared(root, &environments);
+    let guards = entries::guards(root);
     let entries = Entries {
         plans: entries::plans(root),
         tenants: entries::tenants(root, &declared),
         keys: entries::keys(root, &declared),
         upstreams: entries::upstreams(root, &declared),
         hosts: entries::hosts(root, &declared, errors),
-        routes: entries::routes(root, &declared),
+        routes: entries::routes(root, &declared, &guards),
+        guards,
     };
     let config = Config {
         listen,
@@ -157,6 +160,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         tenants: values_of(&entries.tenants),
         declared_keys: values_of(&entries.keys),
         upstreams: values_of(&entries.upstreams),
+        guards: values_of(&entries.guards),
         hosts: values_of(&entries.hosts),
         routes: values_of(&entries.routes),
         environments: environments.clone(),
@@ -185,6 +189,11 @@ fn declared<'a>(root: &Reader<'a>, environments: &'a [String]) -> Declared<'a> {
             noun: "tenant",
             declare: "[[tenants]]",
             all: root.names("tenants", Some("id")),
+        },
+        guards: Names {
+            noun: "guard",
+            declare: "[guards.NAME]",
+            all: root.names("guards", None),
         },
         upstreams: Names {
             noun: "upstream",
@@ -252,6 +261,8 @@ pub struct Config {
     pub declared_keys: Vec<ApiKey>,
     /// `[upstreams.NAME]`, sorted by name.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// `[guards.NAME]`, sorted by name.
+    pub guards: Vec<Arc<Guard>>,
     /// `[[hosts]]`: what differs by host name.
     pub hosts: Vec<Host>,
     /// `[[routes]]`.

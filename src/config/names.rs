@@ -12,6 +12,7 @@ use crate::config::values::Wrong;
 use crate::config::values::digits_only;
 use crate::config::values::wrong;
 use crate::model::binding::WebOrigin;
+use crate::model::guard::MEMBER_BYTES_MAX;
 use crate::model::route::pattern::Pattern;
 
 /// An IP address and a port, to listen on.
@@ -178,6 +179,19 @@ pub(super) fn label(text: &str) -> Result<String, Wrong> {
         false => wrong(
             format!("\"{text}\" is not a name"),
             "use 1 to 64 letters, digits and . _ -",
+        ),
+    }
+}
+
+/// The name of a member of JSON objects.
+pub(super) fn member(text: &str) -> Result<String, Wrong> {
+    match (1..=MEMBER_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => wrong(
+            "this is not the name of a member",
+            format!(
+                "write the name as it reads, without escapes: 1 to {MEMBER_BYTES_MAX} bytes, no control characters"
+            ),
         ),
     }
 }

@@ -189,6 +189,7 @@ fn config() -> Config {
         tenants: Vec::new(),
         declared_keys: Vec::new(),
         upstreams: Vec::new(),
+        guards: Vec::new(),
         hosts: Vec::new(),
         routes: Vec::new(),
     }
@@ -206,6 +207,7 @@ fn route(path: &str, methods: &[&str], access: Access) -> Route {
         body_bytes_max: None,
         total_timeout: None,
         raw_path: false,
+        guard: None,
         origins: Vec::new(),
         mode: Mode::Enforce,
     }

@@ -1,5 +1,7 @@
 //! What a guard does with the JSON of a route: members taken out of answers, tenants watched for, members set in requests.
 
+use std::sync::Arc;
+
 use http::HeaderName;
 
 use crate::model::limit::Mode;
@@ -16,7 +18,7 @@ pub struct Guard {
     /// The name that routes call it by.
     pub name: String,
     /// What is looked for in answers.
-    pub answers: Vec<Member>,
+    pub answers: Arc<[Member]>,
     /// What becomes of an answer in which another tenant's id stands.
     pub foreign: Foreign,
     /// What becomes of an answer that calls itself JSON and is not.
@@ -32,7 +34,7 @@ pub struct Guard {
     /// Header fields taken out of answers.
     pub remove_headers: Vec<HeaderName>,
     /// Members taken out of request bodies at their top, those that are set included.
-    pub requests: Vec<Member>,
+    pub requests: Arc<[Member]>,
     /// Members of request bodies that are set to the caller's tenant.
     pub set: Vec<String>,
     /// What becomes of a request body that is not said to be JSON.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::guard::Guard;
 use crate::model::key::Environment;
 use crate::model::limit::Mode;
 use crate::model::scope::Scope;
@@ -51,6 +52,8 @@ pub struct Route {
     pub origins: Vec<String>,
     /// Whether limits and scope hold here or are only observed.
     pub mode: Mode,
+    /// What is done with its JSON; `None` is nothing, and costs nothing.
+    pub guard: Option<Arc<Guard>>,
 }
 
 /// What the table says of a request.

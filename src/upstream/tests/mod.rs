@@ -186,6 +186,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         tenants: Vec::new(),
         declared_keys: Vec::new(),
         upstreams: vec![Arc::new(upstream)],
+        guards: Vec::new(),
         hosts: Vec::new(),
         routes: Vec::new(),
     }
@@ -225,6 +226,7 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
         body_bytes_max: None,
         total_timeout: None,
         raw_path: false,
+        guard: None,
         origins: Vec::new(),
         mode: Mode::Enforce,
     };
