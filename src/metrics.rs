@@ -80,6 +80,7 @@ pub struct Metrics {
     routes: RwLock<HashMap<String, Arc<RouteMetrics>>>,
     refusals: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
     would_refuse: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
+    guards: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
     readings: RwLock<Vec<Reading>>,
     /// Requests between their head and the end of their answer.
     pub requests_in_flight: AtomicU64,
@@ -118,6 +119,14 @@ impl Metrics {
             return Arc::clone(found);
         }
         Arc::clone(write(&self.would_refuse).entry(reason).or_default())
+    }
+
+    /// The counter of guarded answers with this outcome. A worker keeps the handle.
+    pub fn guard(&self, outcome: &'static str) -> Arc<AtomicU64> {
+        if let Some(found) = read(&self.guards).get(outcome) {
+            return Arc::clone(found);
+        }
+        Arc::clone(write(&self.guards).entry(outcome).or_default())
     }
 
     /// Adds a number that is read at each scrape. Readings of one name must be added one after the other.
@@ -192,14 +201,21 @@ impl Metrics {
             None,
             MetricType::Counter,
         )?;
-        encode_reasons(&mut family, &read(&self.refusals))?;
+        encode_by("reason", &mut family, &read(&self.refusals))?;
         let mut family = encoder.encode_descriptor(
             "portcullis_would_refuse",
             "Requests that passed a rule in observe mode, by the reason they would have been refused for",
             None,
             MetricType::Counter,
         )?;
-        encode_reasons(&mut family, &read(&self.would_refuse))
+        encode_by("reason", &mut family, &read(&self.would_refuse))?;
+        let mut family = encoder.encode_descriptor(
+            "portcullis_guarded_answers",
+            "Answers that a guard changed, refused or cut, or would have",
+            None,
+            MetricType::Counter,
+        )?;
+        encode_by("outcome", &mut family, &read(&self.guards))
     }
 
     fn encode_readings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -240,14 +256,15 @@ impl Collector for Metrics {
     }
 }
 
-fn encode_reasons(
+fn encode_by(
+    label: &'static str,
     family: &mut MetricEncoder<'_>,
     counts: &HashMap<&'static str, Arc<AtomicU64>>,
 ) -> fmt::Result {
     let mut sorted: Vec<_> = counts.iter().collect();
     sorted.sort_unstable_by_key(|(reason, _)| **reason);
     for (reason, count) in sorted {
-        let labels = [("reason", *reason)];
+        let labels = [(label, *reason)];
         encode_count(family, &labels, count.load(Ordering::Relaxed))?;
     }
     Ok(())

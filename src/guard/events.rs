@@ -58,13 +58,20 @@ impl Events {
             return Ok(piece.clone());
         }
         let mut out = BytesMut::new();
-        let mut rest = &piece[..];
-        while let Some(end) = self.end_of_event(&mut rest) {
-            let event: Vec<u8> = self.event.drain(..end).collect();
-            self.after_return = event.ends_with(b"\r");
-            (self.searched, self.line) = (0, 0);
-            self.pass(&event, &mut out)?;
+        self.event.extend_from_slice(piece);
+        let event = std::mem::take(&mut self.event);
+        let mut start = 0;
+        while let Some(end) = self.end_of_event(&event, start) {
+            self.pass(&event[start..end], &mut out)?;
+            self.after_return = event[end - 1] == b'\r';
+            self.line = end;
+            start = end;
         }
+        self.event = event;
+        // Once for all of them: what is left is moved to the front.
+        self.event.drain(..start);
+        self.searched -= start;
+        self.line -= start;
         if self.event.len() > EVENT_BYTES_MAX {
             if !self.lenient || self.removed > 0 {
                 return Err(Fault::Broken("an event is larger than 1 MiB"));
@@ -83,18 +90,16 @@ impl Events {
         Ok(out.freeze())
     }
 
-    /// Adds `rest` to the event until the blank line that ends it, and says where that is.
-    fn end_of_event(&mut self, rest: &mut &[u8]) -> Option<usize> {
-        self.event.extend_from_slice(rest);
-        *rest = &[];
-        while let Some(found) = memchr::memchr2(b'\n', b'\r', &self.event[self.searched..]) {
+    /// Where the event is over that begins at `start`: past its blank line.
+    fn end_of_event(&mut self, event: &[u8], start: usize) -> Option<usize> {
+        while let Some(found) = memchr::memchr2(b'\n', b'\r', &event[self.searched..]) {
             let at = self.searched + found;
             self.searched = at + 1;
-            let before = match at {
-                0 => self.after_return,
-                _ => self.event[at - 1] == b'\r',
+            let after_return = match at == start {
+                true => self.after_return,
+                false => event[at - 1] == b'\r',
             };
-            if self.event[at] == b'\n' && before {
+            if event[at] == b'\n' && after_return {
                 // The second half of a line end.
                 self.line = at + 1;
                 continue;
@@ -104,7 +109,7 @@ impl Events {
             }
             self.line = at + 1;
         }
-        self.searched = self.event.len();
+        self.searched = event.len();
         None
     }
 

@@ -453,6 +453,9 @@ impl Filter {
         let (Some(insert), [level]) = (&self.insert, levels) else {
             return;
         };
+        if insert.is_empty() {
+            return;
+        }
         output.put(at, if *level == Level::Object { "," } else { "" });
         output.put(at, insert);
     }

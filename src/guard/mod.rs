@@ -1,11 +1,12 @@
 //! What stands in a body: JSON read as it flows, members taken out or put in, another tenant's id noticed; pure, in flat memory.
 //!
-//! `names` knows a member in every spelling; `json` is the filter; `events` applies it to server-sent events; `decode` undoes
+//! `names` knows a member in every spelling; `json` is the filter; `events` applies it to server-sent events; `media` knows the types; `decode` undoes
 //! gzip, br and zstd within bounds; `stage` puts them together for one body. Nothing here knows HTTP.
 
 mod decode;
 mod events;
 mod json;
+mod media;
 mod names;
 mod stage;
 #[cfg(test)]
@@ -15,6 +16,9 @@ pub use decode::Bounds;
 pub use decode::Coding;
 pub use json::Filter;
 pub use json::Rules;
+pub use media::Utf8;
+pub use media::form;
+pub use media::is_one_text;
 pub use stage::Form;
 pub use stage::Stage;
 

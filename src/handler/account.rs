@@ -19,7 +19,10 @@ use crate::gate;
 use crate::gate::Peer;
 use crate::gate::Preflight;
 use crate::gate::Refused;
+use crate::guard::Fault;
+use crate::model::guard::Guard;
 use crate::model::key::KeyId;
+use crate::model::limit::Mode;
 use crate::model::route::Route;
 use crate::snapshot::Snapshot;
 
@@ -44,6 +47,29 @@ pub(crate) enum End {
     ClientFailed,
     /// The key was revoked, or its like, while the answer flowed; the answer was cut.
     Revoked,
+    /// The route's guard found in the flowing answer what may not go on, and cut it.
+    GuardCut,
+}
+
+/// What a guard did about what it found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// Answered something else.
+    Refused,
+    /// Cut the answer.
+    Cut,
+    /// Nothing but tell.
+    Observed,
+}
+
+impl Deed {
+    /// What is done about what is found once the head of the answer is sent.
+    pub(crate) fn at_sight(guard: &Guard) -> Deed {
+        match guard.mode {
+            Mode::Enforce => Deed::Cut,
+            Mode::Observe => Deed::Observed,
+        }
+    }
 }
 
 /// One request's bookkeeping. Dropping it counts the request and writes its log line, whatever happened.
@@ -181,6 +207,87 @@ impl Account {
         self.worker.meters.refusal(reason);
     }
 
+    /// The route's guard found this; told at once and never with what stood there (FM6).
+    pub(crate) fn guard_found(&mut self, guard: &Guard, fault: Fault, deed: Deed) {
+        let (reason, what) = match fault {
+            Fault::Foreign(index) => {
+                let member = guard.answers.get(index);
+                (
+                    "guard_foreign",
+                    member.map_or("", |member| member.name.as_str()),
+                )
+            }
+            Fault::Broken(what) => ("guard_broken", what),
+            Fault::Undecodable(what) => ("guard_undecodable", what),
+            Fault::Bomb => ("guard_bomb", "it decodes to more than the guard allows"),
+        };
+        let outcome = match (deed, reason) {
+            (Deed::Refused, "guard_foreign") => "foreign_refused",
+            (Deed::Cut, "guard_foreign") => "foreign_cut",
+            (Deed::Refused, _) => "broken_refused",
+            (Deed::Cut, _) => "broken_cut",
+            (Deed::Observed, "guard_foreign") => "would_refuse_foreign",
+            (Deed::Observed, _) => "would_refuse_broken",
+        };
+        self.worker.meters.guard(outcome);
+        let mut key = [0u8; 16];
+        let key_id = self.key.as_ref().map_or("", |id| key_text(id, &mut key));
+        let route = self.route.as_ref().map_or("", |route| route.path.as_str());
+        let (upstream, guard) = (self.upstream_text(), guard.name.as_str());
+        let request_id = self.request_id.to_str().unwrap_or("");
+        if let Fault::Foreign(_) = fault {
+            tracing::warn!(
+                route,
+                key_id,
+                upstream,
+                guard,
+                member = what,
+                outcome,
+                request_id,
+                "another tenant's id stands in an answer: the backend does not keep tenants apart here"
+            );
+        } else {
+            tracing::warn!(
+                route,
+                key_id,
+                upstream,
+                guard,
+                why = what,
+                outcome,
+                request_id,
+                "an answer cannot be judged by its guard"
+            );
+        }
+        match deed {
+            Deed::Refused => {}
+            Deed::Cut => {
+                self.reason = reason;
+                self.worker.meters.refusal(reason);
+            }
+            Deed::Observed => self.observed(Some(reason)),
+        }
+    }
+
+    /// How many members the route's guard took out of one answer, or would have.
+    pub(crate) fn guard_removed(&self, guard: &Guard, members: u64) {
+        if members == 0 {
+            return;
+        }
+        if guard.mode == Mode::Enforce {
+            return self.worker.meters.guard("removed");
+        }
+        self.worker.meters.guard("would_remove");
+        let route = self.route.as_ref().map_or("", |route| route.path.as_str());
+        let (upstream, guard) = (self.upstream_text(), guard.name.as_str());
+        tracing::info!(
+            route,
+            upstream,
+            guard,
+            members,
+            "the guard would take members out of this answer"
+        );
+    }
+
     /// The answer was dropped in its middle: we cut it because the key ended, or else the client left.
     pub(crate) fn left(&mut self) -> End {
         let Some(ended) = self.flight.as_ref().and_then(|flight| flight.ended()) else {
@@ -263,6 +370,7 @@ impl Account {
                 End::TimedOut => "timed_out",
                 End::ClientFailed => "client_failed",
                 End::Revoked => "revoked",
+                End::GuardCut => "guard_cut",
             },
         });
     }

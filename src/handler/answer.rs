@@ -29,7 +29,6 @@ use crate::quota::headers;
 use crate::quota::headers::Shown;
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
-use crate::upstream::ResponseBody;
 
 use super::account::Account;
 use super::body::Body;
@@ -104,10 +103,11 @@ pub(crate) fn preflight(
 }
 
 /// A backend's answer on its way to the client.
-pub(crate) fn pass_on(
-    answer: Response<ResponseBody>,
+pub(crate) fn pass_on<B>(
+    answer: Response<B>,
     admission: &Admission,
     account: Account,
+    body: fn(B, Account) -> Body,
 ) -> Response<Body> {
     let (mut head, stream) = answer.into_parts();
     let config = &admission.snapshot().config;
@@ -117,7 +117,7 @@ pub(crate) fn pass_on(
     }
     manner_headers(&mut head.headers, admission.manner());
     common_headers(&mut head.headers, config, &account);
-    Response::from_parts(head, Body::upstream(stream, account))
+    Response::from_parts(head, body(stream, account))
 }
 
 fn render(

@@ -38,6 +38,9 @@ use request_id::RequestIds;
 mod account;
 mod answer;
 mod body;
+mod guard;
+mod guard_head;
+mod guarded;
 pub mod in_flight;
 mod meters;
 mod request_id;
@@ -188,11 +191,13 @@ async fn forward(
     worker: &Rc<Worker>,
     mut account: Account,
     flight: &Rc<Flight>,
-    head: Parts,
+    mut head: Parts,
     body: Incoming,
 ) -> Response<Body> {
     let (peer, request_id) = (account.peer(), account.request_id().clone());
     let admission = flight.admission();
+    let guard = guard::of(admission);
+    let marked = guard.is_some_and(|guard| guard::ask(guard, &mut head.headers));
     let outcome = {
         // Dropped here when the request is ended: that closes the backend's connection before the client is told.
         let mut exchange = pin!(
@@ -217,9 +222,20 @@ async fn forward(
             String::new(),
         ),
         Ok(Ok(forwarded)) => {
-            flight.answers();
             account.forwarded(forwarded.server, forwarded.response.status());
-            answer::pass_on(forwarded.response, admission, account)
+            if let Some(guard) = guard {
+                // Boxed: most routes have no guard, and pay nothing for those that do.
+                return Box::pin(guard::pass_on(
+                    guard,
+                    marked,
+                    forwarded.response,
+                    flight,
+                    account,
+                ))
+                .await;
+            }
+            flight.answers();
+            answer::pass_on(forwarded.response, admission, account, Body::upstream)
         }
         Ok(Err(failure)) => {
             account.server(failure.server);
@@ -261,6 +277,11 @@ fn refusal_of(kind: FailureKind) -> (Refusal, &'static str) {
             Refusal::BadRequest("The request body is malformed."),
             "body_malformed",
         ),
+        FailureKind::BodyUnfit => (
+            Refusal::BadRequest("The request body must be one JSON object."),
+            "body_unfit",
+        ),
+        FailureKind::TypeUnfit => (Refusal::UnsupportedType, "type_unfit"),
         FailureKind::ClientGone => (
             Refusal::BadRequest("The request body broke off."),
             "client_gone",

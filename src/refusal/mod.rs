@@ -43,6 +43,8 @@ pub enum Refusal {
     BodyTooLarge,
     /// 414: the target is too long.
     TargetTooLong,
+    /// 415: a body of a type that the route does not take.
+    UnsupportedType,
     /// 421: the host is not served on this connection.
     Misdirected,
     /// 429 with `Retry-After` in seconds.
@@ -191,6 +193,7 @@ impl Refusal {
             Refusal::RequestTimeout,
             Refusal::BodyTooLarge,
             Refusal::TargetTooLong,
+            Refusal::UnsupportedType,
             Refusal::Misdirected,
             Refusal::LimitExceeded {
                 retry_after_seconds: 7,
@@ -276,6 +279,12 @@ impl Refusal {
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",
                 "The request target is too long.",
+            )
+            .grpc(13),
+            Refusal::UnsupportedType => row(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "The request body must be JSON, and not compressed.",
             )
             .grpc(13),
             Refusal::Misdirected => row(
@@ -473,6 +482,7 @@ mod tests {
             Refusal::TlsExpected => 20,
             Refusal::OriginNotAllowed => 21,
             Refusal::AddressNotAllowed => 22,
+            Refusal::UnsupportedType => 23,
         }
     }
 
@@ -481,7 +491,7 @@ mod tests {
         let mut numbers: Vec<usize> = Refusal::examples().iter().map(number).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers, (0..23).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..24).collect::<Vec<_>>());
     }
 
     #[test]

@@ -248,6 +248,7 @@ fn set_own_header(headers: &mut HeaderMap, refusal: &Refusal) {
         | Refusal::RequestTimeout
         | Refusal::BodyTooLarge
         | Refusal::TargetTooLong
+        | Refusal::UnsupportedType
         | Refusal::Misdirected
         | Refusal::HeadTooLarge
         | Refusal::UnknownTransferCoding

@@ -24,6 +24,7 @@ use crate::config::HostHeader;
 use crate::config::Upstream;
 use crate::gate::Admission;
 use crate::gate::Peer;
+use crate::model::limit::Mode;
 use crate::refusal::UpstreamFailure;
 use crate::upstream::Answer;
 use crate::upstream::Failure;
@@ -40,6 +41,8 @@ use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers;
 use crate::upstream::headers::Identity;
+use crate::upstream::inject::Inject;
+use crate::upstream::inject::forget_digests;
 use crate::upstream::pool::Claim;
 use crate::upstream::pool::Directory;
 use crate::upstream::pool::Keeping;
@@ -122,17 +125,52 @@ impl<'a> Exchange<'a> {
             drain(body, unread);
             return Err(self.client_failed(BodyFault::TooLarge, None));
         }
+        let Ok(inject) = self.inject(&head, length) else {
+            drain(body, unread);
+            return Err(self.type_unfit());
+        };
         headers::prepare(&mut head, self.admission, peer, request_id);
-        headers::frame(&mut head, length);
+        headers::frame(&mut head, length.filter(|_| inject.is_none()));
         let silence = Silence::new(config.connections.stall_timeout, self.end);
         let upload = Rc::clone(&self.upload);
-        let body = RequestBody::new(body, upload, bytes_max, silence, unread);
+        let mut body = RequestBody::new(body, upload, bytes_max, silence, unread);
+        if let Some(inject) = inject {
+            forget_digests(&mut head.headers);
+            body.rewrite(inject);
+        }
         Ok(Request::from_parts(head, body))
+    }
+
+    /// What rewrites the body, where the route's guard wants that and there is one (FM9).
+    fn inject(&self, head: &Parts, length: Option<u64>) -> Result<Option<Box<Inject>>, ()> {
+        let guard = self.admission.route().guard.as_deref();
+        let guard = guard.filter(|guard| {
+            guard.changes_requests() && guard.mode == Mode::Enforce && length != Some(0)
+        });
+        let tenant = self.admission.tenant().map(|tenant| tenant.id.as_str());
+        guard.map_or(Ok(None), |guard| Inject::new(guard, tenant, &head.headers))
+    }
+
+    /// Holds a body that is rewritten until its length is known, if it is short: many backends cannot read chunks.
+    async fn gather(&self, request: &mut Request<RequestBody>) -> Result<(), Failure> {
+        let body = request.body_mut();
+        let length = std::future::poll_fn(|cx| body.poll_gather(cx)).await;
+        let length = length.map_err(|fault| self.client_failed(fault, None))?;
+        if let Some(length) = length {
+            let headers = request.headers_mut();
+            headers.remove(header::TRANSFER_ENCODING);
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Ok(())
     }
 
     /// Tries servers until one has the request. A server that could not be reached is not tried again; what was sent once is sent again
     /// only where `spare` says so.
     async fn run(&self, mut request: Request<RequestBody>) -> Result<Answer, Failure> {
+        if request.body().is_rewritten() {
+            // Boxed: it is rare.
+            Box::pin(self.gather(&mut request)).await?;
+        }
         let mut failed: Vec<usize> = Vec::new();
         let mut fresh_only = false;
         loop {
@@ -335,8 +373,9 @@ impl<'a> Exchange<'a> {
             BodyFault::ClientStalled => FailureKind::ClientStalled,
             BodyFault::TooLarge => FailureKind::BodyTooLarge,
             BodyFault::Malformed => FailureKind::BodyMalformed,
+            BodyFault::Unfit => FailureKind::BodyUnfit,
             BodyFault::ClientGone => FailureKind::ClientGone,
-            BodyFault::UpstreamSilent | BodyFault::UpstreamBroke => {
+            BodyFault::UpstreamSilent | BodyFault::UpstreamBroke | BodyFault::GuardCut => {
                 FailureKind::Backend(UpstreamFailure::ConnectionTerminated)
             }
         };
@@ -344,6 +383,14 @@ impl<'a> Exchange<'a> {
             kind,
             server: server.map(|server| Rc::clone(&server.name)),
             detail: fault.to_string(),
+        }
+    }
+
+    fn type_unfit(&self) -> Failure {
+        Failure {
+            kind: FailureKind::TypeUnfit,
+            server: None,
+            detail: "the guard reads no body of this type".to_owned(),
         }
     }
 

@@ -17,6 +17,7 @@ mod deadline;
 mod drain;
 mod forward;
 mod headers;
+mod inject;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -64,6 +65,10 @@ pub enum FailureKind {
     BodyTooLarge,
     /// The client's body is not framed correctly: 400, and the connection closes (S3).
     BodyMalformed,
+    /// The client's body is not the JSON object that a guarded route asks for: 400.
+    BodyUnfit,
+    /// The client's body is of a type that a guarded route does not read: 415.
+    TypeUnfit,
     /// The client's body broke off: nobody is left to answer.
     ClientGone,
 }

@@ -16,6 +16,7 @@ mod authentication;
 mod browsers;
 mod declared;
 mod environments;
+mod guard;
 mod harness;
 mod hostile;
 mod in_flight;
