@@ -99,6 +99,13 @@ impl Config {
         }
         out.text("unread_bytes_max", &show_size(connections.unread_bytes_max));
         out.bare("http2_streams_max", connections.http2_streams_max);
+        let proxies = &self.trusted_proxies;
+        out.table("[trusted_proxies]");
+        out.list("networks", &proxies.networks);
+        let required = proxies.proxy_protocol;
+        out.text("proxy_protocol", if required { "require" } else { "off" });
+        let trust = proxies.headers;
+        out.text("headers", if trust { "trust" } else { "ignore" });
         out.table("[http]");
         out.text(
             "head_bytes_max",

@@ -16,6 +16,7 @@ mod values;
 
 use std::io;
 use std::io::Read;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use http::HeaderValue;
+use ipnet::IpNet;
 use toml::de::DeTable;
 
 use crate::config::check::Entries;
@@ -141,6 +143,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         server: settings::server(root),
         connections: settings::connections(root),
         http: settings::http(root),
+        trusted_proxies: Arc::new(settings::trusted_proxies(root)),
         tls: settings::tls(root, base),
         store,
         auth: settings::auth(root),
@@ -216,6 +219,8 @@ pub struct Config {
     /// Bounds on client connections.
     pub connections: Connections,
     /// Bounds on HTTP messages.
+    /// Load balancers in front of us, and what they are believed.
+    pub trusted_proxies: Arc<TrustedProxies>,
     pub http: Http,
     /// Certificates.
     pub tls: Tls,
@@ -304,6 +309,28 @@ pub struct Connections {
 }
 
 /// `[http]`.
+/// `[trusted_proxies]`: who may say where a client is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies {
+    /// Where they connect from.
+    pub networks: Vec<IpNet>,
+    /// Whether each of their connections begins with a PROXY protocol header, version 1 or 2.
+    pub proxy_protocol: bool,
+    /// Whether `X-Forwarded-For` and `X-Request-Id` of their requests are believed.
+    pub headers: bool,
+}
+
+impl TrustedProxies {
+    /// Whether this is the address of one of them. IPv4 in IPv6 clothes counts as what it is.
+    #[must_use]
+    pub fn include(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.networks
+            .iter()
+            .any(|network| network.contains(&address))
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
     /// Whole request head, bytes; beyond it 431. 8KiB to 1MiB.

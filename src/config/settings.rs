@@ -27,12 +27,14 @@ use crate::config::Server;
 use crate::config::SniCertificate;
 use crate::config::StoreConfig;
 use crate::config::Tls;
+use crate::config::TrustedProxies;
 use crate::config::check;
 use crate::config::file::Reader;
 use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::values::Wrong;
 use crate::config::values::wrong;
+use crate::model::binding;
 use crate::model::key::Lifetime;
 use crate::model::limit::Mode;
 use crate::model::scope::Scope;
@@ -158,6 +160,49 @@ pub(super) fn connections(root: &mut Reader<'_>) -> Connections {
 }
 
 /// `[http]`.
+/// `[trusted_proxies]`. A proxy that says nothing, and words from nobody, are mistakes: both read as if clients' addresses were known.
+pub(super) fn trusted_proxies(root: &mut Reader<'_>) -> TrustedProxies {
+    root.table("trusted_proxies", "trusted_proxies", |table| {
+        let networks = table.list("networks", |text| match binding::network(text) {
+            Ok(network) if network.prefix_len() == 0 => wrong(
+                format!("\"{text}\" trusts everybody: any client could pose as any other"),
+                "write the addresses of your load balancers",
+            ),
+            Ok(network) => Ok(network),
+            Err(why) => wrong(format!("\"{text}\" is not a network"), why),
+        });
+        let proxies = TrustedProxies {
+            networks: (networks.into_iter().flatten())
+                .map(Spanned::into_inner)
+                .collect(),
+            proxy_protocol: table.choice(
+                "proxy_protocol",
+                false,
+                &[("off", false), ("require", true)],
+            ),
+            headers: table.choice("headers", false, &[("ignore", false), ("trust", true)]),
+        };
+        let asks = proxies.proxy_protocol || proxies.headers;
+        let problem = match (proxies.networks.is_empty(), asks) {
+            (true, true) if table.list_is_empty("networks") => Some((
+                "[trusted_proxies] networks: nobody is trusted",
+                "write networks = [\"10.0.0.0/8\"], the addresses of your load balancers and of nobody else; or leave [trusted_proxies] out",
+            )),
+            (false, false) => Some((
+                "[trusted_proxies]: these networks are trusted with nothing",
+                "write proxy_protocol = \"require\", or headers = \"trust\", as your load balancer speaks; or leave [trusted_proxies] out",
+            )),
+            _ => None,
+        };
+        if let Some((what, help)) = problem {
+            table
+                .notes()
+                .error(Problem::context(table.place("networks"), what, help));
+        }
+        proxies
+    })
+}
+
 pub(super) fn http(root: &mut Reader<'_>) -> Http {
     root.table("http", "http", |table| Http {
         head_bytes_max: table.size("head_bytes_max", "32KiB", ("8KiB", "1MiB")),

@@ -1,9 +1,9 @@
 //! What the edges of all workers share: counts of what became of connections, and the two caps.
 
 use std::net::IpAddr;
-use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+
+use crate::model::source::source_of;
 
 /// Counts over all listeners of this process since its start; one instance for all workers.
 #[derive(Debug, Default)]
@@ -24,6 +26,8 @@ pub struct ConnectionCounters {
     pub refused_total_cap: AtomicU64,
     /// Closed at once: `connections.per_address_max` was reached.
     pub refused_address_cap: AtomicU64,
+    /// Connections of trusted proxies that did not begin with a sound PROXY header.
+    pub proxy_header_invalid: AtomicU64,
     /// TLS handshakes that failed; a peer that closed without a byte is not one.
     pub handshake_failed: AtomicU64,
     /// TLS handshakes that took longer than `connections.handshake_timeout`.
@@ -46,11 +50,16 @@ pub struct ConnectionCounters {
     by_address: DashMap<IpAddr, u32>,
     /// The tick of each worker, which its sweep moves.
     heartbeats: Mutex<Vec<Arc<AtomicU32>>>,
+    /// Connections that the process's limit of open files has room for; unset is any number.
+    room: OnceLock<usize>,
     /// Workers that have not ended yet.
     workers: AtomicUsize,
     /// Connections that the drain cut, over all workers.
     cut: AtomicUsize,
 }
+
+/// Files that are not for clients: store, log, listeners, timers, and the operator's connections.
+const OWN_FILES: u64 = 64;
 
 /// Why a connection was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,10 +74,19 @@ pub enum Full {
 #[derive(Debug)]
 pub struct Place {
     counters: Arc<ConnectionCounters>,
-    address: IpAddr,
+    /// Whom it is counted under; `None` until a proxy has said for whom it connects.
+    address: Option<IpAddr>,
 }
 
 impl ConnectionCounters {
+    /// Caps connections by what the limit of open files has room for: with two files for each, backends and operators still get theirs (S22).
+    /// Says how many that is. Call once.
+    pub fn leave_files(&self, limit: u64) -> usize {
+        let room = limit.saturating_sub(OWN_FILES) / 2;
+        let room = usize::try_from(room).unwrap_or(usize::MAX).max(1);
+        *self.room.get_or_init(|| room)
+    }
+
     /// Takes a place for a client address, or says which cap is full and counts the refusal.
     ///
     /// # Errors
@@ -79,22 +97,29 @@ impl ConnectionCounters {
         total_max: usize,
         per_address_max: usize,
     ) -> Result<Place, Full> {
+        let mut place = self.enter_unnamed(total_max)?;
+        place.name(client, per_address_max)?;
+        Ok(place)
+    }
+
+    /// Takes a place for a client that a proxy is about to name; `Place::name` then asks the other cap.
+    ///
+    /// # Errors
+    /// `Full::Total`; nothing is held then.
+    pub fn enter_unnamed(self: &Arc<Self>, total_max: usize) -> Result<Place, Full> {
+        let total_max = self
+            .room
+            .get()
+            .map_or(total_max, |room| total_max.min(*room));
         let before = self.active.fetch_add(1, Ordering::Relaxed);
         if before >= total_max {
             self.active.fetch_sub(1, Ordering::Relaxed);
             self.refused_total_cap.fetch_add(1, Ordering::Relaxed);
             return Err(Full::Total);
         }
-        let address = network_of(client);
-        if !self.enter_address(address, per_address_max) {
-            self.active.fetch_sub(1, Ordering::Relaxed);
-            self.refused_address_cap.fetch_add(1, Ordering::Relaxed);
-            return Err(Full::Address);
-        }
-        self.accepted.fetch_add(1, Ordering::Relaxed);
         Ok(Place {
             counters: Arc::clone(self),
-            address,
+            address: None,
         })
     }
 
@@ -146,10 +171,37 @@ impl ConnectionCounters {
     }
 }
 
+impl Place {
+    /// Whether it is known whose it is.
+    pub fn is_named(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// Counts the connection under this client, for good, or counts the refusal.
+    ///
+    /// # Errors
+    /// `Full::Address`.
+    pub fn name(&mut self, client: IpAddr, per_address_max: usize) -> Result<(), Full> {
+        let address = source_of(client);
+        if !self.counters.enter_address(address, per_address_max) {
+            self.counters
+                .refused_address_cap
+                .fetch_add(1, Ordering::Relaxed);
+            return Err(Full::Address);
+        }
+        self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        self.address = Some(address);
+        Ok(())
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.counters.active.fetch_sub(1, Ordering::Relaxed);
-        if let Entry::Occupied(mut count) = self.counters.by_address.entry(self.address) {
+        let Some(address) = self.address else {
+            return;
+        };
+        if let Entry::Occupied(mut count) = self.counters.by_address.entry(address) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -182,17 +234,6 @@ impl Heartbeat {
             ticks.len() == self.seen.len() && ticks.iter().zip(&self.seen).any(|(a, b)| a == b);
         self.seen = ticks;
         !stuck
-    }
-}
-
-/// What counts as one client: an IPv4 address, or an IPv6 /64, since whoever has one address of it has them all.
-fn network_of(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let prefix = address.to_bits() & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from_bits(prefix))
-        }
     }
 }
 

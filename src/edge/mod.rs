@@ -29,7 +29,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::config::Connections;
+use crate::config::TrustedProxies;
+use crate::gate;
 use crate::gate::Peer;
+use crate::gate::Via;
 use crate::handler::Worker;
 use crate::handler::handle;
 use crate::handler::in_flight::Carrier;
@@ -45,6 +48,7 @@ use connection::Bounds;
 use counters::ConnectionCounters;
 use counters::Place;
 use listener::WorkerSockets;
+use proxy_header::Header;
 use sweep::Registry;
 use watched::NotTls;
 use watched::Progress;
@@ -58,6 +62,7 @@ mod frames;
 pub mod listener;
 mod plaintext;
 mod sweep;
+mod proxy_header;
 pub mod tls;
 mod watched;
 
@@ -84,20 +89,35 @@ pub async fn run_worker(
     let refuser = Rc::clone(&worker);
     let secure: Start = Rc::new(move |seat, arrival| {
         let worker = Rc::clone(&worker);
-        let answer =
-            move |peer, carrier, request| handle(Rc::clone(&worker), peer, carrier, request);
+        let answer = move |peer, carrier, request| {
+            let peer = client_of(&worker, peer, &request);
+            handle(Rc::clone(&worker), peer, carrier, request)
+        };
         spawn_local(secure(seat, arrival, answer));
     });
     let plain: Start = Rc::new(move |seat, arrival| {
         let worker = Rc::clone(&refuser);
-        let answer =
-            move |peer, _, request| std::future::ready(refuse_plaintext(&worker, peer, request));
+        let answer = move |peer, _, request| {
+            let peer = client_of(&worker, peer, &request);
+            std::future::ready(refuse_plaintext(&worker, peer, request))
+        };
         spawn_local(plain(seat, arrival, answer));
     });
     edge.run(sockets, secure, plain, shutdown).await
 }
 
 /// Begins the task of a connection that has been let in.
+/// Who asks, where a trusted proxy brings the request.
+fn client_of(worker: &Worker, peer: Peer, request: &Request<Incoming>) -> Peer {
+    match peer.via {
+        Via::Direct => peer,
+        Via::TrustedProxy | Via::Unclear => {
+            let snapshot = worker.snapshot.load();
+            gate::locate(peer, request.headers(), &snapshot.config.trusted_proxies)
+        }
+    }
+}
+
 type Start = Rc<dyn Fn(Seat, Arrival)>;
 
 /// What the configuration says of connections; taken anew for each one and for each sweep.
@@ -105,6 +125,7 @@ type Start = Rc<dyn Fn(Seat, Arrival)>;
 struct Settings {
     connections: Connections,
     bounds: Bounds,
+    proxies: Arc<TrustedProxies>,
 }
 
 impl Settings {
@@ -112,6 +133,7 @@ impl Settings {
         Settings {
             connections: config.connections.clone(),
             bounds: Bounds::of(&config.http, &config.connections),
+            proxies: Arc::clone(&config.trusted_proxies),
         }
     }
 }
@@ -217,12 +239,20 @@ impl Edge {
     }
 
     /// Gives a connection its place under the caps and its task, or closes it.
-    fn let_in(self: &Rc<Self>, arrival: Arrival, start: &Start) {
-        let caps = (self.settings)().connections;
+    fn let_in(self: &Rc<Self>, mut arrival: Arrival, start: &Start) {
+        let settings = (self.settings)();
+        let (caps, proxies) = (settings.connections, settings.proxies);
         let client = arrival.peer.address.ip();
-        let place = self
-            .counters
-            .enter(client, caps.total_max, caps.per_address_max);
+        let trusted = !proxies.networks.is_empty() && proxies.include(client);
+        let place = if trusted && proxies.proxy_protocol {
+            self.counters.enter_unnamed(caps.total_max)
+        } else {
+            if trusted && proxies.headers {
+                arrival.peer.via = Via::TrustedProxy;
+            }
+            self.counters
+                .enter(client, caps.total_max, caps.per_address_max)
+        };
         if let Ok(place) = place {
             start(Seat::new(self, place), arrival);
         }
@@ -233,7 +263,7 @@ impl Edge {
 struct Seat {
     client: Rc<Client>,
     edge: Rc<Edge>,
-    _place: Place,
+    place: Place,
 }
 
 impl Seat {
@@ -245,11 +275,45 @@ impl Seat {
         Seat {
             client,
             edge: Rc::clone(edge),
-            _place: place,
+            place,
         }
     }
 
     fn watch(&self, socket: TcpStream, expect_tls: bool) -> Watched {
+    /// Reads for whom a trusted proxy connects and counts the connection under that client. `None` when it is to be closed: without a sound header nobody knows whose it is. The sweep bounds the time like that of a handshake.
+    async fn named(mut self, mut arrival: Arrival) -> Option<(Seat, Arrival)> {
+        let said = {
+            let reading = proxy_header::take(&mut arrival.socket);
+            self.client.unless_cut(reading).await?
+        };
+        let peer = &mut arrival.peer;
+        match said {
+            Ok(Some(Header::Own)) => {}
+            Ok(Some(Header::Client {
+                source,
+                destination,
+            })) => {
+                peer.address = accept::canonical(source);
+                peer.local = accept::canonical(destination);
+            }
+            Ok(None) => return None,
+            Err(error) => {
+                let counter = &self.edge.counters.proxy_header_invalid;
+                counter.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(%error, proxy = %peer.address, "a trusted proxy sent no sound PROXY header");
+                return None;
+            }
+        }
+        let settings = (self.edge.settings)();
+        let client = peer.address.ip();
+        if settings.proxies.headers && settings.proxies.include(client) {
+            peer.via = Via::TrustedProxy;
+        }
+        let per_address_max = settings.connections.per_address_max;
+        self.place.name(client, per_address_max).ok()?;
+        Some((self, arrival))
+    }
+
         Watched::new(socket, Arc::clone(&self.client.progress), expect_tls)
     }
 
@@ -306,6 +370,13 @@ where
     B::Error: Into<BoxError>,
 {
     let peer = arrival.peer;
+    let (seat, arrival) = match seat.place.is_named() {
+        true => (seat, arrival),
+        false => match Box::pin(seat.named(arrival)).await {
+            Some(named) => named,
+            None => return,
+        },
+    };
     let acceptor = TlsAcceptor::from(seat.edge.tls.load_full());
     let handshake = acceptor.accept(seat.watch(arrival.socket, true));
     let stream = match seat.client.unless_cut(handshake).await {
@@ -329,6 +400,13 @@ where
     B::Error: Into<BoxError>,
 {
     let socket = seat.watch(arrival.socket, false);
+    let (seat, arrival) = match seat.place.is_named() {
+        true => (seat, arrival),
+        false => match Box::pin(seat.named(arrival)).await {
+            Some(named) => named,
+            None => return,
+        },
+    };
     speak_http1(seat, socket, false, arrival.peer, answer).await;
 }
 

@@ -104,6 +104,7 @@ fn settings() -> Settings {
     Settings {
         bounds: Bounds::of(&http, &connections),
         connections,
+        proxies: Arc::default(),
     }
 }
 

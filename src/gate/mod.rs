@@ -33,6 +33,7 @@ use crate::snapshot::TenantEntry;
 mod api_key;
 mod browser;
 mod credential;
+mod client;
 mod explain;
 mod host;
 mod permission;
@@ -47,6 +48,8 @@ pub use browser::Preflight;
 pub use browser::SECRET_KEY_IN_BROWSER;
 pub use browser::preflight;
 pub use explain::Explanation;
+pub use client::locate;
+pub use client::request_id;
 pub use explain::Question;
 pub use explain::explain;
 
@@ -58,6 +61,20 @@ pub struct Peer {
     /// The address it reached.
     pub local: SocketAddr,
 }
+    /// Who brings its requests.
+    pub via: Via,
+}
+
+/// Who brings the requests of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// The client itself, or somebody whose headers are not believed.
+    #[default]
+    Direct,
+    /// A proxy whose `X-Forwarded-For` and `X-Request-Id` are believed.
+    TrustedProxy,
+    /// Such a proxy, with an `X-Forwarded-For` that cannot be read: nobody knows who asks.
+    Unclear,
 
 /// Who the credential proved to be.
 #[derive(Clone, Debug)]
@@ -190,6 +207,7 @@ fn check(
 ) -> Result<(Arc<Route>, PathAndQuery), Fault> {
     let config = &snapshot.config;
     let target = target::of(head, &config.http)?;
+    client::check(peer)?;
     let found = snapshot
         .routes
         .find(host.name(), target.path(), head.method.as_str());

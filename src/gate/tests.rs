@@ -113,6 +113,7 @@ fn config() -> Config {
             workers: 1,
             drain_timeout: second,
         },
+        trusted_proxies: Arc::default(),
         connections: Connections {
             total_max: 1,
             per_address_max: 1,
@@ -290,6 +291,7 @@ fn run(
         address: "192.0.2.7:50000".parse().unwrap(),
         local: "198.51.100.1:8443".parse().unwrap(),
     };
+        via: Via::Direct,
     admit(snapshot, quota, at(wall), &peer, head)
 }
 
@@ -700,6 +702,7 @@ fn an_ipv4_client_of_an_ipv6_socket_is_judged_by_its_ipv4_address() {
             address: address.parse().unwrap(),
             local: "198.51.100.1:8443".parse().unwrap(),
         };
+            via: Via::Direct,
         let mut head = head("GET", "/any", &[("x-api-key", "good")]);
         let verdict = admit(&snapshot, &Quota::new(), at(0), &peer, &mut head);
         assert_eq!(verdict.is_ok(), admitted, "{address}");

@@ -81,7 +81,8 @@ impl Account {
             .requests_in_flight
             .fetch_add(1, Ordering::Relaxed);
         Account {
-            request_id: worker.request_ids.next(start.wall),
+            request_id: gate::request_id(&peer, &head.headers)
+                .unwrap_or_else(|| worker.request_ids.next(start.wall)),
             worker,
             start,
             peer,

@@ -6,5 +6,6 @@ pub mod key_text;
 pub mod limit;
 pub mod route;
 pub mod scope;
+pub mod source;
 pub mod tenant;
 pub mod web_origin;

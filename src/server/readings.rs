@@ -56,11 +56,14 @@ fn process(metrics: &Arc<Metrics>) {
 /// A counter of the edge, by the word that its metric's label says.
 type Event = (&'static str, fn(&ConnectionCounters) -> &AtomicU64);
 
-const EVENTS: [Event; 12] = [
+const EVENTS: [Event; 13] = [
     ("accepted", |counters| &counters.accepted),
     ("refused_total_cap", |counters| &counters.refused_total_cap),
     ("refused_address_cap", |counters| {
         &counters.refused_address_cap
+    }),
+    ("proxy_header_invalid", |counters| {
+        &counters.proxy_header_invalid
     }),
     ("handshake_failed", |counters| &counters.handshake_failed),
     ("handshake_timeout", |counters| &counters.handshake_timeout),

@@ -27,6 +27,7 @@ mod profiles;
 mod rate_limits;
 mod real_backends;
 mod reload;
+mod proxies;
 mod shutdown;
 mod streaming;
 mod tenancy;

@@ -46,6 +46,7 @@ use crate::config::Upstream;
 use crate::config::UpstreamServer;
 use crate::gate::Admission;
 use crate::gate::Peer;
+use crate::gate::Via;
 use crate::model::key::Environment;
 use crate::model::limit::Mode;
 use crate::model::route::Access;
@@ -110,6 +111,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
             workers: 1,
             drain_timeout: PATIENCE,
         },
+        trusted_proxies: Arc::default(),
         connections: Connections {
             total_max: 100,
             per_address_max: 100,
@@ -239,6 +241,7 @@ pub(super) fn peer() -> Peer {
         address: "192.0.2.7:50000".parse().unwrap(),
         local: "198.51.100.1:8443".parse().unwrap(),
     }
+        via: Via::Direct,
 }
 
 /// A gateway that only forwards: what the edge and the handler will be.

@@ -377,6 +377,22 @@ impl Gateway {
         Http1::plain(self.admin()).exchange(&Request::get(path).header("Connection", "close"))
     }
 
+    /// How often this has happened to client connections.
+    pub fn connection_events(&self, event: &str) -> u64 {
+        self.metric(&format!(
+            r#"portcullis_connection_events_total{{event="{event}"}}"#
+        ))
+    }
+
+    /// The number of one series; 0 when it is not there.
+    pub fn metric(&self, series: &str) -> u64 {
+        let text = self.admin_get("/metrics").text();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse::<f64>().unwrap() as u64)
+    }
+
     /// Puts a changed file in place and asks for a reload.
     pub fn reload(&mut self, setup: Setup) -> Result<String, String> {
         setup.write();

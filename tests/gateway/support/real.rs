@@ -89,6 +89,22 @@ pub fn node() -> Backend {
     begin("nodejs", command, port, tempfile::tempdir().unwrap())
 }
 
+/// HAProxy as a balancer that passes TLS through to the gateway, with these words behind its `server` line. Connects from 127.0.0.1.
+#[track_caller]
+pub fn haproxy(gateway: SocketAddr, options: &str) -> Backend {
+    let directory = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let config = format!(
+        "defaults\n mode tcp\n timeout connect 5s\n timeout client 10s\n timeout server 10s\n\
+         listen edge\n bind 127.0.0.1:{port}\n server gateway {gateway} {options}\n"
+    );
+    let path = directory.path().join("haproxy.cfg");
+    fs::write(&path, config).unwrap();
+    let mut command = Command::new(first_found("haproxy", &["/usr/sbin/haproxy"]));
+    command.arg("-db").arg("-f").arg(&path);
+    begin("haproxy", command, port, directory)
+}
+
 #[track_caller]
 fn begin(name: &'static str, mut command: Command, port: u16, directory: TempDir) -> Backend {
     let child = command
