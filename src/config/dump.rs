@@ -150,6 +150,7 @@ impl Config {
             "headers",
             places.iter().filter(|(on, _)| *on).map(|(_, name)| name),
         );
+        out.text("failures", &rate(self.auth.failures));
         let parameter = self.auth.query_parameter.as_deref();
         out.text("query_parameter", parameter.unwrap_or(""));
         let refuse = self.auth.refuse_secret_keys_in_browsers;

@@ -39,6 +39,7 @@ use crate::model::key::Environment;
 use crate::model::key::KeyKind;
 use crate::model::key::Lifetime;
 use crate::model::limit::Mode;
+use crate::model::limit::Rate;
 use crate::model::route::Route;
 use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
@@ -390,6 +391,8 @@ pub struct Auth {
     pub bearer: bool,
     /// Whether `X-API-Key` is a credential.
     pub x_api_key: bool,
+    /// Unknown credentials that one source may present before it is answered 429 for them; `None` is without limit.
+    pub failures: Option<Rate>,
     /// `realm` of `WWW-Authenticate`: 1 to 64 of printable ASCII without quotes and backslashes.
     pub realm: String,
     /// `true` passes an `Authorization` of another scheme on to the backend when a valid X-API-Key stands beside it; `false` refuses it.

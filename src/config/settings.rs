@@ -37,6 +37,7 @@ use crate::config::values::wrong;
 use crate::model::binding;
 use crate::model::key::Lifetime;
 use crate::model::limit::Mode;
+use crate::model::limit::Rate;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopeRules;
 use crate::refusal::Shape;
@@ -318,6 +319,7 @@ pub(super) fn auth(root: &mut Reader<'_>) -> Auth {
         Auth {
             bearer: takes(true),
             x_api_key: takes(false),
+            failures: table.rate_or_unlimited("failures").unwrap_or(FAILURES),
             realm: table
                 .word("realm", names::realm)
                 .map_or_else(|| "api".into(), Spanned::into_inner),
@@ -557,6 +559,12 @@ fn path(base: &Path, text: &str) -> Result<PathBuf, Wrong> {
     }
     Ok(base.join(text))
 }
+
+/// Unknown credentials of one source: five a second are no client that was set up with one wrong key, and find no key in an age.
+const FAILURES: Option<Rate> = Some(Rate {
+    count: 300,
+    seconds: 60,
+});
 
 /// Longest path of a Unix socket, `sun_path` without its terminator.
 const SOCKET_PATH_MAX: usize = 107;

@@ -21,6 +21,7 @@ use crate::model::route::Access;
 use crate::model::route::Found;
 use crate::model::route::Route;
 use crate::model::route::host::best;
+use crate::model::source::source_of;
 use crate::quota::Charge;
 use crate::quota::Numbers;
 use crate::quota::Quota;
@@ -222,7 +223,8 @@ fn check(
         return Ok((served(found)?, target));
     }
     let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
-    let (digest, key) = api_key::verify(snapshot, &credential)?;
+    let (digest, key) = api_key::verify(snapshot, &credential)
+        .map_err(|fault| unknown(config, quota, now, peer, fault))?;
     known.principal = Some(Principal::of(digest, key));
     let places = environments(config, host.name(), known.route.as_deref());
     standing::check(snapshot, key, places, now.wall)?;
@@ -234,6 +236,26 @@ fn check(
     let permitted = permission::check(snapshot, key, &route.access);
     known.observe(permitted, scopes_mode(snapshot, key, &route))?;
     Ok((route, target))
+}
+
+/// Counts a credential that is nobody's under the one who presents it; beyond `auth.failures` the answer is 429. Known keys do not come by
+/// here, so that no neighbour's spray can hold them up.
+fn unknown(config: &Config, quota: &Quota, now: Now, peer: &Peer, fault: Fault) -> Fault {
+    let source = source_of(peer.address.ip());
+    let over = config
+        .auth
+        .failures
+        .and_then(|rate| quota.strangers.failed(source, rate, now.mono));
+    let Some(over) = over else {
+        return fault;
+    };
+    if over.begins {
+        tracing::warn!(client = %source, "auth_throttled: too many unknown keys from there (auth.failures); known ones are served");
+    }
+    let refusal = Refusal::LimitExceeded {
+        retry_after_seconds: over.retry_after_seconds,
+    };
+    Fault::new(refusal, "auth_throttled")
 }
 
 /// The web page that sends a request must be among the key's own, where it has any.

@@ -147,6 +147,7 @@ fn config() -> Config {
         auth: Auth {
             bearer: true,
             x_api_key: true,
+            failures: None,
             realm: "api".to_owned(),
             pass_foreign_authorization: false,
             query_parameter: None,

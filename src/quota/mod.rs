@@ -10,6 +10,7 @@ use crate::store::counters::Subject;
 
 pub mod headers;
 mod local;
+mod strangers;
 mod window;
 
 /// Every live counter of this node. Exists only for real keys and tenants: strangers create none (S28).
@@ -20,6 +21,8 @@ mod window;
 pub struct Quota {
     tenants: local::Table<TenantId>,
     keys: local::Table<KeyId>,
+    /// Who presents keys that are not known; of fixed size.
+    pub strangers: strangers::Strangers,
 }
 
 /// What one request is to be charged to. The limits are those of the request's snapshot: a window whose length they change keeps its start
@@ -83,6 +86,7 @@ impl Quota {
         Quota {
             tenants: local::Table::new(),
             keys: local::Table::new(),
+            strangers: strangers::Strangers::new(),
         }
     }
 

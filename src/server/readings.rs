@@ -117,6 +117,14 @@ fn kept(metrics: &Arc<Metrics>, state: &State) {
         vec![],
         move || snapshot.load().revision as f64,
     );
+    let quota = Arc::clone(&state.quota);
+    metrics.add_reading(
+        "portcullis_auth_failure_sources",
+        "Addresses whose unknown keys are counted; at most 4096",
+        Kind::Gauge,
+        vec![],
+        move || quota.strangers.sources() as f64,
+    );
     let flusher = Arc::clone(&state.flusher);
     metrics.add_reading(
         "portcullis_counter_flush_failures",

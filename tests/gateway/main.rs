@@ -11,6 +11,7 @@
 
 mod support;
 
+mod abuse;
 mod admin;
 mod authentication;
 mod browsers;

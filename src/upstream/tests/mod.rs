@@ -145,6 +145,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         auth: Auth {
             bearer: true,
             x_api_key: true,
+            failures: None,
             realm: "api".to_owned(),
             pass_foreign_authorization: false,
             query_parameter: None,
