@@ -33,6 +33,7 @@ use super::client::Client;
 use super::client::Phase;
 use super::client::UnderWay;
 use super::frames::Framed;
+use super::heads::Strict;
 
 /// How HTTP is spoken, from the configuration in force when the connection came.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +107,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
         Answering::new(handle(peer, under_way.carrier(), request), under_way)
     });
     let builder = bounds.http1(keep_alive);
-    let connection = builder.serve_connection(TokioIo::new(io), service);
+    let connection = builder.serve_connection(TokioIo::new(Strict::new(io)), service);
     client
         .drive(connection, http1::Connection::graceful_shutdown)
         .await;

@@ -59,10 +59,11 @@ mod client;
 mod connection;
 pub mod counters;
 mod frames;
+mod heads;
 pub mod listener;
 mod plaintext;
-mod sweep;
 mod proxy_header;
+mod sweep;
 pub mod tls;
 mod watched;
 
@@ -106,7 +107,6 @@ pub async fn run_worker(
     edge.run(sockets, secure, plain, shutdown).await
 }
 
-/// Begins the task of a connection that has been let in.
 /// Who asks, where a trusted proxy brings the request.
 fn client_of(worker: &Worker, peer: Peer, request: &Request<Incoming>) -> Peer {
     match peer.via {
@@ -118,22 +118,23 @@ fn client_of(worker: &Worker, peer: Peer, request: &Request<Incoming>) -> Peer {
     }
 }
 
+/// Begins the task of a connection that has been let in.
 type Start = Rc<dyn Fn(Seat, Arrival)>;
 
 /// What the configuration says of connections; taken anew for each one and for each sweep.
 #[derive(Clone, Debug)]
 struct Settings {
     connections: Connections,
-    bounds: Bounds,
     proxies: Arc<TrustedProxies>,
+    bounds: Bounds,
 }
 
 impl Settings {
     fn of(config: &Config) -> Settings {
         Settings {
             connections: config.connections.clone(),
-            bounds: Bounds::of(&config.http, &config.connections),
             proxies: Arc::clone(&config.trusted_proxies),
+            bounds: Bounds::of(&config.http, &config.connections),
         }
     }
 }
@@ -279,7 +280,6 @@ impl Seat {
         }
     }
 
-    fn watch(&self, socket: TcpStream, expect_tls: bool) -> Watched {
     /// Reads for whom a trusted proxy connects and counts the connection under that client. `None` when it is to be closed: without a sound header nobody knows whose it is. The sweep bounds the time like that of a handshake.
     async fn named(mut self, mut arrival: Arrival) -> Option<(Seat, Arrival)> {
         let said = {
@@ -314,6 +314,7 @@ impl Seat {
         Some((self, arrival))
     }
 
+    fn watch(&self, socket: TcpStream, expect_tls: bool) -> Watched {
         Watched::new(socket, Arc::clone(&self.client.progress), expect_tls)
     }
 
@@ -369,7 +370,6 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let peer = arrival.peer;
     let (seat, arrival) = match seat.place.is_named() {
         true => (seat, arrival),
         false => match Box::pin(seat.named(arrival)).await {
@@ -377,6 +377,7 @@ where
             None => return,
         },
     };
+    let peer = arrival.peer;
     let acceptor = TlsAcceptor::from(seat.edge.tls.load_full());
     let handshake = acceptor.accept(seat.watch(arrival.socket, true));
     let stream = match seat.client.unless_cut(handshake).await {
@@ -399,7 +400,6 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let socket = seat.watch(arrival.socket, false);
     let (seat, arrival) = match seat.place.is_named() {
         true => (seat, arrival),
         false => match Box::pin(seat.named(arrival)).await {
@@ -407,6 +407,7 @@ where
             None => return,
         },
     };
+    let socket = seat.watch(arrival.socket, false);
     speak_http1(seat, socket, false, arrival.peer, answer).await;
 }
 
