@@ -40,12 +40,16 @@ use support::request::Request;
 use support::upstream::Upstream;
 use support::upstream::find;
 
+#[path = "process/abuse.rs"]
+mod abuse;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
 
 /// A configuration on ports of its own, and what runs on it.
 struct Site {
     setup: Setup,
     https: SocketAddr,
+    admin: SocketAddr,
     config: PathBuf,
 }
 
@@ -71,6 +75,7 @@ impl Site {
         Site {
             setup,
             https,
+            admin: SocketAddr::from(([127, 0, 0, 1], ports[2])),
             config,
         }
     }
@@ -107,9 +112,9 @@ impl Site {
             .arg("--config")
             .arg(&self.config)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&errors).unwrap());
+            .stdout(Stdio::null());
         adjust(&mut command);
+        command.stderr(fs::File::create(&errors).unwrap());
         let mut running = Running {
             child: command.spawn().unwrap(),
             errors,

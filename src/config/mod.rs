@@ -143,8 +143,8 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         listen,
         server: settings::server(root),
         connections: settings::connections(root),
-        http: settings::http(root),
         trusted_proxies: Arc::new(settings::trusted_proxies(root)),
+        http: settings::http(root),
         tls: settings::tls(root, base),
         store,
         auth: settings::auth(root),
@@ -219,9 +219,9 @@ pub struct Config {
     pub server: Server,
     /// Bounds on client connections.
     pub connections: Connections,
-    /// Bounds on HTTP messages.
     /// Load balancers in front of us, and what they are believed.
     pub trusted_proxies: Arc<TrustedProxies>,
+    /// Bounds on HTTP messages.
     pub http: Http,
     /// Certificates.
     pub tls: Tls,
@@ -309,7 +309,6 @@ pub struct Connections {
     pub http2_streams_max: u32,
 }
 
-/// `[http]`.
 /// `[trusted_proxies]`: who may say where a client is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
@@ -332,6 +331,7 @@ impl TrustedProxies {
     }
 }
 
+/// `[http]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
     /// Whole request head, bytes; beyond it 431. 8KiB to 1MiB.

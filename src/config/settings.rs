@@ -160,7 +160,6 @@ pub(super) fn connections(root: &mut Reader<'_>) -> Connections {
     })
 }
 
-/// `[http]`.
 /// `[trusted_proxies]`. A proxy that says nothing, and words from nobody, are mistakes: both read as if clients' addresses were known.
 pub(super) fn trusted_proxies(root: &mut Reader<'_>) -> TrustedProxies {
     root.table("trusted_proxies", "trusted_proxies", |table| {
@@ -204,6 +203,7 @@ pub(super) fn trusted_proxies(root: &mut Reader<'_>) -> TrustedProxies {
     })
 }
 
+/// `[http]`.
 pub(super) fn http(root: &mut Reader<'_>) -> Http {
     root.table("http", "http", |table| Http {
         head_bytes_max: table.size("head_bytes_max", "32KiB", ("8KiB", "1MiB")),

@@ -185,7 +185,13 @@ fn verdict(view: &View, now: u32, limits: &Limits) -> Option<Order> {
             let silent = view.head_since == 0;
             if over(view.quiet_since, now, limits.handshake) {
                 Some(Order::Cut(Why::HandshakeTimeout))
-            } else if view.draining && silent && over(view.quiet_since, now, DRAIN_GRACE) {
+            } else if view.draining
+                && over(
+                    view.quiet_since,
+                    now,
+                    if silent { DRAIN_GRACE } else { FINISH_GRACE },
+                )
+            {
                 Some(Order::Cut(Why::Drain))
             } else {
                 None
@@ -221,6 +227,11 @@ fn http_verdict(view: &View, now: u32, limits: &Limits) -> Option<Order> {
     if over(told, now, grace) && over(view.quiet_since, now, grace) && view.blocked_since == 0 {
         return Some(Order::Cut(Why::Unfinished));
     }
+    // Half a head is no request yet. A drain waits for its end as long as for a goodbye, not as long as the head could take.
+    let half = view.head_since;
+    if view.draining && over(half, now, FINISH_GRACE) && over(told, now, FINISH_GRACE) {
+        return Some(Order::Cut(Why::Unfinished));
+    }
     // A client that has just connected is about to ask; closing on it would lose a request that is already on its way.
     if view.draining && (view.served || over(view.quiet_since, now, DRAIN_GRACE)) {
         return Some(Order::Finish(Why::Drain));
@@ -246,7 +257,7 @@ mod tests {
 
     fn limits() -> Limits {
         Limits {
-            handshake: 10,
+            handshake: 15,
             head: 20,
             idle: 30,
             stall: 40,
@@ -279,7 +290,7 @@ mod tests {
                 "handshake in time",
                 View {
                     phase: Phase::Handshake,
-                    quiet_since: ago(10),
+                    quiet_since: ago(15),
                     ..view()
                 },
                 None,
@@ -288,7 +299,7 @@ mod tests {
                 "handshake too long, whatever was sent",
                 View {
                     phase: Phase::Handshake,
-                    quiet_since: ago(11),
+                    quiet_since: ago(16),
                     head_since: ago(1),
                     ..view()
                 },
@@ -314,6 +325,39 @@ mod tests {
                     ..view()
                 },
                 None,
+            ),
+            (
+                "handshake that drips in a drain",
+                View {
+                    phase: Phase::Handshake,
+                    quiet_since: ago(9),
+                    head_since: ago(5),
+                    draining: true,
+                    ..view()
+                },
+                Some(Cut(Why::Drain)),
+            ),
+            (
+                "half a head in a drain, over HTTP/2",
+                View {
+                    phase: Phase::Http2,
+                    head_since: ago(9),
+                    finishing_since: ago(9),
+                    draining: true,
+                    ..view()
+                },
+                Some(Cut(Why::Unfinished)),
+            ),
+            (
+                "half a head in a drain has a moment",
+                View {
+                    phase: Phase::Http2,
+                    head_since: ago(8),
+                    finishing_since: ago(9),
+                    draining: true,
+                    ..view()
+                },
+                Some(Finish(Why::Drain)),
             ),
             (
                 "head in time",

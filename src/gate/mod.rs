@@ -33,8 +33,8 @@ use crate::snapshot::TenantEntry;
 
 mod api_key;
 mod browser;
-mod credential;
 mod client;
+mod credential;
 mod explain;
 mod host;
 mod permission;
@@ -48,9 +48,9 @@ pub use browser::Cors;
 pub use browser::Preflight;
 pub use browser::SECRET_KEY_IN_BROWSER;
 pub use browser::preflight;
-pub use explain::Explanation;
 pub use client::locate;
 pub use client::request_id;
+pub use explain::Explanation;
 pub use explain::Question;
 pub use explain::explain;
 
@@ -61,7 +61,6 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The address it reached.
     pub local: SocketAddr,
-}
     /// Who brings its requests.
     pub via: Via,
 }
@@ -76,6 +75,7 @@ pub enum Via {
     TrustedProxy,
     /// Such a proxy, with an `X-Forwarded-For` that cannot be read: nobody knows who asks.
     Unclear,
+}
 
 /// Who the credential proved to be.
 #[derive(Clone, Debug)]
@@ -207,8 +207,8 @@ fn check(
     known: &mut Known,
 ) -> Result<(Arc<Route>, PathAndQuery), Fault> {
     let config = &snapshot.config;
-    let target = target::of(head, &config.http)?;
     client::check(peer)?;
+    let target = target::of(head, &config.http)?;
     let found = snapshot
         .routes
         .find(host.name(), target.path(), head.method.as_str());

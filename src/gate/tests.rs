@@ -291,8 +291,8 @@ fn run(
     let peer = Peer {
         address: "192.0.2.7:50000".parse().unwrap(),
         local: "198.51.100.1:8443".parse().unwrap(),
-    };
         via: Via::Direct,
+    };
     admit(snapshot, quota, at(wall), &peer, head)
 }
 
@@ -702,8 +702,8 @@ fn an_ipv4_client_of_an_ipv6_socket_is_judged_by_its_ipv4_address() {
         let peer = Peer {
             address: address.parse().unwrap(),
             local: "198.51.100.1:8443".parse().unwrap(),
-        };
             via: Via::Direct,
+        };
         let mut head = head("GET", "/any", &[("x-api-key", "good")]);
         let verdict = admit(&snapshot, &Quota::new(), at(0), &peer, &mut head);
         assert_eq!(verdict.is_ok(), admitted, "{address}");

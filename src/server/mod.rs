@@ -298,6 +298,20 @@ impl Gateway {
         })
     }
 
+    /// Keeps clients from taking the files that the rest needs, where so many may be open; `None` is any number.
+    pub(crate) fn leave_files(&self, limit: Option<u64>) {
+        let Some(limit) = limit else {
+            return;
+        };
+        let room = self.connections.leave_files(limit);
+        let total_max = self.keeper.snapshot().load().config.connections.total_max;
+        if room < total_max {
+            tracing::warn!(
+                "connections.total_max is {total_max}, but the limit of {limit} open files has room for {room} clients; raise LimitNOFILE= (ulimit -n), or lower connections.total_max"
+            );
+        }
+    }
+
     /// Addresses of the TLS listeners.
     #[must_use]
     pub fn https(&self) -> Vec<SocketAddr> {

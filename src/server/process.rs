@@ -38,9 +38,12 @@ pub fn run(config_path: &Path) -> ExitCode {
     start_logging(config_path);
     protect_memory();
     let inherited = Inherited::from_env();
-    listener::raise_file_limit();
+    let files = listener::raise_file_limit();
     match Gateway::start_on(config_path, Clock::system(), inherited) {
-        Ok(gateway) => serve(gateway),
+        Ok(gateway) => {
+            gateway.leave_files(files);
+            serve(gateway)
+        }
         Err(error) => fail(&error),
     }
 }

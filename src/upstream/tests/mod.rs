@@ -241,8 +241,8 @@ pub(super) fn peer() -> Peer {
     Peer {
         address: "192.0.2.7:50000".parse().unwrap(),
         local: "198.51.100.1:8443".parse().unwrap(),
-    }
         via: Via::Direct,
+    }
 }
 
 /// A gateway that only forwards: what the edge and the handler will be.
