@@ -395,7 +395,7 @@ mod tests {
         }
         let mut rapid = opened();
         let pair = [headers, reset].concat();
-        rapid.scan(&pair.repeat(400), 1);
+        rapid.scan(&pair.repeat(399), 1);
         assert!(!rapid.floods());
         rapid.scan(&pair, 1);
         assert!(rapid.floods());
