@@ -72,7 +72,8 @@ pub(super) struct Client {
     quiet_since: Cell<u32>,
     requests: Cell<usize>,
     served: Cell<bool>,
-    draining: Cell<bool>,
+    /// Since when its worker drains; 0 while it does not.
+    draining_since: Cell<u32>,
     order: Cell<Order>,
     finishing_since: Cell<u32>,
     /// HTTP/2 streams under way; HTTP/1.1 needs no list.
@@ -118,7 +119,7 @@ impl Client {
             quiet_since: Cell::new(now),
             requests: Cell::new(0),
             served: Cell::new(false),
-            draining: Cell::new(false),
+            draining_since: Cell::new(0),
             order: Cell::new(Order::Continue),
             finishing_since: Cell::new(0),
             streams: RefCell::new(Vec::new()),
@@ -155,13 +156,21 @@ impl Client {
             flooded: self.progress.flooded(),
             finishing_since: self.finishing_since.get(),
             silent_since_told: phase == Phase::Http2 && self.progress.reading_since() == 0,
-            draining: self.draining.get(),
+            draining_since: self.draining_since.get(),
         }
     }
 
     /// From now on this connection is judged as one of a worker that drains.
     pub(super) fn drain(&self) {
-        self.draining.set(true);
+        if self.draining_since.get() == 0 {
+            self.draining_since.set(self.progress.now());
+        }
+    }
+
+    /// Whether the answer about to begin is the last one: an HTTP/1.1 client is told so by `Connection: close`, and no request that is on
+    /// its way already meets a closed connection. HTTP/2 has GOAWAY for that.
+    pub(super) fn answers_last(&self) -> bool {
+        self.draining_since.get() != 0 && self.phase.get() == Phase::Http1
     }
 
     /// Gives an order unless it, or a harder one, has been given; says whether it is new.
@@ -295,6 +304,11 @@ impl UnderWay {
             Some(stream) => Rc::clone(stream) as Rc<dyn Carrier>,
             None => Rc::clone(&self.client) as Rc<dyn Carrier>,
         }
+    }
+
+    /// Whether the connection takes no request after this one.
+    pub(super) fn is_last(&self) -> bool {
+        self.client.answers_last()
     }
 
     /// Notes whether something of the answer waits for the client to take it.

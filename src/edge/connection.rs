@@ -12,6 +12,8 @@ use std::task::ready;
 use bytes::Bytes;
 use http::Request;
 use http::Response;
+use http::header::CONNECTION;
+use http::header::HeaderValue;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -177,9 +179,13 @@ impl<F: Future<Output = Response<B>>, B> Future for Answering<F> {
     type Output = Result<Response<Counted<B>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(self.answer.as_mut().poll(cx));
+        let mut response = ready!(self.answer.as_mut().poll(cx));
         let under_way = self.under_way.take();
         let under_way = under_way.expect("a future is not polled after its end");
+        if under_way.is_last() {
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         under_way.owed(true);
         Poll::Ready(Ok(response.map(|body| Counted { body, under_way })))
     }
