@@ -21,5 +21,6 @@ pub mod usage;
 pub mod admin;
 pub mod cli;
 pub mod clock;
+pub mod descriptors;
 pub mod server;
 pub mod shutdown;

@@ -10,8 +10,9 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// The rooms, lowest first: each imports only from those before it.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "clock",
+    "descriptors",
     "metrics",
     "access_log",
     "refusal",
@@ -32,7 +33,7 @@ const LAYERS: [&str; 18] = [
 ];
 
 /// Import nothing of this crate, but for what stands in [`LEAF_EXCEPTIONS`].
-const LEAVES: [&str; 4] = ["clock", "metrics", "access_log", "refusal"];
+const LEAVES: [&str; 5] = ["clock", "descriptors", "metrics", "access_log", "refusal"];
 
 const LEAF_EXCEPTIONS: [(&str, &str); 1] = [("refusal", "crate::model::scope")];
 

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
@@ -24,6 +25,8 @@ pub struct ConnectionCounters {
     pub refused_total_cap: AtomicU64,
     /// Closed at once: `connections.per_address_max` was reached.
     pub refused_address_cap: AtomicU64,
+    /// Closed at once: the file descriptors that are left are for backends and the control side.
+    pub refused_descriptors: AtomicU64,
     /// TLS handshakes that failed; a peer that closed without a byte is not one.
     pub handshake_failed: AtomicU64,
     /// TLS handshakes that took longer than `connections.handshake_timeout`.
@@ -46,6 +49,8 @@ pub struct ConnectionCounters {
     by_address: DashMap<IpAddr, u32>,
     /// The tick of each worker, which its sweep moves.
     heartbeats: Mutex<Vec<Arc<AtomicU32>>>,
+    /// A worker could not start or serve.
+    failed: AtomicBool,
     /// Workers that have not ended yet.
     workers: AtomicUsize,
     /// Connections that the drain cut, over all workers.
@@ -125,6 +130,11 @@ impl ConnectionCounters {
             .push(tick);
     }
 
+    /// Notes a worker that does not serve, and never will: the watchdog is to end this process.
+    pub fn worker_failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
     /// Strikes a worker off. The last one gets the number of connections that all workers cut.
     pub(super) fn worker_ended(&self, tick: &Arc<AtomicU32>, cut: usize) -> Option<usize> {
         self.heartbeats
@@ -175,13 +185,14 @@ impl Heartbeat {
         }
     }
 
-    /// Whether each worker's sweep has run since the last call. Ask at most twice a second. `true` while workers come or go.
+    /// Whether each worker's sweep has run since the last call. Ask at most twice a second. `true` while workers come or go; `false` for good
+    /// once one has failed.
     pub fn moved(&mut self) -> bool {
         let ticks = self.counters.ticks();
         let stuck =
             ticks.len() == self.seen.len() && ticks.iter().zip(&self.seen).any(|(a, b)| a == b);
         self.seen = ticks;
-        !stuck
+        !stuck && !self.counters.failed.load(Ordering::Relaxed)
     }
 }
 
@@ -258,6 +269,10 @@ mod tests {
         turning.fetch_add(1, Ordering::Relaxed);
         stuck.fetch_add(1, Ordering::Relaxed);
         assert!(heartbeat.moved());
+        counters.worker_failed();
+        turning.fetch_add(1, Ordering::Relaxed);
+        stuck.fetch_add(1, Ordering::Relaxed);
+        assert!(!heartbeat.moved());
     }
 
     #[test]

@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::config::Connections;
+use crate::descriptors;
 use crate::gate::Peer;
 use crate::handler::Worker;
 use crate::handler::handle;
@@ -218,6 +219,11 @@ impl Edge {
 
     /// Gives a connection its place under the caps and its task, or closes it.
     fn let_in(self: &Rc<Self>, arrival: Arrival, start: &Start) {
+        if !descriptors::client_may_stay(&arrival.socket) {
+            let refused = &self.counters.refused_descriptors;
+            refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let caps = (self.settings)().connections;
         let client = arrival.peer.address.ip();
         let place = self

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::config::Upstream;
+use crate::descriptors;
 use crate::refusal::UpstreamFailure;
 use crate::upstream::deadline::after;
 use crate::upstream::deadline::earliest;
@@ -47,6 +48,14 @@ pub(super) async fn connect(
             return Err(ConnectFailure { kind, detail });
         }
     };
+    if !descriptors::backend_may_stay(&stream) {
+        return Err(ConnectFailure {
+            kind: UpstreamFailure::ConnectionLimit,
+            detail:
+                "the file descriptors that are left are for the control side; raise LimitNOFILE="
+                    .to_owned(),
+        });
+    }
     // A request is one write; waiting for more to send with it only delays it.
     if let Err(error) = stream.set_nodelay(true) {
         return Err(failure(&error, false));
