@@ -19,6 +19,7 @@ use crate::store::error::EXIT_CONFIG;
 use crate::store::error::EXIT_PERMISSION;
 use crate::store::error::EXIT_UNAVAILABLE;
 use crate::store::lock::own_like_directory;
+use crate::store::whole;
 
 /// Whose counters they are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +92,8 @@ pub struct Counters {
     connection: Connection,
     path: PathBuf,
     boot_id: String,
+    /// Whether each save is on the disk when it returns.
+    synced: bool,
 }
 
 /// Why the file cannot be used. The file is left as it is.
@@ -150,7 +153,7 @@ impl Counters {
         boot_id: &str,
     ) -> Result<(Counters, Vec<Row>), CountersError> {
         let path = directory.join(FILE);
-        let loaded = make_private(directory, &path)
+        let loaded = make(directory, &path, now, boot_id)
             .and_then(|()| Connection::open(&path).map_err(Problem::Sqlite))
             .and_then(|connection| load(connection, now, boot_id));
         match loaded {
@@ -159,6 +162,7 @@ impl Counters {
                     connection,
                     path,
                     boot_id: boot_id.to_owned(),
+                    synced: false,
                 };
                 Ok((counters, rows))
             }
@@ -166,7 +170,21 @@ impl Counters {
         }
     }
 
-    /// Writes a batch, all of it or none. A `kill -9` afterwards forgets nothing of it; a loss of power may (the file is not synced on each save).
+    /// Says whether every later save is synced, so that not even a loss of power forgets it.
+    ///
+    /// # Errors
+    /// `CountersError`; it stays as it was.
+    pub fn sync_saves(&mut self, synced: bool) -> Result<(), CountersError> {
+        if self.synced != synced {
+            let level = if synced { "FULL" } else { "NORMAL" };
+            let set = self.connection.pragma_update(None, "synchronous", level);
+            set.map_err(|error| Problem::Sqlite(error).at(self.path.clone()))?;
+            self.synced = synced;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch, all of it or none. A `kill -9` afterwards forgets nothing of it; a loss of power may, unless saves are synced.
     ///
     /// # Errors
     /// `CountersError`; nothing was written, and the batch should be offered again.
@@ -192,18 +210,33 @@ enum Problem {
     Io(std::io::Error),
 }
 
-/// Makes the file for its owner alone if there is none; SQLite gives the files beside it the same mode.
-fn make_private(directory: &Path, path: &Path) -> Result<(), Problem> {
-    let made = std::fs::OpenOptions::new()
+/// Makes `counters.db`, for its owner alone, under another name and moves it there whole: an empty or half-made one is then always damage
+/// and never taken for "nothing was used". SQLite gives the files beside it the same mode.
+fn make(directory: &Path, path: &Path, now: Now, boot_id: &str) -> Result<(), Problem> {
+    if path.try_exists().map_err(Problem::Io)? {
+        return Ok(());
+    }
+    let fresh = directory.join("counters.db.new");
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Problem::Io(error));
+        }
+        _ => {}
+    }
+    std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path);
-    match made {
-        Ok(_) => own_like_directory(directory, path).map_err(Problem::Io),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(Problem::Io(error)),
-    }
+        .open(&fresh)
+        .and_then(|_| own_like_directory(directory, &fresh))
+        .map_err(Problem::Io)?;
+    let mut connection = Connection::open(&fresh)?;
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(SCHEMA)?;
+    write_meta(&transaction, now, boot_id)?;
+    transaction.commit()?;
+    connection.close().map_err(|(_connection, error)| error)?;
+    std::fs::rename(&fresh, path).map_err(Problem::Io)
 }
 
 impl From<rusqlite::Error> for Problem {
@@ -247,25 +280,20 @@ fn load(
     boot_id: &str,
 ) -> Result<(Connection, Vec<Row>), Problem> {
     connection.busy_timeout(BUSY)?;
+    whole::leave_alone(&connection, true)?;
     let transaction = connection.transaction()?;
-    if is_empty(&transaction)? {
-        transaction.execute_batch(SCHEMA)?;
-        write_meta(&transaction, now, boot_id)?;
-    }
     check_format(&transaction)?;
+    if let Some(what) = whole::damage(&transaction)? {
+        return Err(Problem::Damaged(what));
+    }
     move_to_this_boot(&transaction, now, boot_id)?;
     let rows = read_rows(&transaction)?;
     transaction.commit()?;
     // Only now: a file that is not ours must not be changed, and the journal mode is written to the file.
+    whole::leave_alone(&connection, false)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     Ok((connection, rows))
-}
-
-fn is_empty(transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
-    transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| {
-        row.get(0)
-    })
 }
 
 fn check_format(transaction: &Transaction<'_>) -> Result<(), Problem> {

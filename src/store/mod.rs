@@ -21,6 +21,7 @@ pub mod request;
 mod rows;
 pub mod sqlite;
 pub mod verbs;
+mod whole;
 
 pub use error::StoreError;
 pub use outcome::Failure;

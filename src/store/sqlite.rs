@@ -29,6 +29,7 @@ use crate::store::error::StoreError;
 use crate::store::lock::DirectoryLock;
 use crate::store::lock::own_like_directory;
 use crate::store::rows;
+use crate::store::whole;
 
 /// The open store. While it exists, no other process can open it.
 #[derive(Debug)]
@@ -104,7 +105,12 @@ impl Store {
         }
         let failed = |error| StoreError::from_sqlite(&file, error);
         let mut connection = connect(&file).map_err(failed)?;
+        whole::leave_alone(&connection, true).map_err(failed)?;
         check_version(&connection, &file)?;
+        if let Some(what) = whole::damage(&connection).map_err(failed)? {
+            return Err(StoreError::Damaged { path: file, what });
+        }
+        whole::leave_alone(&connection, false).map_err(failed)?;
         settings(&connection).map_err(failed)?;
         migrate(&mut connection).map_err(failed)?;
         Ok(Store {
@@ -272,6 +278,9 @@ fn commit(connection: &mut Connection, writes: &[Write]) -> rusqlite::Result<u64
     transaction.execute("UPDATE meta SET revision = revision + 1", [])?;
     let revision = revision_of(&transaction)?;
     transaction.commit()?;
+    // The log is emptied at once, so that `keys.db` alone is the whole truth: a lost or broken log brings no revoked key back, and a copy
+    // of the one file is a backup. It stays until the next change where somebody reads along; the change is durable either way.
+    let _emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()));
     Ok(revision)
 }
 
