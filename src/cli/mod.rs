@@ -37,6 +37,7 @@ mod print;
 /// Reads the command line of this process and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
+    server::protect_memory();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

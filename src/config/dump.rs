@@ -84,6 +84,7 @@ impl Config {
         out.table("[server]");
         out.bare("workers", self.server.workers);
         out.text("drain_timeout", &show_duration(self.server.drain_timeout));
+        out.text("drain_delay", &show_duration(self.server.drain_delay));
         let connections = &self.connections;
         out.table("[connections]");
         out.bare("total_max", connections.total_max);
@@ -134,6 +135,8 @@ impl Config {
         out.text("kind", "sqlite");
         out.path("path", &self.store.path);
         out.text("flush_interval", &show_duration(self.store.flush_interval));
+        let strict = self.store.strict;
+        out.text("durability", if strict { "strict" } else { "interval" });
         out.table("[auth]");
         let places = [
             (self.auth.bearer, "authorization"),

@@ -278,6 +278,8 @@ pub struct Server {
     pub workers: usize,
     /// How long a drain waits for requests in flight before it cuts them. 0s to 1h.
     pub drain_timeout: Duration,
+    /// How long before the drain the gateway says that it is not ready. 0s to 5min.
+    pub drain_delay: Duration,
 }
 
 /// `[connections]`.
@@ -354,6 +356,8 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// How often counters are written: the most that `kill -9` can forget. 100ms to 1min.
     pub flush_interval: Duration,
+    /// Whether a request is forwarded only once what it was charged is on the disk (`durability = "strict"`).
+    pub strict: bool,
 }
 
 /// `[auth]`.

@@ -139,6 +139,7 @@ pub(super) fn server(root: &mut Reader<'_>) -> Server {
     root.table("server", "server", |table| Server {
         workers: table.number("workers", 0, 0, 256) as usize,
         drain_timeout: table.duration("drain_timeout", "30s", ("0s", "1h")),
+        drain_delay: table.duration("drain_delay", "0s", ("0s", "5min")),
     })
 }
 
@@ -240,6 +241,11 @@ pub(super) fn store(root: &mut Reader<'_>, base: &Path) -> StoreConfig {
         StoreConfig {
             path: state.map_or_else(|| base.join("state"), Spanned::into_inner),
             flush_interval: table.duration("flush_interval", "1s", ("100ms", "1min")),
+            strict: table.choice(
+                "durability",
+                false,
+                &[("interval", false), ("strict", true)],
+            ),
         }
     })
 }

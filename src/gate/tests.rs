@@ -112,6 +112,7 @@ fn config() -> Config {
         server: Server {
             workers: 1,
             drain_timeout: second,
+            drain_delay: second,
         },
         connections: Connections {
             total_max: 1,
@@ -142,6 +143,7 @@ fn config() -> Config {
         store: StoreConfig {
             path: PathBuf::new(),
             flush_interval: second,
+            strict: false,
         },
         auth: Auth {
             bearer: true,

@@ -15,9 +15,11 @@ use hyper::body::Incoming;
 use crate::access_log;
 use crate::clock::Clock;
 use crate::gate;
+use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::gate::Refused;
 use crate::metrics::Metrics;
+use crate::quota::Numbers;
 use crate::quota::Quota;
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
@@ -193,6 +195,13 @@ async fn forward(
 ) -> Response<Body> {
     let (peer, request_id) = (account.peer(), account.request_id().clone());
     let admission = flight.admission();
+    if waits_for_the_disk(admission)
+        && let Some((refusal, reason)) = Box::pin(unrecorded(worker, flight)).await
+    {
+        let bounds = &admission.snapshot().config.connections;
+        drain(body, Unread::of(&head.headers, bounds));
+        return failed(account, flight, refusal, reason, String::new());
+    }
     let outcome = {
         // Dropped here when the request is ended: that closes the backend's connection before the client is told.
         let mut exchange = pin!(
@@ -226,6 +235,23 @@ async fn forward(
             let (refusal, reason) = refusal_of(failure.kind);
             failed(account, flight, refusal, reason, failure.detail)
         }
+    }
+}
+
+/// Whether the backend may see this request only once what it was charged is on the disk.
+fn waits_for_the_disk(admission: &Admission) -> bool {
+    let charged = |numbers: &Numbers| numbers.quota.is_some() || numbers.burst.is_some();
+    admission.snapshot().config.store.strict && admission.numbers().is_some_and(charged)
+}
+
+/// Waits for that; why the request cannot go on, if it cannot.
+async fn unrecorded(worker: &Worker, flight: &Flight) -> Option<(Refusal, &'static str)> {
+    let mut written = pin!(worker.quota.saves().wait());
+    let outcome = poll_fn(|cx| flight.poll_unless_ended(cx, |cx| written.as_mut().poll(cx))).await;
+    match outcome {
+        Ok(true) => None,
+        Ok(false) => Some((Refusal::NotRecorded, "not_recorded")),
+        Err(ended) => Some((ended.refusal(), ended.reason())),
     }
 }
 

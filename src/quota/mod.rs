@@ -10,7 +10,10 @@ use crate::store::counters::Subject;
 
 pub mod headers;
 mod local;
+pub mod saves;
 mod window;
+
+use saves::Saves;
 
 /// Every live counter of this node. Exists only for real keys and tenants: strangers create none (S28).
 ///
@@ -20,6 +23,7 @@ mod window;
 pub struct Quota {
     tenants: local::Table<TenantId>,
     keys: local::Table<KeyId>,
+    saves: Saves,
 }
 
 /// What one request is to be charged to. The limits are those of the request's snapshot: a window whose length they change keeps its start
@@ -83,7 +87,14 @@ impl Quota {
         Quota {
             tenants: local::Table::new(),
             keys: local::Table::new(),
+            saves: Saves::new(),
         }
+    }
+
+    /// Which charges are in the store.
+    #[must_use]
+    pub fn saves(&self) -> &Saves {
+        &self.saves
     }
 
     /// Takes `cost` from every window, or from none: one step under the entries' locks, so that exactly as many pass as the limit says

@@ -58,6 +58,8 @@ pub enum Refusal {
     Upstream(UpstreamFailure),
     /// 503: the gateway is at its connection or request cap.
     Overloaded,
+    /// 503: what the request was charged could not be written, and `store.durability` is `"strict"`.
+    NotRecorded,
     /// 500: a bug of ours, contained.
     Internal,
 }
@@ -200,7 +202,7 @@ impl Refusal {
             Refusal::UnknownTransferCoding,
         ]);
         all.extend(UpstreamFailure::ALL.map(Refusal::Upstream));
-        all.push(Refusal::Overloaded);
+        all.extend([Refusal::Overloaded, Refusal::NotRecorded]);
         all
     }
 
@@ -308,6 +310,11 @@ impl Refusal {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "overloaded",
                 "The gateway is at its capacity.",
+            ),
+            Refusal::NotRecorded => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not_recorded",
+                "The gateway cannot record requests at the moment.",
             ),
             Refusal::Internal => row(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -473,6 +480,7 @@ mod tests {
             Refusal::TlsExpected => 20,
             Refusal::OriginNotAllowed => 21,
             Refusal::AddressNotAllowed => 22,
+            Refusal::NotRecorded => 23,
         }
     }
 
@@ -481,7 +489,7 @@ mod tests {
         let mut numbers: Vec<usize> = Refusal::examples().iter().map(number).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers, (0..23).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..24).collect::<Vec<_>>());
     }
 
     #[test]

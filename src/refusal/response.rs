@@ -252,6 +252,7 @@ fn set_own_header(headers: &mut HeaderMap, refusal: &Refusal) {
         | Refusal::HeadTooLarge
         | Refusal::UnknownTransferCoding
         | Refusal::Overloaded
+        | Refusal::NotRecorded
         | Refusal::Internal => {}
     }
 }

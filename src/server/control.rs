@@ -91,6 +91,7 @@ pub(crate) fn spawn(runtime: &Runtime, listeners: AdminListeners, parts: Parts) 
         runtime.spawn(admin::serve_tcp(tcp, admin));
     }
     runtime.spawn(flush_counters(parts.clone()));
+    runtime.spawn(flush_when_asked(parts.clone()));
     runtime.spawn(watch_files(parts));
 }
 
@@ -137,11 +138,26 @@ fn status_json(parts: &Parts) -> serde_json::Value {
     })
 }
 
+/// Has counters written as soon as a request waits for it (`store.durability = "strict"`); never ends.
+async fn flush_when_asked(parts: Parts) {
+    loop {
+        parts.flusher.saves().asked().await;
+        let strict = parts.keeper.snapshot().load().config.store.strict;
+        let (flusher, now) = (Arc::clone(&parts.flusher), parts.clock.now());
+        let work = move || {
+            flusher.sync(strict);
+            flusher.flush(now);
+        };
+        let _ = tokio::task::spawn_blocking(work).await;
+    }
+}
+
 async fn flush_counters(parts: Parts) {
     let mut swept = parts.clock.now().mono;
+    let mut not_durable = 0;
     loop {
-        let interval = parts.keeper.snapshot().load().config.store.flush_interval;
-        tokio::time::sleep(interval).await;
+        let store = parts.keeper.snapshot().load().config.store.clone();
+        tokio::time::sleep(store.flush_interval).await;
         let (flusher, keeper) = (Arc::clone(&parts.flusher), Arc::clone(&parts.keeper));
         let now = parts.clock.now();
         let sweep = now.mono.since(swept) >= SWEEP_INTERVAL;
@@ -152,10 +168,19 @@ async fn flush_counters(parts: Parts) {
             if sweep {
                 flusher.sweep(now);
             }
+            flusher.sync(store.strict);
             flusher.flush(now);
-            keeper.retry_unwritten(now.wall);
+            keeper.retry_unwritten(now.wall)
         };
-        let _ = tokio::task::spawn_blocking(work).await;
+        let left = tokio::task::spawn_blocking(work).await;
+        let left = left.unwrap_or(not_durable);
+        if left < not_durable {
+            tracing::warn!(
+                left,
+                "changes that were in force but not durable are written now"
+            );
+        }
+        not_durable = left;
     }
 }
 

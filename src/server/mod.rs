@@ -48,6 +48,7 @@ pub use error::StartError;
 use flush::Flusher;
 pub use process::check;
 pub use process::demo;
+pub use process::protect_memory;
 pub use process::run;
 use reload::Reloader;
 
@@ -180,14 +181,19 @@ impl DataThreads {
             .build()
         {
             Ok(runtime) => runtime,
-            Err(error) => return tracing::error!(%error, "a worker could not start"),
+            Err(error) => {
+                self.connections.worker_failed();
+                return tracing::error!(%error, "a worker could not start");
+            }
         };
         let worker = Rc::new(Worker::new(self.shared, Pools::default(), log));
         let tasks = LocalSet::new();
         tasks.spawn_local(housekeeping(Rc::clone(&worker)));
         tasks.spawn_local(end_revoked(Rc::clone(&worker), self.endings));
+        let connections = Arc::clone(&self.connections);
         let serving = edge::run_worker(worker, sockets, self.tls, self.connections, self.watch);
         if let Err(error) = tasks.block_on(&runtime, serving) {
+            connections.worker_failed();
             tracing::error!(%error, "a worker could not serve its sockets");
         }
     }
@@ -338,6 +344,12 @@ impl Gateway {
         self.finish();
     }
 
+    /// Is no longer ready; gives how long to wait before the drain.
+    pub(crate) fn leave(&self) -> Duration {
+        self.shutdown.leave();
+        self.keeper.snapshot().load().config.server.drain_delay
+    }
+
     /// Begins the drain and returns at once.
     pub(crate) fn drain(&self) {
         let config = &self.keeper.snapshot().load().config;
@@ -351,7 +363,15 @@ impl Gateway {
                 tracing::error!("a worker thread ended by a panic");
             }
         }
-        self.flusher.flush(self.clock.now());
+        let now = self.clock.now();
+        self.flusher.flush(now);
+        let left = self.keeper.retry_unwritten(now.wall);
+        if left > 0 {
+            tracing::error!(
+                changes = left,
+                "the store could not be written to the last: what was told to be in force, not durable, is undone by the next start; do it again"
+            );
+        }
         let _ = std::fs::remove_file(&self.admin_socket);
         if let Some(log) = self.log.take() {
             log.stop();

@@ -36,7 +36,6 @@ use super::logging;
 /// `portcullis run`: serves until TERM or INT, then drains.
 pub fn run(config_path: &Path) -> ExitCode {
     start_logging(config_path);
-    protect_memory();
     let inherited = Inherited::from_env();
     listener::raise_file_limit();
     match Gateway::start_on(config_path, Clock::system(), inherited) {
@@ -222,14 +221,24 @@ fn serve_until_stopped(gateway: &mut Gateway) -> ExitCode {
         }
     }
     shutdown::notify_stopping();
+    let delay = gateway.leave();
+    let again =
+        control.block_on(async { tokio::time::timeout(delay, terminated(&mut signals)).await });
     gateway.drain();
     let hurry = Arc::clone(gateway.shutdown());
     control.spawn(async move {
-        while signals.next().await != Signal::Terminate {}
+        if again.is_err() {
+            terminated(&mut signals).await;
+        }
         hurry.terminate(Duration::ZERO);
     });
     gateway.finish();
     ExitCode::SUCCESS
+}
+
+/// Waits for TERM or INT.
+async fn terminated(signals: &mut Signals) {
+    while signals.next().await != Signal::Terminate {}
 }
 
 /// The level comes from the file before anything else is read from it, so that the start itself is logged.
@@ -239,8 +248,9 @@ fn start_logging(config_path: &Path) {
     logging::start(level);
 }
 
-/// No core file and no debugger of the same user: memory holds TLS keys and, for microseconds, API keys.
-fn protect_memory() {
+/// No core file and no debugger of the same user: memory holds TLS keys and, for microseconds, API keys. For every command, before it
+/// reads anything.
+pub fn protect_memory() {
     let behavior = rustix::process::DumpableBehavior::NotDumpable;
     if let Err(error) = rustix::process::set_dumpable_behavior(behavior) {
         tracing::warn!(%error, "core files of this process could not be switched off");

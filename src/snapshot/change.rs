@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -42,6 +44,8 @@ pub struct Keeper {
     /// Told after each swap that may have ended requests in flight.
     endings: watch::Sender<()>,
     last_used: Box<LastUsed>,
+    /// How many changes are in force but not in the store, for metrics.
+    not_durable: AtomicUsize,
 }
 
 struct State {
@@ -101,6 +105,7 @@ impl Keeper {
             snapshot: Arc::new(ArcSwap::from_pointee(built.snapshot)),
             endings: watch::Sender::new(()),
             last_used,
+            not_durable: AtomicUsize::new(0),
         };
         Ok((keeper, built.conflicts))
     }
@@ -137,9 +142,12 @@ impl Keeper {
                 }
                 for verb in imposed {
                     if !state.unwritten.contains(&verb) {
+                        let (verb_name, of) = verb.label();
+                        tracing::error!(verb = verb_name, of, %error, "in force, not durable: trying on; a crash now would undo it");
                         state.unwritten.push(verb);
                     }
                 }
+                self.note_unwritten(&state);
                 self.endings.send_replace(());
                 Err(VerbError::not_durable(&error))
             }
@@ -180,7 +188,19 @@ impl Keeper {
         state.free_unread();
         // A failure shows in the number that is left.
         let _failed = self.write_unwritten(&mut state, now);
+        self.note_unwritten(&state);
         state.unwritten.len()
+    }
+
+    /// How many changes are in force but could not be written yet.
+    #[must_use]
+    pub fn not_durable(&self) -> usize {
+        self.not_durable.load(Ordering::Relaxed)
+    }
+
+    fn note_unwritten(&self, state: &State) {
+        self.not_durable
+            .store(state.unwritten.len(), Ordering::Relaxed);
     }
 
     /// Makes every later write of the store fail, as a full disk would.

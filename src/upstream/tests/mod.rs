@@ -109,6 +109,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         server: crate::config::Server {
             workers: 1,
             drain_timeout: PATIENCE,
+            drain_delay: PATIENCE,
         },
         connections: Connections {
             total_max: 100,
@@ -139,6 +140,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         store: StoreConfig {
             path: PathBuf::new(),
             flush_interval: PATIENCE,
+            strict: false,
         },
         auth: Auth {
             bearer: true,
