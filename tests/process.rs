@@ -15,7 +15,6 @@ mod support;
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
-use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -26,160 +25,21 @@ use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
 
-use rustix::process::Pid;
 use rustix::process::Signal;
-use rustix::process::kill_process;
 use support::client;
 use support::client::Http1;
 use support::eventually;
 use support::gateway::Access;
 use support::gateway::Setup;
 use support::gateway::files_below;
-use support::ports::free_port;
 use support::request::Request;
+use support::site::BINARY;
+use support::site::Running;
+use support::site::Site;
+use support::site::assert_exit;
+use support::site::errors;
 use support::upstream::Upstream;
 use support::upstream::find;
-
-const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
-
-/// A configuration on ports of its own, and what runs on it.
-struct Site {
-    setup: Setup,
-    https: SocketAddr,
-    config: PathBuf,
-}
-
-/// A running gateway process; killed when dropped.
-struct Running {
-    child: Child,
-    errors: PathBuf,
-}
-
-impl Site {
-    fn new(upstream: &Upstream) -> Site {
-        Site::of(Setup::limited(upstream, "100/hour", "unlimited"))
-    }
-
-    fn of(setup: Setup) -> Site {
-        let ports = [free_port(), free_port(), free_port()];
-        let setup = setup
-            .set("listen", "https", &format!(r#"["127.0.0.1:{}"]"#, ports[0]))
-            .set("listen", "http", &format!(r#"["127.0.0.1:{}"]"#, ports[1]))
-            .set("listen", "admin", &format!(r#""127.0.0.1:{}""#, ports[2]));
-        let config = setup.write();
-        let https = SocketAddr::from(([127, 0, 0, 1], ports[0]));
-        Site {
-            setup,
-            https,
-            config,
-        }
-    }
-
-    /// `portcullis WORDS --config …`, to its end.
-    fn command(&self, words: &[&str]) -> Output {
-        Command::new(BINARY)
-            .args(words)
-            .arg("--config")
-            .arg(&self.config)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-
-    /// The same, which must succeed; its standard output.
-    #[track_caller]
-    fn told(&self, words: &[&str]) -> String {
-        let output = self.command(words);
-        assert_exit(&output, 0);
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn start(&self) -> Running {
-        self.start_with(|_| {})
-    }
-
-    #[track_caller]
-    fn start_with(&self, adjust: impl FnOnce(&mut Command)) -> Running {
-        let errors = self.setup.directory().join("stderr.log");
-        let mut command = Command::new(BINARY);
-        command
-            .arg("run")
-            .arg("--config")
-            .arg(&self.config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&errors).unwrap());
-        adjust(&mut command);
-        let mut running = Running {
-            child: command.spawn().unwrap(),
-            errors,
-        };
-        eventually("the gateway accepts", || {
-            if let Some(status) = running.child.try_wait().unwrap() {
-                panic!("the gateway ended ({status}): {}", running.stderr());
-            }
-            client::tls(self.https, "localhost", client::tls_config(&[])).ok()
-        });
-        running
-    }
-
-    #[track_caller]
-    fn get(&self, key: &str) -> support::request::Answer {
-        Http1::tls(self.https).exchange(&Request::get("/any").bearer(key))
-    }
-
-    #[track_caller]
-    fn key(&self) -> String {
-        let words = [
-            "keys",
-            "create",
-            "--tenant",
-            "acme",
-            "--name",
-            "test",
-            "--inherit",
-        ];
-        self.told(&words).trim().to_owned()
-    }
-}
-
-impl Running {
-    fn signal(&self, signal: Signal) {
-        let id = Pid::from_raw(self.child.id() as i32).unwrap();
-        kill_process(id, signal).unwrap();
-    }
-
-    fn stderr(&self) -> String {
-        fs::read_to_string(&self.errors).unwrap_or_default()
-    }
-
-    /// Waits for the end; the exit code.
-    fn ended(&mut self) -> Option<i32> {
-        eventually("the gateway ends", || self.child.try_wait().unwrap()).code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[track_caller]
-fn assert_exit(output: &Output, code: i32) {
-    assert_eq!(
-        output.status.code(),
-        Some(code),
-        "stdout: {}\nstderr: {}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-fn errors(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 #[test]
 fn help_names_the_commands_and_the_signals() {

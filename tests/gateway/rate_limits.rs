@@ -542,6 +542,55 @@ fn a_leap_in_time_opens_each_window_once() {
     assert_eq!(admitted(&gateway, &key, 20), 0);
 }
 
+// S30: somebody sets the wall clock, forward and back, while the gateway runs and while it is stopped. Windows go by the monotonic clock: none opens
+// early, none stays shut for longer, and Retry-After stays true. Expiry is a date, so it goes by the wall clock as it is at each request.
+#[test]
+fn a_wall_clock_that_is_set_moves_dates_and_no_window() {
+    let upstream = Upstream::start();
+    let mut gateway = Setup::limited(&upstream, "3/hour", "unlimited").start();
+    let key = gateway.key("acme");
+    let dated = gateway.make_key(NewKey {
+        expires_in_seconds: Some(3_600),
+        ..new_key("acme")
+    });
+    let reset = gateway.get("/any", &key).number("x-ratelimit-reset");
+    assert_eq!(admitted(&gateway, &key, 5), 2);
+    gateway.get("/any", &dated).expect(200);
+    for (moved, dated_key) in [(7_200, 401), (-7_200, 200), (-86_400, 200), (86_400, 200)] {
+        gateway.clock.set_wall_by(moved);
+        for restarted in [false, true] {
+            if restarted {
+                gateway = gateway.restart();
+            }
+            let answer = gateway.get("/any", &key);
+            answer.expect(429);
+            let wait = answer.number("retry-after");
+            assert!((3_500..=3_600).contains(&wait), "{wait} after {moved}");
+            assert_eq!(
+                answer.number("x-ratelimit-reset"),
+                reset,
+                "constant within the window (FA25)"
+            );
+        }
+        assert_eq!(
+            status_uncharged(&gateway, &dated),
+            dated_key,
+            "after {moved}"
+        );
+    }
+    gateway.clock.set_wall_by(-86_400);
+    gateway.advance(HOUR);
+    assert_eq!(admitted(&gateway, &key, 5), 3, "an hour is an hour");
+}
+
+/// 401 when the key does not stand, else 200: what a key gets, its limits aside.
+fn status_uncharged(gateway: &Gateway, key: &Key) -> u16 {
+    match gateway.get("/any", key).status {
+        429 => 200,
+        status => status,
+    }
+}
+
 // C-23: the reset is a Unix time, or the seconds that are left where the operator says so; RateLimit says the seconds in any case.
 #[test]
 fn the_reset_can_be_said_in_seconds() {

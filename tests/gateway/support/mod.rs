@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod ports;
 pub mod real;
 pub mod request;
+pub mod site;
 pub mod upstream;
 
 use std::sync::Arc;
