@@ -95,7 +95,7 @@ fn the_bounds_in_the_reference_file_are_those_of_the_code() {
         );
         seen += 1;
     }
-    assert_eq!(seen, 29);
+    assert_eq!(seen, 30);
 }
 
 /// A number and its unit, which may be empty.
