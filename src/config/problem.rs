@@ -255,7 +255,8 @@ impl Problems {
                 line.push_str("; ");
                 line.push_str(&problem.help);
             }
-            normalize_untrusted_str(&line)
+            // A text over several lines stays one line here.
+            normalize_untrusted_str(&line).replace('\n', "\\n")
         };
         self.list.iter().take(SHOWN_MAX).map(line).collect()
     }
