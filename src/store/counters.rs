@@ -185,7 +185,8 @@ impl Counters {
 }
 
 /// What went wrong, before it is known in which file.
-enum Problem {
+#[derive(Debug)]
+pub(super) enum Problem {
     Newer(i64),
     Damaged(String),
     Sqlite(rusqlite::Error),
@@ -241,7 +242,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     }
 }
 
-fn load(
+pub(super) fn load(
     mut connection: Connection,
     now: Now,
     boot_id: &str,
@@ -343,7 +344,7 @@ fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, Problem> {
         Some(opened_micros) => Some(SavedQuota {
             opened_micros,
             opened_wall: Wall(unsigned(row.get(2)?).ok_or_else(damaged)?),
-            seconds: row.get(3)?,
+            seconds: length(row.get(3)?).ok_or_else(damaged)?,
             used: row.get(4)?,
         }),
         None => None,
@@ -351,7 +352,7 @@ fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, Problem> {
     let base: Option<i64> = row.get(5)?;
     let burst = match base {
         Some(base) => Some(SavedBurst {
-            seconds: row.get(6)?,
+            seconds: length(row.get(6)?).ok_or_else(damaged)?,
             log: unpack(base, row.get_ref(7)?.as_blob().map_err(|_| damaged())?)
                 .ok_or_else(damaged)?,
         }),
@@ -380,7 +381,7 @@ fn read_usage(connection: &Connection) -> Result<Vec<UsageRow>, Problem> {
     Ok(rows)
 }
 
-fn write(
+pub(super) fn write(
     connection: &mut Connection,
     batch: &Batch<'_>,
     now: Now,
@@ -437,18 +438,29 @@ fn pack(log: &[(i64, u32)]) -> Vec<u8> {
     packed
 }
 
+/// A window has a length.
+fn length(seconds: u32) -> Option<u32> {
+    (seconds > 0).then_some(seconds)
+}
+
+/// `None` where times do not go forward or the counts are more than there can be: then another hand wrote it.
 fn unpack(base: i64, packed: &[u8]) -> Option<Vec<(i64, u32)>> {
     if !packed.len().is_multiple_of(PACKED_BYTES) {
         return None;
     }
     let mut total: u32 = 0;
+    let mut latest = 0;
     packed
         .chunks_exact(PACKED_BYTES)
-        .map(|chunk| {
+        .enumerate()
+        .map(|(index, chunk)| {
             let after = i64::from_le_bytes(chunk[..8].try_into().ok()?);
             let count = u32::from_le_bytes(chunk[8..].try_into().ok()?);
             total = total.checked_add(count)?;
-            Some((base.saturating_add(after), count))
+            // The first is the base itself.
+            let forward = after >= latest && (index > 0 || after == 0);
+            latest = after;
+            forward.then_some((base.checked_add(after)?, count))
         })
         .collect()
 }
@@ -743,6 +755,27 @@ mod tests {
             ),
             (
                 make("UPDATE limit_state SET burst_log = NULL"),
+                "makes no sense",
+            ),
+            // Found by the property: they were taken, the last two with times that no save could have written.
+            (
+                make("UPDATE limit_state SET quota_seconds = 0 WHERE quota_seconds > 0"),
+                "makes no sense",
+            ),
+            (
+                make("UPDATE limit_state SET burst_seconds = 0 WHERE burst_seconds > 0"),
+                "makes no sense",
+            ),
+            (
+                make(
+                    "UPDATE limit_state SET burst_log = x'ffffffffffffff7f01000000000000000000000001000000'",
+                ),
+                "makes no sense",
+            ),
+            (
+                make(
+                    "UPDATE limit_state SET burst_base = 9223372036854775807, burst_log = x'010000000000000001000000'",
+                ),
                 "makes no sense",
             ),
             (
