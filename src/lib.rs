@@ -23,3 +23,8 @@ pub mod cli;
 pub mod clock;
 pub mod server;
 pub mod shutdown;
+
+// Only for the fuzz targets, which are another crate.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// The rooms, lowest first: each imports only from those before it.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "clock",
     "metrics",
     "access_log",
@@ -29,6 +29,7 @@ const LAYERS: [&str; 18] = [
     "admin",
     "server",
     "cli",
+    "fuzzing",
 ];
 
 /// Import nothing of this crate, but for what stands in [`LEAF_EXCEPTIONS`].
@@ -251,7 +252,7 @@ fn hashers_are_seeded(source: &Source) -> Vec<String> {
 #[test]
 fn every_file_states_its_purpose() {
     hold(
-        &sources(&["src", "tests", "benches"]),
+        &sources(&["src", "tests", "benches", "fuzz/fuzz_targets"]),
         first_line_states_the_purpose,
     );
 }
@@ -276,13 +277,16 @@ fn no_room_is_both_a_folder_and_a_file() {
 
 #[test]
 fn no_file_names_a_machine() {
-    let mut all = sources(&["src", "tests", "benches"]);
+    let mut all = sources(&["src", "tests", "benches", "fuzz/fuzz_targets"]);
     for name in [
         "README.md",
         "ARCHITECTURE.md",
         "CHANGELOG.md",
         "gateway.toml",
         "Cargo.toml",
+        "deny.toml",
+        "fuzz/Cargo.toml",
+        "fuzz/README.md",
         "tests/run",
         ".ci/run",
     ] {
@@ -295,6 +299,27 @@ fn no_file_names_a_machine() {
 #[test]
 fn tables_that_strangers_fill_have_a_random_seed() {
     hold(&sources(&["src"]), hashers_are_seeded);
+}
+
+/// The fuzz targets are another crate, which is not built here: each property has its target, and each target its property and its line in the table.
+#[test]
+fn every_property_has_its_fuzz_target() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (properties, manifest) = (read("src/fuzzing.rs"), read("fuzz/Cargo.toml"));
+    let table = read("fuzz/README.md");
+    let names: Vec<&str> = properties
+        .lines()
+        .filter_map(|line| line.trim().split_once(" => crate::"))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in &names {
+        let target = read(&format!("fuzz/fuzz_targets/{name}.rs"));
+        assert!(target.contains(&format!("fuzzing::{name}(data)")), "{name}");
+        assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
+        assert!(table.contains(&format!("`{name}`")), "{name}");
+    }
+    assert_eq!(manifest.matches("[[bin]]").count(), names.len());
 }
 
 /// README prints what clients see; `BLESS=1` writes it anew.

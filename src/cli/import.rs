@@ -81,7 +81,7 @@ fn read(path: &Path) -> Result<(String, Zeroizing<Vec<u8>>), VerbError> {
     }
 }
 
-fn rows(file: &str, text: &str) -> Result<Vec<ImportedKey>, VerbError> {
+pub(super) fn rows(file: &str, text: &str) -> Result<Vec<ImportedKey>, VerbError> {
     let mut records = Records {
         rest: text.strip_prefix('\u{feff}').unwrap_or(text),
         line: 1,
@@ -183,9 +183,9 @@ fn row(line: u64, columns: &[&str], fields: &[String]) -> Result<ImportedKey, St
 const QUOTES: &str = "a quote is left open or stands inside a field; a field with a quote in it is written \"one \"\" inside\"";
 
 /// The records of a CSV text with the line that each begins on; empty lines are skipped. `None` where the quotes make no sense.
-struct Records<'a> {
-    rest: &'a str,
-    line: u64,
+pub(super) struct Records<'a> {
+    pub(super) rest: &'a str,
+    pub(super) line: u64,
 }
 
 impl Iterator for Records<'_> {

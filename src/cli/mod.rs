@@ -33,6 +33,8 @@ mod explain;
 mod import;
 mod many;
 mod print;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 
 /// Reads the command line of this process and does what it says.
 #[must_use]

@@ -10,6 +10,8 @@ mod entries;
 mod file;
 mod names;
 mod problem;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod settings;
 mod typed;
 mod values;

@@ -90,7 +90,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Framed<T> {
 
 /// Where a connection stands after some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
+pub(super) enum Seen {
     /// Between header blocks (a DATA frame may be under way: body stalls are judged elsewhere).
     Whole,
     /// Inside a header block that began with these bytes, after an earlier one ended in them.
@@ -101,7 +101,7 @@ enum Seen {
 
 /// Walks over frames (RFC 9113 section 4.1); remembers only where it stands.
 #[derive(Debug)]
-struct Scanner {
+pub(super) struct Scanner {
     /// Bytes of the client preface still to come.
     preface_left: usize,
     /// The frame header being read.
@@ -117,7 +117,7 @@ struct Scanner {
     /// The frame under way ends the block.
     ends_block: bool,
     /// Control frames in `tick`.
-    control_frames: u32,
+    pub(super) control_frames: u32,
     tick: u32,
 }
 
@@ -138,7 +138,7 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    fn scan(&mut self, mut bytes: &[u8], tick: u32) -> Seen {
+    pub(super) fn scan(&mut self, mut bytes: &[u8], tick: u32) -> Seen {
         if self.tick != tick {
             self.tick = tick;
             self.control_frames = 0;

@@ -57,6 +57,8 @@ pub mod counters;
 mod frames;
 pub mod listener;
 mod plaintext;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod sweep;
 pub mod tls;
 mod watched;

@@ -36,6 +36,8 @@ mod credential;
 mod explain;
 mod host;
 mod permission;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod query;
 mod standing;
 mod target;

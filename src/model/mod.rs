@@ -4,6 +4,8 @@ pub mod binding;
 pub mod key;
 pub mod key_text;
 pub mod limit;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 pub mod route;
 pub mod scope;
 pub mod tenant;

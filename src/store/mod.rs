@@ -17,6 +17,8 @@ pub mod error;
 mod lock;
 pub mod merge;
 pub mod outcome;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 pub mod request;
 mod rows;
 pub mod sqlite;

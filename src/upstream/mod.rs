@@ -18,6 +18,8 @@ mod drain;
 mod forward;
 mod headers;
 mod pool;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 #[cfg(test)]
 mod tests;
 
