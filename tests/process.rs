@@ -9,6 +9,10 @@
     reason = "test code fails by panicking, waits in real time, and its harness is not an API"
 )]
 
+#[path = "process/backend.rs"]
+mod backend;
+#[path = "process/soak.rs"]
+mod soak;
 #[path = "gateway/support/mod.rs"]
 mod support;
 
