@@ -1,5 +1,6 @@
 //! A backend for long runs: keeps counts instead of requests, fails on demand, and can be stopped and started again on its port.
 
+use std::collections::HashMap;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
@@ -30,9 +31,12 @@ pub struct Backend {
     life: Option<Life>,
 }
 
+/// The connections there are, by number, so that a stop can end them.
+type Open = Arc<Mutex<HashMap<u64, TcpStream>>>;
+
 struct Life {
     stopping: Arc<AtomicBool>,
-    open: Arc<Mutex<Vec<TcpStream>>>,
+    open: Open,
     acceptor: JoinHandle<()>,
 }
 
@@ -60,13 +64,14 @@ impl Backend {
 
     fn live(&mut self, listener: TcpListener) {
         let stopping = Arc::new(AtomicBool::new(false));
-        let open: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let open = Open::default();
         let (stop, all, served) = (
             Arc::clone(&stopping),
             Arc::clone(&open),
             Arc::clone(&self.served),
         );
         let acceptor = thread::spawn(move || {
+            let mut number = 0;
             for stream in listener.incoming() {
                 if stop.load(Ordering::SeqCst) {
                     return;
@@ -75,13 +80,16 @@ impl Backend {
                 let Ok(handle) = stream.try_clone() else {
                     continue;
                 };
-                // Those whose peer is gone hold nothing but a descriptor; let go of them now and then.
-                let mut open = all.lock().unwrap();
-                open.retain(|stream| stream.peer_addr().is_ok() && !is_over(stream));
-                open.push(handle);
-                drop(open);
-                let served = Arc::clone(&served);
-                thread::spawn(move || serve(stream, &served));
+                number += 1;
+                all.lock().unwrap().insert(number, handle);
+                let (all, served, number) = (Arc::clone(&all), Arc::clone(&served), number);
+                thread::spawn(move || {
+                    serve(stream, &served);
+                    // The list holds the socket too: without this it would stay open.
+                    if let Some(stream) = all.lock().unwrap().remove(&number) {
+                        let _ = stream.shutdown(Shutdown::Both);
+                    }
+                });
             }
         });
         self.life = Some(Life {
@@ -96,7 +104,7 @@ impl Backend {
         life.stopping.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
         let _ = life.acceptor.join();
-        for stream in life.open.lock().unwrap().drain(..) {
+        for stream in life.open.lock().unwrap().values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -106,13 +114,6 @@ impl Drop for Backend {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn is_over(stream: &TcpStream) -> bool {
-    let _ = stream.set_nonblocking(true);
-    let over = matches!(stream.peek(&mut [0]), Ok(0));
-    let _ = stream.set_nonblocking(false);
-    over
 }
 
 fn serve(stream: TcpStream, served: &AtomicU64) {
