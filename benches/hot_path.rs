@@ -14,6 +14,7 @@ use portcullis::clock::Wall;
 use portcullis::config;
 use portcullis::gate;
 use portcullis::gate::Peer;
+use portcullis::gate::Via;
 use portcullis::model::key::Environment;
 use portcullis::model::key::KeyId;
 use portcullis::model::key::KeyKind;
@@ -138,7 +139,12 @@ impl Case {
     fn admit(&self, head: &mut Parts) {
         let address = ([192, 0, 2, 7], 50_000).into();
         let local = ([198, 51, 100, 1], 8_443).into();
-        let peer = Peer { address, local };
+        let via = Via::Direct;
+        let peer = Peer {
+            address,
+            local,
+            via,
+        };
         let outcome = gate::admit(&self.snapshot, &self.quota, now(self.micros), &peer, head);
         assert!(outcome.is_ok(), "{outcome:?}");
         std::hint::black_box(&outcome);

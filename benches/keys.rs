@@ -230,6 +230,7 @@ fn tenant(index: u32) -> Tenant {
         name: format!("Tenant {index}"),
         plan: "free".to_owned(),
         suspended: false,
+        upstreams: Default::default(),
         scopes: Scopes::Inherit,
         quota: Override::Plan,
         burst: Override::Plan,

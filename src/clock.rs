@@ -53,8 +53,17 @@ pub struct Now {
 /// Where the time comes from: the machine, or the machine plus a shift that a test moves.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
-    /// Added to both clocks, in microseconds; `None` outside tests.
-    shift: Option<Arc<AtomicI64>>,
+    /// `None` outside tests.
+    shift: Option<Arc<Shift>>,
+}
+
+/// What is added to the machine's clocks, in microseconds.
+#[derive(Debug, Default)]
+struct Shift {
+    /// To both.
+    both: AtomicI64,
+    /// To the wall clock besides.
+    wall: AtomicI64,
 }
 
 impl Clock {
@@ -68,14 +77,22 @@ impl Clock {
     #[must_use]
     pub fn movable() -> Clock {
         Clock {
-            shift: Some(Arc::new(AtomicI64::new(0))),
+            shift: Some(Arc::default()),
         }
     }
 
     /// Moves a movable clock and all its clones forward; does nothing to the system clock.
     pub fn advance(&self, span: Duration) {
         if let Some(shift) = &self.shift {
-            shift.fetch_add(micros(span) as i64, Ordering::SeqCst);
+            shift.both.fetch_add(micros(span) as i64, Ordering::SeqCst);
+        }
+    }
+
+    /// Sets the wall clock of a movable clock and all its clones forward or, below zero, back, as an operator or NTP would: the
+    /// monotonic clock goes on. Does nothing to the system clock.
+    pub fn set_wall_by(&self, seconds: i64) {
+        if let Some(shift) = &self.shift {
+            shift.wall.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
         }
     }
 
@@ -84,13 +101,13 @@ impl Clock {
     pub fn now(&self) -> Now {
         let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let wall = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        let shift = self
-            .shift
-            .as_ref()
-            .map_or(0, |shift| shift.load(Ordering::SeqCst));
+        let (both, besides) = self.shift.as_ref().map_or((0, 0), |shift| {
+            let read = |micros: &AtomicI64| micros.load(Ordering::SeqCst);
+            (read(&shift.both), read(&shift.wall))
+        });
         Now {
-            mono: Mono(timespec_micros(boot, shift)),
-            wall: Wall(timespec_micros(wall, shift)),
+            mono: Mono(timespec_micros(boot, both)),
+            wall: Wall(timespec_micros(wall, both + besides)),
         }
     }
 }

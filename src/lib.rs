@@ -4,6 +4,7 @@
 pub mod access_log;
 pub mod edge;
 pub mod gate;
+pub mod guard;
 pub mod handler;
 pub mod metrics;
 pub mod quota;
@@ -13,6 +14,8 @@ pub mod upstream;
 // The way of a change.
 pub mod config;
 pub mod model;
+pub mod observed;
+pub mod pem;
 pub mod snapshot;
 pub mod store;
 pub mod usage;
@@ -21,5 +24,11 @@ pub mod usage;
 pub mod admin;
 pub mod cli;
 pub mod clock;
+pub mod descriptors;
 pub mod server;
 pub mod shutdown;
+
+// Only for the fuzz targets, which are another crate.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -80,9 +80,17 @@ pub struct Metrics {
     routes: RwLock<HashMap<String, Arc<RouteMetrics>>>,
     refusals: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
     would_refuse: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
+    guards: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
     readings: RwLock<Vec<Reading>>,
     /// Requests between their head and the end of their answer.
     pub requests_in_flight: AtomicU64,
+    /// Open tunnels.
+    pub tunnels_open: AtomicU64,
+    tunnel_ends: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
+    /// Bytes from clients through tunnels that have ended.
+    pub tunnel_received_bytes: AtomicU64,
+    /// Bytes to clients through tunnels that have ended.
+    pub tunnel_sent_bytes: AtomicU64,
     /// Access-log lines dropped because the disk did not keep up.
     pub log_lines_dropped: Arc<AtomicU64>,
 }
@@ -118,6 +126,22 @@ impl Metrics {
             return Arc::clone(found);
         }
         Arc::clone(write(&self.would_refuse).entry(reason).or_default())
+    }
+
+    /// The counter of tunnels that ended in one way.
+    pub fn tunnel_end(&self, end: &'static str) -> Arc<AtomicU64> {
+        if let Some(found) = read(&self.tunnel_ends).get(end) {
+            return Arc::clone(found);
+        }
+        Arc::clone(write(&self.tunnel_ends).entry(end).or_default())
+    }
+
+    /// The counter of guarded answers with this outcome. A worker keeps the handle.
+    pub fn guard(&self, outcome: &'static str) -> Arc<AtomicU64> {
+        if let Some(found) = read(&self.guards).get(outcome) {
+            return Arc::clone(found);
+        }
+        Arc::clone(write(&self.guards).entry(outcome).or_default())
     }
 
     /// Adds a number that is read at each scrape. Readings of one name must be added one after the other.
@@ -192,14 +216,53 @@ impl Metrics {
             None,
             MetricType::Counter,
         )?;
-        encode_reasons(&mut family, &read(&self.refusals))?;
+        encode_by("reason", &mut family, &read(&self.refusals))?;
         let mut family = encoder.encode_descriptor(
             "portcullis_would_refuse",
             "Requests that passed a rule in observe mode, by the reason they would have been refused for",
             None,
             MetricType::Counter,
         )?;
-        encode_reasons(&mut family, &read(&self.would_refuse))
+        encode_by("reason", &mut family, &read(&self.would_refuse))?;
+        let mut family = encoder.encode_descriptor(
+            "portcullis_guarded_answers",
+            "Answers that a guard changed, refused or cut, or would have",
+            None,
+            MetricType::Counter,
+        )?;
+        encode_by("outcome", &mut family, &read(&self.guards))
+    }
+
+    fn encode_tunnels(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let open = self.tunnels_open.load(Ordering::Relaxed) as f64;
+        let mut gauge = encoder.encode_descriptor(
+            "portcullis_tunnels_active",
+            "Open tunnels",
+            None,
+            MetricType::Gauge,
+        )?;
+        gauge.encode_gauge(&open)?;
+        let mut family = encoder.encode_descriptor(
+            "portcullis_tunnels_ended",
+            "Tunnels that have ended, by how",
+            None,
+            MetricType::Counter,
+        )?;
+        encode_by("end", &mut family, &read(&self.tunnel_ends))?;
+        let mut family = encoder.encode_descriptor(
+            "portcullis_tunnel_bytes",
+            "Bytes through tunnels that have ended, as seen by the gateway's clients",
+            None,
+            MetricType::Counter,
+        )?;
+        for (direction, bytes) in [
+            ("received", &self.tunnel_received_bytes),
+            ("sent", &self.tunnel_sent_bytes),
+        ] {
+            let bytes = bytes.load(Ordering::Relaxed);
+            encode_count(&mut family, &[("direction", direction)], bytes)?;
+        }
+        Ok(())
     }
 
     fn encode_readings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -236,18 +299,20 @@ impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_routes(&mut encoder)?;
         self.encode_refusals(&mut encoder)?;
+        self.encode_tunnels(&mut encoder)?;
         self.encode_readings(&mut encoder)
     }
 }
 
-fn encode_reasons(
+fn encode_by(
+    label: &'static str,
     family: &mut MetricEncoder<'_>,
     counts: &HashMap<&'static str, Arc<AtomicU64>>,
 ) -> fmt::Result {
     let mut sorted: Vec<_> = counts.iter().collect();
-    sorted.sort_unstable_by_key(|(reason, _)| **reason);
-    for (reason, count) in sorted {
-        let labels = [("reason", *reason)];
+    sorted.sort_unstable_by_key(|(word, _)| **word);
+    for (word, count) in sorted {
+        let labels = [(label, *word)];
         encode_count(family, &labels, count.load(Ordering::Relaxed))?;
     }
     Ok(())

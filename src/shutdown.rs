@@ -15,6 +15,8 @@ use tokio::sync::watch;
 pub enum State {
     /// Serving.
     Running,
+    /// Serving, but no longer ready: whoever balances over several gateways is to look away first.
+    Leaving,
     /// Takes nothing new; what is under way has this long, counted from the change.
     Draining(Duration),
     /// Everything is cut.
@@ -59,11 +61,18 @@ impl Shutdown {
     /// What `Signal::Terminate` means: the first time a drain of this length, after that `Now`. Says what is in force.
     pub fn terminate(&self, drain_timeout: Duration) -> State {
         let next = match *self.state.borrow() {
-            State::Running => State::Draining(drain_timeout),
+            State::Running | State::Leaving => State::Draining(drain_timeout),
             State::Draining(_) | State::Now => State::Now,
         };
         self.state.send_replace(next);
         next
+    }
+
+    /// No longer ready, and nothing else; the drain comes by `terminate`.
+    pub fn leave(&self) {
+        if *self.state.borrow() == State::Running {
+            self.state.send_replace(State::Leaving);
+        }
     }
 }
 
@@ -74,9 +83,9 @@ impl Watch {
         *self.state.borrow()
     }
 
-    /// Waits until the process no longer runs; returns what it does instead. An owner that is gone counts as `Now`.
+    /// Waits until the process takes nothing new; returns what it does instead. An owner that is gone counts as `Now`.
     pub async fn stopping(&mut self) -> State {
-        match self.state.wait_for(|state| *state != State::Running).await {
+        match self.state.wait_for(|state| *state > State::Leaving).await {
             Ok(state) => *state,
             Err(_) => State::Now,
         }
@@ -205,8 +214,21 @@ mod tests {
         assert_eq!(shutdown.terminate(DRAIN), State::Draining(DRAIN));
         assert_eq!(watch.stopping().await, State::Draining(DRAIN));
         assert_eq!(shutdown.terminate(DRAIN), State::Now);
+        shutdown.leave();
+        assert_eq!(watch.state(), State::Now);
         watch.now().await;
         assert_eq!(shutdown.terminate(DRAIN), State::Now);
+    }
+
+    #[tokio::test]
+    async fn leaving_stops_nothing() {
+        let shutdown = Shutdown::new();
+        let mut watch = shutdown.watch();
+        shutdown.leave();
+        assert_eq!(watch.state(), State::Leaving);
+        let waited = tokio::time::timeout(Duration::from_millis(10), watch.stopping()).await;
+        assert!(waited.is_err(), "{waited:?}");
+        assert_eq!(shutdown.terminate(DRAIN), State::Draining(DRAIN));
     }
 
     #[tokio::test]

@@ -41,9 +41,9 @@ fn every_example_of_the_reference_file_is_good() {
     assert_eq!(config.plans.len(), 2);
     assert_eq!(config.tenants.len(), 1);
     assert_eq!(config.declared_keys.len(), 1);
-    assert_eq!(config.upstreams.len(), 1);
+    assert_eq!(config.upstreams.len(), 4);
     assert_eq!(config.hosts.len(), 1);
-    assert_eq!(config.routes.len(), 2);
+    assert_eq!(config.routes.len(), 4);
     assert_eq!(config.tls.sni.len(), 1);
 }
 
@@ -72,8 +72,11 @@ fn the_bounds_in_the_reference_file_are_those_of_the_code() {
         let (key, value) = code.split_once(" = ").unwrap();
         let value = value.trim();
         let Some((min, max)) = bounds(comment) else {
-            let bounded = split_number(value.trim_matches('"'))
-                .is_some_and(|(_, unit)| unit.bytes().all(|byte| byte.is_ascii_alphabetic()));
+            // A quantity between quotes has a unit; "404" is a word.
+            let is_word = |unit: &str| value.starts_with('"') && unit.is_empty();
+            let bounded = split_number(value.trim_matches('"')).is_some_and(|(_, unit)| {
+                unit.bytes().all(|byte| byte.is_ascii_alphabetic()) && !is_word(unit)
+            });
             assert!(!bounded, "no bounds: {line}");
             continue;
         };
@@ -95,7 +98,7 @@ fn the_bounds_in_the_reference_file_are_those_of_the_code() {
         );
         seen += 1;
     }
-    assert_eq!(seen, 29);
+    assert_eq!(seen, 34);
 }
 
 /// A number and its unit, which may be empty.
@@ -186,7 +189,7 @@ fn only_what_is_read_at_start_needs_a_restart() {
 fn what_nobody_uses_is_a_warning() {
     let text = format!(
         "{MINIMAL}[plans.p]\nquota = \"unlimited\"\nburst = \"unlimited\"\nscopes = []\n\
-        [upstreams.spare]\nservers = [\"http://127.0.0.1:1\"]\n[upstreams.used]\nservers = [\"http://127.0.0.1:2\"]\n\
+        [upstreams.spare]\nservers = [\"http://127.0.0.1:1\"]\n[upstreams.used]\nservers = [\"http://127.0.0.1:2\"]\nisolation = \"header\"\n\
         [[routes]]\npath = \"/\"\nscope = \"a:c\"\nupstream = \"used\"\n"
     );
     let loaded = config::parse(&text, Path::new("gateway.toml")).unwrap();
@@ -194,7 +197,7 @@ fn what_nobody_uses_is_a_warning() {
         loaded.warnings.lines(),
         [
             "gateway.toml:8:12: no route leads to upstream \"spare\"; add a [[routes]] table, or take the upstream out",
-            "gateway.toml:13:8: no plan grants scope \"a:c\": every key will get 403 here; grant it in the scopes of a plan, or correct the spelling",
+            "gateway.toml:14:8: no plan grants scope \"a:c\": every key will get 403 here; grant it in the scopes of a plan, or correct the spelling",
         ]
     );
     let loaded = config::parse(MINIMAL, Path::new("gateway.toml")).unwrap();
@@ -214,7 +217,7 @@ fn what_can_never_matter_is_a_warning() {
         [plans.p]\nquota = \"unlimited\"\nburst = \"unlimited\"\nscopes = [\"*\", \"a:*\", \"leses:read\"]\n\
         [[tenants]]\nid = \"acme\"\nplan = \"p\"\nscopes = [\"admin\", \"a:b\", \"a:typo\"]\n\
         [[key_defaults]]\nkind = \"public\"\nscopes = []\n[[key_defaults]]\nscopes = [\"a:b\"]\n[[key_defaults]]\nkind = \"secret\"\nscopes = []\n\
-        [upstreams.u]\nservers = [\"http://127.0.0.1:2\"]\n\
+        [upstreams.u]\nservers = [\"http://127.0.0.1:2\"]\nisolation = \"header\"\n\
         [[routes]]\npath = \"/x/{{id}}\"\nscope = \"a:b\"\nupstream = \"u\"\n\
         [[routes]]\npath = \"/x/{{name}}\"\nhost = \"a.example.com\"\nmethods = [\"GET\"]\nscope = \"a:b\"\nupstream = \"u\"\n\
         [[routes]]\npath = \"/y\"\nhost = \"a.example.com\"\nscope = \"a:b\"\nupstream = \"u\"\n\
@@ -235,6 +238,28 @@ fn what_can_never_matter_is_a_warning() {
         );
     }
     assert_eq!(told.len(), expected.len(), "{told:#?}");
+}
+
+// FM13, issue 3: an upstream that says nothing of isolation is told where keys lead to it, and not where none do; a tenant without a place is named.
+#[test]
+fn isolation_that_nobody_states_is_a_warning() {
+    let text = format!(
+        "{MINIMAL}[plans.p]\nquota = \"unlimited\"\nburst = \"unlimited\"\nscopes = [\"*\"]\n\
+        [[tenants]]\nid = \"acme\"\nplan = \"p\"\n[[tenants]]\nid = \"bravo\"\nplan = \"p\"\n\
+        [upstreams.open]\nservers = [\"http://127.0.0.1:1\"]\n[upstreams.silent]\nservers = [\"http://127.0.0.1:2\"]\n\
+        [upstreams.apart]\nisolation = \"physical\"\ntenants.acme = \"http://127.0.0.1:3\"\n\
+        [[routes]]\npath = \"/open\"\naccess = \"public\"\nupstream = \"open\"\n\
+        [[routes]]\npath = \"/silent\"\naccess = \"any-key\"\nupstream = \"silent\"\n\
+        [[routes]]\npath = \"/apart\"\naccess = \"any-key\"\nupstream = \"apart\"\n"
+    );
+    let loaded = config::parse(&text, Path::new("gateway.toml")).unwrap();
+    assert_eq!(
+        loaded.warnings.lines(),
+        [
+            "gateway.toml:16:12: upstream \"silent\" does not state what keeps tenants apart; write isolation = \"header\" if the backend filters by the tenant header; else \"physical\", \"path\" or \"guard\"",
+            "gateway.toml:18:12: upstream \"apart\" has no place for tenant bravo: its requests there get 503; add it to tenants",
+        ]
+    );
 }
 
 #[test]

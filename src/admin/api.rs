@@ -1,4 +1,4 @@
-//! What the command line asks of the running gateway: verbs, reload, status, explain. Only on the unix socket.
+//! What the command line asks of the running gateway: verbs, reload, status, explain, observed. Only on the unix socket.
 
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::admin::Admin;
 use crate::admin::Caller;
+use crate::admin::observed;
 use crate::gate;
 use crate::gate::Question;
 use crate::store::Outcome;
@@ -31,7 +32,7 @@ use crate::store::error::EXIT_USAGE;
 /// Largest verb: the import of a file as large as `keys import` reads, quotes and names of fields included.
 const VERB_BYTES_MAX: usize = 1 << 30;
 
-/// The four calls.
+/// The five calls.
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route(
@@ -41,6 +42,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/status", get(status))
         .route("/v1/explain", post(explain))
+        .route("/v1/observed", get(report))
         .with_state(admin)
 }
 
@@ -110,6 +112,18 @@ async fn explain(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
         Ok(Err(error)) => refuse(error),
         Err(_) => refuse(VerbError {
             text: "the gateway failed while explaining; see its log".to_owned(),
+            exit: EXIT_UNAVAILABLE,
+        }),
+    }
+}
+
+async fn report(State(admin): State<Arc<Admin>>) -> Response {
+    let report = tokio::task::spawn_blocking(move || observed::report(&admin)).await;
+    match report {
+        Ok(Ok(report)) => answer(StatusCode::OK, &report),
+        Ok(Err(error)) => refuse(error),
+        Err(_) => refuse(VerbError {
+            text: "the gateway failed while reporting; see its log".to_owned(),
             exit: EXIT_UNAVAILABLE,
         }),
     }

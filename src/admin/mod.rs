@@ -4,14 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::clock::Clock;
+use crate::clock::Wall;
+use crate::observed::Observed;
 use crate::quota::Quota;
 use crate::snapshot::change::Keeper;
 
 mod api;
 mod health;
+mod observed;
 mod serve;
 mod socket;
 
+pub use observed::Report;
+pub use observed::Row;
 pub use serve::serve_socket;
 pub use serve::serve_tcp;
 pub use socket::bind_socket;
@@ -23,6 +28,10 @@ pub struct Admin {
     pub keeper: Arc<Keeper>,
     /// Looked at, never charged, to explain a request.
     pub quota: Arc<Quota>,
+    /// Whom observed rules would have refused.
+    pub observed: Arc<Observed>,
+    /// When this process began to observe.
+    pub started: Wall,
     /// Dates what they do.
     pub clock: Clock,
     /// Reads gateway.toml again; blocks. `Ok` is what changed, `Err` why the old one goes on.

@@ -2,7 +2,6 @@
 
 use crate::cli::act::Place;
 use crate::cli::args::At;
-use crate::cli::args::Limits;
 use crate::cli::args::Output;
 use crate::cli::print;
 use crate::gate::Explanation;
@@ -13,23 +12,11 @@ use crate::store::VerbError;
 ///
 /// # Errors
 /// Why it cannot be said.
-pub(super) fn explain(at: &At, form: Output, limits: Limits) -> Result<(), VerbError> {
-    let Limits::Explain {
-        id,
-        path,
-        method,
-        host,
-    } = limits;
-    let question = Question {
-        key: id,
-        method,
-        host,
-        path,
-    };
-    let explanation = Place::find(at)?.explain(&question)?;
+pub(super) fn explain(at: &At, form: Output, question: &Question) -> Result<(), VerbError> {
+    let explanation = Place::find(at)?.explain(question)?;
     super::written(match form {
         Output::Json => print::json_line(&explanation),
-        Output::Table => print::rows(&[], lines(&question, &explanation)),
+        Output::Table => print::rows(&[], lines(question, &explanation)),
     })
 }
 
@@ -89,6 +76,22 @@ fn lines(question: &Question, said: &Explanation) -> Vec<[String; 2]> {
             line("scope: key", scope.key.clone());
             line("scope: tenant", scope.tenant.clone());
             line("scope: plan", scope.plan.clone());
+        }
+    }
+    if let Some(isolation) = &said.isolation {
+        let servers = match isolation.servers.is_empty() {
+            true => "no place for this tenant".to_owned(),
+            false => isolation.servers.join(" "),
+        };
+        line(
+            "upstream",
+            format!(
+                "{}, isolation {}: {servers}",
+                isolation.upstream, isolation.level
+            ),
+        );
+        for bound in &isolation.bound {
+            line("bound", bound.clone());
         }
     }
     for note in &said.notes {

@@ -5,6 +5,11 @@ use std::io;
 use std::io::IsTerminal;
 use std::io::Read;
 use std::path::Path;
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::Sender;
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -49,11 +54,57 @@ pub(super) fn verb(path: &Path) -> Result<Verb, VerbError> {
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| VerbError::refused(format!("{name} is not UTF-8")))?;
     let keys = rows(&name, text)?;
-    if io::stderr().is_terminal() {
-        eprintln!("{} keys read; importing them …", keys.len());
-    }
     Ok(Verb::KeyImport { file: name, keys })
 }
+
+/// Tells somebody at a terminal, every second, that an import still goes on; silent elsewhere. Ends when dropped.
+pub(super) struct Progress {
+    /// Dropped to end it.
+    over: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Progress {
+    /// Begins to tell of so many keys.
+    pub(super) fn begin(verb: &Verb) -> Progress {
+        let count = match verb {
+            Verb::KeyImport { keys, .. } if io::stderr().is_terminal() => keys.len(),
+            _ => {
+                return Progress {
+                    over: None,
+                    thread: None,
+                };
+            }
+        };
+        let (over, ended) = channel();
+        let thread = std::thread::spawn(move || {
+            let mut seconds = 0u32;
+            loop {
+                eprint!("\r{count} keys read; all are imported, or none … {seconds} s");
+                if ended.recv_timeout(SECOND) == Err(RecvTimeoutError::Disconnected) {
+                    break eprintln!();
+                }
+                seconds += 1;
+            }
+        });
+        Progress {
+            over: Some(over),
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        drop(self.over.take());
+        if let Some(thread) = self.thread.take() {
+            // It only writes; what it panicked with would have been shown.
+            let _ = thread.join();
+        }
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
 
 fn read(path: &Path) -> Result<(String, Zeroizing<Vec<u8>>), VerbError> {
     let name = match path.as_os_str() == "-" {
@@ -81,7 +132,7 @@ fn read(path: &Path) -> Result<(String, Zeroizing<Vec<u8>>), VerbError> {
     }
 }
 
-fn rows(file: &str, text: &str) -> Result<Vec<ImportedKey>, VerbError> {
+pub(super) fn rows(file: &str, text: &str) -> Result<Vec<ImportedKey>, VerbError> {
     let mut records = Records {
         rest: text.strip_prefix('\u{feff}').unwrap_or(text),
         line: 1,
@@ -183,9 +234,9 @@ fn row(line: u64, columns: &[&str], fields: &[String]) -> Result<ImportedKey, St
 const QUOTES: &str = "a quote is left open or stands inside a field; a field with a quote in it is written \"one \"\" inside\"";
 
 /// The records of a CSV text with the line that each begins on; empty lines are skipped. `None` where the quotes make no sense.
-struct Records<'a> {
-    rest: &'a str,
-    line: u64,
+pub(super) struct Records<'a> {
+    pub(super) rest: &'a str,
+    pub(super) line: u64,
 }
 
 impl Iterator for Records<'_> {

@@ -14,8 +14,11 @@ use crate::cli::args::At;
 use crate::cli::args::Command;
 use crate::cli::args::Final;
 use crate::cli::args::Keys;
+use crate::cli::args::Limits;
 use crate::cli::args::Output;
 use crate::cli::args::Tenants;
+use crate::gate::Question;
+use crate::model::key::KeyId;
 use crate::server;
 use crate::store::KeyFilter;
 use crate::store::Outcome;
@@ -32,11 +35,15 @@ mod expires;
 mod explain;
 mod import;
 mod many;
+mod observed;
 mod print;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 
 /// Reads the command line of this process and does what it says.
 #[must_use]
 pub fn main() -> ExitCode {
+    server::protect_memory();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -54,7 +61,7 @@ pub fn main() -> ExitCode {
         Command::Reload => ended(reload(&arguments.at, arguments.output)),
         Command::Status => ended(status(&arguments.at, arguments.output)),
         Command::Keys(keys) => ended(key_command(&arguments.at, arguments.output, keys)),
-        Command::Limits(limits) => ended(explain::explain(&arguments.at, arguments.output, limits)),
+        Command::Limits(limits) => ended(limit_command(&arguments.at, arguments.output, limits)),
         Command::Tenants(tenants) => {
             ended(act(&arguments.at, arguments.output, &tenant_verb(tenants)))
         }
@@ -94,7 +101,35 @@ fn key_command(at: &At, form: Output, keys: Keys) -> Result<(), VerbError> {
                 _ => written(print::outcome(&outcome, form, place.config())),
             }
         }
+        Keys::Import { file } => {
+            let place = Place::find(at)?;
+            let verb = import::verb(&file)?;
+            let progress = import::Progress::begin(&verb);
+            let outcome = place.act(&verb);
+            drop(progress);
+            written(print::outcome(&outcome?, form, place.config()))
+        }
         keys => act(at, form, &key_verb(keys)?),
+    }
+}
+
+fn limit_command(at: &At, form: Output, limits: Limits) -> Result<(), VerbError> {
+    match limits {
+        Limits::Observed => observed::report(at, form),
+        Limits::Explain {
+            id,
+            path,
+            method,
+            host,
+        } => {
+            let question = Question {
+                key: id,
+                method,
+                host,
+                path,
+            };
+            explain::explain(at, form, &question)
+        }
     }
 }
 
@@ -133,14 +168,27 @@ fn manual(words: &[String]) -> Result<(), VerbError> {
     whole.build();
     let mut command = &whole;
     for word in words {
-        command = command.find_subcommand(word).ok_or_else(|| VerbError {
-            text: format!("there is no command {}", words.join(" ")),
+        let there = command;
+        command = there.find_subcommand(word).ok_or_else(|| VerbError {
+            text: no_command(there, words),
             exit: EXIT_USAGE,
         })?;
     }
     let mut text = Vec::new();
     let page = clap_mangen::Man::new(command.clone()).section("8");
     written(page.render(&mut text).and_then(|()| print::raw(&text)))
+}
+
+fn no_command(parent: &clap::Command, words: &[String]) -> String {
+    let there: Vec<&str> = parent.get_subcommands().map(|one| one.get_name()).collect();
+    match there.is_empty() {
+        true => format!("there is no command {}", words.join(" ")),
+        false => format!(
+            "there is no command {} (there are: {})",
+            words.join(" "),
+            there.join(", ")
+        ),
+    }
 }
 
 /// The verb that was asked for, confirmed where it cannot be undone.
@@ -171,7 +219,7 @@ fn key_verb(keys: Keys) -> Result<Verb, VerbError> {
             id: sure(
                 "revoke for good",
                 Final {
-                    id: asked.id.unwrap_or_default(),
+                    id: an_id(asked.id.unwrap_or_default())?,
                     yes: asked.yes,
                 },
             )?,
@@ -180,6 +228,19 @@ fn key_verb(keys: Keys) -> Result<Verb, VerbError> {
             id: sure("delete for good", asked)?,
         },
     })
+}
+
+/// What stands on a command line can be read by others, and stays in histories: a key has no place there.
+fn an_id(id: String) -> Result<String, VerbError> {
+    match KeyId::parse(&id) {
+        Ok(_) => Ok(id),
+        Err(why) => Err(VerbError {
+            text: format!(
+                "{why}; a key itself goes to the standard input of `portcullis keys revoke --stdin`"
+            ),
+            exit: EXIT_USAGE,
+        }),
+    }
 }
 
 fn tenant_verb(tenants: Tenants) -> Verb {

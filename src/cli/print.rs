@@ -74,7 +74,10 @@ pub(super) fn raw(bytes: &[u8]) -> io::Result<()> {
 fn for_people(outcome: &Outcome, config: Option<&Config>) -> io::Result<()> {
     match outcome {
         Outcome::KeyIssued { key, text, notes } => issued(key, text, notes, config),
-        Outcome::KeyChanged { said, .. } | Outcome::TenantChanged { said, .. } => {
+        Outcome::KeyChanged { said, notes, .. } | Outcome::TenantChanged { said, notes, .. } => {
+            for note in notes {
+                eprintln!("note: {note}");
+            }
             eprintln!("{said}");
             Ok(())
         }
@@ -190,12 +193,24 @@ fn json_of(outcome: &Outcome) -> io::Result<Value> {
         Outcome::KeysChanged { ids, notes, .. } => {
             json!({ "ids": ids, "count": ids.len(), "notes": notes })
         }
-        Outcome::KeyChanged { key, changed, .. } => {
-            with(serde_json::to_value(key)?, json!({ "changed": changed }))
-        }
+        Outcome::KeyChanged {
+            key,
+            changed,
+            notes,
+            ..
+        } => with(
+            serde_json::to_value(key)?,
+            json!({ "changed": changed, "notes": notes }),
+        ),
         Outcome::TenantChanged {
-            tenant, changed, ..
-        } => with(serde_json::to_value(tenant)?, json!({ "changed": changed })),
+            tenant,
+            changed,
+            notes,
+            ..
+        } => with(
+            serde_json::to_value(tenant)?,
+            json!({ "changed": changed, "notes": notes }),
+        ),
         Outcome::Keys { keys } => serde_json::to_value(keys)?,
         Outcome::Key { key } => serde_json::to_value(key)?,
         Outcome::Tenants { tenants } => serde_json::to_value(tenants)?,
@@ -268,7 +283,9 @@ fn cell(key: &KeyView, column: Column) -> String {
         Column::Created => or(&key.created_at, "-"),
         Column::Expires => or(&key.expires_at, "never"),
         Column::LastUsed => or(&key.last_used_at, "never"),
-        Column::Status => key.status.clone(),
+        // A gateway of an older version says none.
+        Column::Status if key.status_label.is_empty() => key.status.clone(),
+        Column::Status => key.status_label.clone(),
         Column::Subject => or(&key.subject, "-"),
         Column::Origins => list(&key.origins, "-"),
         Column::Networks => list(&key.cidrs, "any"),

@@ -131,6 +131,8 @@ impl Site {
         let keeper = Arc::new(started.unwrap().0);
         let control = Admin {
             quota: Arc::new(crate::quota::Quota::new()),
+            observed: Arc::default(),
+            started: Clock::system().now().wall,
             keeper: Arc::clone(&keeper),
             clock: Clock::system(),
             reload: Arc::new(|| Err("gateway.toml:3: wrong".to_owned())),

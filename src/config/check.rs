@@ -11,8 +11,10 @@ use toml::Spanned;
 use crate::config::Host;
 use crate::config::Upstream;
 use crate::config::entries::Placed;
+use crate::config::isolation;
 use crate::config::problem::Notes;
 use crate::config::problem::Problem;
+use crate::model::guard::Guard;
 use crate::model::key::ApiKey;
 use crate::model::key::Override;
 use crate::model::limit::Rate;
@@ -30,6 +32,7 @@ pub(super) struct Entries {
     pub(super) upstreams: Vec<Placed<Arc<Upstream>>>,
     pub(super) hosts: Vec<Placed<Host>>,
     pub(super) routes: Vec<Placed<Arc<Route>>>,
+    pub(super) guards: Vec<Placed<Arc<Guard>>>,
 }
 
 /// Runs every check over the entries.
@@ -40,9 +43,12 @@ pub(super) fn entries(all: &Entries, environments: &[String], notes: &Notes) {
         affordable(route, all, notes);
         environment_fits(route, all, environments, notes);
     }
+    isolation::routes(all, notes);
     // What nobody uses, or nobody may use, can only be told when all of it could be read.
     if !notes.has_errors() {
         unused(all, notes);
+        isolation::doubts(all, notes);
+        unused_guards(all, notes);
         ungranted(all, notes);
     }
 }
@@ -269,6 +275,19 @@ fn unused(all: &Entries, notes: &Notes) {
                 Some(upstream.at.name.clone()),
                 format!("no route leads to upstream \"{}\"", upstream.value.name),
                 "add a [[routes]] table, or take the upstream out",
+            ));
+        }
+    }
+}
+
+fn unused_guards(all: &Entries, notes: &Notes) {
+    for guard in &all.guards {
+        let names = |route: &Placed<Arc<Route>>| route.value.guard.as_ref() == Some(&guard.value);
+        if !all.routes.iter().any(names) {
+            notes.warn(Problem::context(
+                Some(guard.at.name.clone()),
+                format!("no route is guarded by \"{}\"", guard.value.name),
+                "write guard = \"…\" in the [[routes]] that it is for, or take it out",
             ));
         }
     }

@@ -2,19 +2,26 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use toml::Value;
 
 use crate::config::AccessLog;
 use crate::config::CertificateFiles;
 use crate::config::Config;
+use crate::config::Destination;
 use crate::config::Errors;
 use crate::config::HostHeader;
 use crate::config::LimitSubject;
 use crate::config::Upstream;
+use crate::config::UpstreamProtocol;
+use crate::config::entries::guard_words;
 use crate::config::names::show_server;
 use crate::config::values::show_duration;
 use crate::config::values::show_size;
+use crate::model::guard::Guard;
+use crate::model::guard::Member;
+use crate::model::isolation::Isolation;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::key::KeyKind;
@@ -23,9 +30,15 @@ use crate::model::limit::Mode;
 use crate::model::limit::Rate;
 use crate::model::route::Access;
 use crate::model::route::Route;
+use crate::model::route::bind::Bindings;
+use crate::model::route::bind::QueryBinding;
+use crate::model::route::bind::TwinId;
+use crate::model::route::bind::TwinSource;
+use crate::model::route::bind::Whom;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
+use crate::model::tenant::TenantId;
 use crate::refusal::Shape;
 
 impl Config {
@@ -62,6 +75,9 @@ impl Config {
         for upstream in &self.upstreams {
             self.dump_upstream(&mut out, upstream);
         }
+        for guard in &self.guards {
+            dump_guard(&mut out, guard);
+        }
         for host in &self.hosts {
             out.table("[[hosts]]");
             out.text("name", &host.name);
@@ -84,6 +100,7 @@ impl Config {
         out.table("[server]");
         out.bare("workers", self.server.workers);
         out.text("drain_timeout", &show_duration(self.server.drain_timeout));
+        out.text("drain_delay", &show_duration(self.server.drain_delay));
         let connections = &self.connections;
         out.table("[connections]");
         out.bare("total_max", connections.total_max);
@@ -99,6 +116,13 @@ impl Config {
         }
         out.text("unread_bytes_max", &show_size(connections.unread_bytes_max));
         out.bare("http2_streams_max", connections.http2_streams_max);
+        let proxies = &self.trusted_proxies;
+        out.table("[trusted_proxies]");
+        out.list("networks", &proxies.networks);
+        let required = proxies.proxy_protocol;
+        out.text("proxy_protocol", if required { "require" } else { "off" });
+        let trust = proxies.headers;
+        out.text("headers", if trust { "trust" } else { "ignore" });
         out.table("[http]");
         out.text(
             "head_bytes_max",
@@ -134,6 +158,8 @@ impl Config {
         out.text("kind", "sqlite");
         out.path("path", &self.store.path);
         out.text("flush_interval", &show_duration(self.store.flush_interval));
+        let strict = self.store.strict;
+        out.text("durability", if strict { "strict" } else { "interval" });
         out.table("[auth]");
         let places = [
             (self.auth.bearer, "authorization"),
@@ -143,6 +169,7 @@ impl Config {
             "headers",
             places.iter().filter(|(on, _)| *on).map(|(_, name)| name),
         );
+        out.text("failures", &rate(self.auth.failures));
         let parameter = self.auth.query_parameter.as_deref();
         out.text("query_parameter", parameter.unwrap_or(""));
         let refuse = self.auth.refuse_secret_keys_in_browsers;
@@ -173,6 +200,17 @@ impl Config {
         out.bare("warn_never", self.key_rules.warn_never);
         let allow = self.key_rules.allow_ungranted;
         out.text("ungranted_scopes", if allow { "allow" } else { "refuse" });
+        out.table("[key_labels]");
+        let labels = &self.key_labels;
+        for (status, label) in [
+            ("active", &labels.active),
+            ("inactive", &labels.inactive),
+            ("expired", &labels.expired),
+            ("revoked", &labels.revoked),
+            ("deleted", &labels.deleted),
+        ] {
+            out.text(status, label);
+        }
         for default in &self.key_defaults {
             out.table("[[key_defaults]]");
             if let Some(kind) = default.kind {
@@ -216,6 +254,8 @@ impl Config {
         out.table("[revocation]");
         let abort = self.revocation.abort_in_flight;
         out.text("in_flight", if abort { "abort" } else { "finish" });
+        let revoke = self.revocation.revoke_plaintext;
+        out.text("plaintext_key", if revoke { "revoke" } else { "log" });
         out.table("[log]");
         match &self.log.access {
             AccessLog::Off => out.text("access", "off"),
@@ -236,6 +276,7 @@ impl Config {
             ("connect_timeout", upstream.connect_timeout),
             ("first_byte_timeout", upstream.first_byte_timeout),
             ("idle_timeout", upstream.idle_timeout),
+            ("tunnel_idle_timeout", upstream.tunnel_idle_timeout),
         ] {
             out.text(name, &show_duration(span));
         }
@@ -258,6 +299,27 @@ impl Config {
             }
         }
         out.text("environment", self.environment(upstream.environment));
+        dump_isolation(out, upstream);
+        out.text(
+            "protocol",
+            match upstream.protocol {
+                UpstreamProtocol::Http1 => "http1",
+                UpstreamProtocol::Http2 => "http2",
+            },
+        );
+        let Some(tls) = &upstream.tls else {
+            return;
+        };
+        if let Some(ca) = &tls.ca {
+            out.path("tls.ca", ca);
+        }
+        if let Some(client) = &tls.client {
+            out.path("tls.certificate", &client.certificate);
+            out.path("tls.private_key", &client.private_key);
+        }
+        if let Some(name) = &tls.server_name {
+            out.text("tls.server_name", name);
+        }
     }
 
     fn dump_route(&self, out: &mut Writer, route: &Route) {
@@ -285,6 +347,12 @@ impl Config {
         out.bare("raw_path", route.raw_path);
         out.list("origins", &route.origins);
         out.text("mode", mode(route.mode));
+        if let Some(bindings) = &route.bindings {
+            dump_bindings(out, bindings);
+        }
+        if let Some(guard) = &route.guard {
+            out.text("guard", &guard.name);
+        }
     }
 
     fn environment(&self, environment: Environment) -> &str {
@@ -315,6 +383,93 @@ impl Config {
         let changed = differs.into_iter().filter(|(_, differs)| *differs);
         changed.map(|(key, _)| key).collect()
     }
+}
+
+/// What was said of isolation; nothing where nothing was.
+fn dump_isolation(out: &mut Writer, upstream: &Upstream) {
+    if upstream.isolation != Isolation::Unstated {
+        out.text("isolation", upstream.isolation.as_str());
+    }
+    if upstream.every_tenant_sees_all_data {
+        out.bare("every_tenant_sees_all_data", true);
+    }
+    if let Some(prefix) = &upstream.path_prefix {
+        out.text("path_prefix", &prefix.text());
+    }
+    if let Some(not_found) = &upstream.not_found {
+        let kind = not_found.content_type.to_str().unwrap_or_default();
+        out.text("not_found_type", kind);
+        out.text("not_found_body", &not_found.body);
+    }
+    let place = |(tenant, place): (&TenantId, &Arc<Destination>)| {
+        let texts: Vec<String> = place.texts().iter().map(|text| quoted(text)).collect();
+        format!("{} = [{}]", key(tenant.as_str()), texts.join(", "))
+    };
+    if upstream.isolation == Isolation::Physical {
+        let places: Vec<String> = upstream.tenants.iter().map(place).collect();
+        out.bare("tenants", format!("{{ {} }}", places.join(", ")));
+    }
+}
+
+fn dump_bindings(out: &mut Writer, bindings: &Bindings) {
+    let table = |entries: Vec<String>| format!("{{ {} }}", entries.join(", "));
+    let entry = |name: &str, whom: Whom| format!("{} = {}", key(name), quoted(whom.as_str()));
+    let of_query = |bound: &QueryBinding| entry(&bound.name, bound.whom);
+    if !bindings.path.is_empty() {
+        let path = bindings.path.iter();
+        out.bare(
+            "bind",
+            table(path.map(|bound| entry(&bound.name, bound.whom)).collect()),
+        );
+    }
+    if !bindings.query.is_empty() {
+        out.bare(
+            "bind_query",
+            table(bindings.query.iter().map(of_query).collect()),
+        );
+    }
+    if let Some(whom) = bindings.host {
+        out.text("bind_host", whom.as_str());
+    }
+    if !bindings.set_query.is_empty() {
+        out.bare(
+            "set_query",
+            table(bindings.set_query.iter().map(of_query).collect()),
+        );
+    }
+    if bindings.demand() {
+        let backend = bindings.twin.source == TwinSource::Backend;
+        out.text("twin", if backend { "backend" } else { "gateway" });
+        let id = match bindings.twin.id {
+            TwinId::Text => "text",
+            TwinId::Digits => "digits",
+            TwinId::Uuid => "uuid",
+        };
+        out.text("twin_id", id);
+        out.bare("twin_echo", bindings.twin.echo);
+    }
+}
+
+fn dump_guard(out: &mut Writer, guard: &Guard) {
+    out.table(&format!("[guards.{}]", key(&guard.name)));
+    let named = |which: fn(&Member) -> bool| {
+        let members = guard.answers.iter().filter(move |member| which(member));
+        members.map(|member| member.name.as_str())
+    };
+    out.list("remove", named(|member| member.remove));
+    out.list("watch", named(|member| member.watch));
+    for (key, word) in guard_words(guard) {
+        out.text(key, word);
+    }
+    out.text("mode", mode(guard.mode));
+    out.text("bytes_held", &show_size(guard.bytes_held as u64));
+    out.text("decoded_bytes_max", &show_size(guard.decoded_bytes_max));
+    out.bare("decoded_ratio_max", guard.decoded_ratio_max);
+    out.list("remove_headers", &guard.remove_headers);
+    out.list("request_set", &guard.set);
+    let removed = guard.requests.iter().map(|member| member.name.as_str());
+    let removed = removed.filter(|name| !guard.set.iter().any(|set| set == name));
+    out.list("request_remove", removed);
 }
 
 fn dump_key(out: &mut Writer, key: &ApiKey) {
@@ -390,6 +545,12 @@ fn dump_errors(out: &mut Writer, prefix: &str, errors: Errors) {
         },
     );
     out.bare(&format!("{prefix}name_permission"), errors.name_permission);
+    let foreign = if errors.foreign_is_forbidden {
+        "403"
+    } else {
+        "404"
+    };
+    out.text(&format!("{prefix}foreign"), foreign);
 }
 
 fn implies(rules: &ScopeRules) -> String {

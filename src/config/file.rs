@@ -209,7 +209,27 @@ impl<'a> Reader<'a> {
         kind: &'static str,
         read: impl FnOnce(&mut Reader<'a>) -> T,
     ) -> T {
-        let title = format!("[{kind}]");
+        self.titled(key, kind, format!("[{kind}]"), read)
+    }
+
+    /// `[KIND.NAME.KEY]`: the same within a table that has a name of its own.
+    pub(super) fn own_table<T>(
+        &mut self,
+        key: &'static str,
+        kind: &'static str,
+        read: impl FnOnce(&mut Reader<'a>) -> T,
+    ) -> T {
+        let title = format!("{}.{key}]", self.title.trim_end_matches(']'));
+        self.titled(key, kind, title, read)
+    }
+
+    fn titled<T>(
+        &mut self,
+        key: &'static str,
+        kind: &'static str,
+        title: String,
+        read: impl FnOnce(&mut Reader<'a>) -> T,
+    ) -> T {
         let value = self.ask(key);
         let table = match value.map(Spanned::get_ref) {
             Some(DeValue::Table(table)) => Some(table),

@@ -8,14 +8,19 @@ mod doubts;
 mod dump;
 mod entries;
 mod file;
+mod isolation;
 mod names;
 mod problem;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod settings;
 mod typed;
 mod values;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::io::Read;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
@@ -24,6 +29,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use http::HeaderValue;
+use ipnet::IpNet;
 use toml::de::DeTable;
 
 use crate::config::check::Entries;
@@ -32,16 +38,21 @@ use crate::config::entries::Placed;
 use crate::config::file::Names;
 use crate::config::file::Reader;
 use crate::config::problem::Notes;
+use crate::model::guard::Guard;
+use crate::model::isolation::Isolation;
+use crate::model::isolation::PathPrefix;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::key::KeyKind;
 use crate::model::key::Lifetime;
 use crate::model::limit::Mode;
+use crate::model::limit::Rate;
 use crate::model::route::Route;
 use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
+use crate::model::tenant::TenantId;
 use crate::refusal::Shape;
 
 pub use crate::config::problem::Problems;
@@ -55,6 +66,8 @@ pub struct Loaded {
     pub warnings: Problems,
     /// Keys that the file leaves at their defaults or does not use, as `table.key`, sorted.
     pub unset: Vec<String>,
+    /// Where the file names other files of upstreams: `[upstreams.legacy.tls] ca` and `gateway.toml:7:10`.
+    pub places: BTreeMap<String, String>,
 }
 
 /// Reads and checks a gateway.toml.
@@ -114,11 +127,14 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     let config = Reader::root(table.get_ref(), &notes, |root| resolve(root, base));
     notes.syntax(text, &syntax);
     let unset = notes.unset();
-    let warnings = notes.finish(&path.display().to_string(), text)?;
+    let shown = path.display().to_string();
+    let places = notes.places(&shown, text);
+    let warnings = notes.finish(&shown, text)?;
     Ok(Loaded {
         config,
         warnings,
         unset,
+        places,
     })
 }
 
@@ -128,24 +144,28 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
     let listen = settings::listen(root, base, &store.path);
     let errors = settings::errors(root, "errors", DEFAULT_ERRORS);
     let declared = declared(root, &environments);
+    let guards = entries::guards(root);
     let entries = Entries {
         plans: entries::plans(root),
         tenants: entries::tenants(root, &declared),
         keys: entries::keys(root, &declared),
-        upstreams: entries::upstreams(root, &declared),
+        upstreams: entries::upstreams(root, &declared, base),
         hosts: entries::hosts(root, &declared, errors),
-        routes: entries::routes(root, &declared),
+        routes: entries::routes(root, &declared, &guards),
+        guards,
     };
     let config = Config {
         listen,
         server: settings::server(root),
         connections: settings::connections(root),
+        trusted_proxies: Arc::new(settings::trusted_proxies(root)),
         http: settings::http(root),
         tls: settings::tls(root, base),
         store,
         auth: settings::auth(root),
         keys: settings::key_format(root),
         key_rules: settings::key_rules(root),
+        key_labels: settings::key_labels(root),
         key_defaults: entries::key_defaults(root, &declared),
         headers: settings::headers(root),
         scopes: settings::scopes(root),
@@ -157,6 +177,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         tenants: values_of(&entries.tenants),
         declared_keys: values_of(&entries.keys),
         upstreams: values_of(&entries.upstreams),
+        guards: values_of(&entries.guards),
         hosts: values_of(&entries.hosts),
         routes: values_of(&entries.routes),
         environments: environments.clone(),
@@ -186,6 +207,11 @@ fn declared<'a>(root: &Reader<'a>, environments: &'a [String]) -> Declared<'a> {
             declare: "[[tenants]]",
             all: root.names("tenants", Some("id")),
         },
+        guards: Names {
+            noun: "guard",
+            declare: "[guards.NAME]",
+            all: root.names("guards", None),
+        },
         upstreams: Names {
             noun: "upstream",
             declare: "[upstreams.NAME]",
@@ -201,6 +227,7 @@ fn values_of<T: Clone>(placed: &[Placed<T>]) -> Vec<T> {
 const DEFAULT_ERRORS: Errors = Errors {
     shape: Shape::Problem,
     name_permission: true,
+    foreign_is_forbidden: false,
 };
 
 /// Largest gateway.toml that is read.
@@ -215,6 +242,8 @@ pub struct Config {
     pub server: Server,
     /// Bounds on client connections.
     pub connections: Connections,
+    /// Load balancers in front of us, and what they are believed.
+    pub trusted_proxies: Arc<TrustedProxies>,
     /// Bounds on HTTP messages.
     pub http: Http,
     /// Certificates.
@@ -227,6 +256,8 @@ pub struct Config {
     pub keys: KeyFormat,
     /// What new keys must be.
     pub key_rules: KeyRules,
+    /// What lists call the states of keys.
+    pub key_labels: KeyLabels,
     /// `[[key_defaults]]`: what keys may do for which nothing was said.
     pub key_defaults: Vec<KeyDefault>,
     /// Header names: the tenant's, and what is cleaned.
@@ -252,10 +283,23 @@ pub struct Config {
     pub declared_keys: Vec<ApiKey>,
     /// `[upstreams.NAME]`, sorted by name.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// `[guards.NAME]`, sorted by name.
+    pub guards: Vec<Arc<Guard>>,
     /// `[[hosts]]`: what differs by host name.
     pub hosts: Vec<Host>,
     /// `[[routes]]`.
     pub routes: Vec<Arc<Route>>,
+}
+
+#[cfg(test)]
+impl Config {
+    /// Every key at its default, and one upstream, `legacy`, that nobody listens on; with these tables beside.
+    pub(crate) fn for_tests(more: &str) -> Config {
+        let least = "[tls]\ncertificate = \"cert.pem\"\nprivate_key = \"key.pem\"\n\
+            [upstreams.legacy]\nservers = [\"http://127.0.0.1:3000\"]\n";
+        let loaded = parse(&format!("{least}{more}"), Path::new("gateway.toml"));
+        loaded.expect("a test's tables are good ones").config
+    }
 }
 
 /// `[listen]`.
@@ -278,6 +322,8 @@ pub struct Server {
     pub workers: usize,
     /// How long a drain waits for requests in flight before it cuts them. 0s to 1h.
     pub drain_timeout: Duration,
+    /// How long before the drain the gateway says that it is not ready. 0s to 5min.
+    pub drain_delay: Duration,
 }
 
 /// `[connections]`.
@@ -301,6 +347,28 @@ pub struct Connections {
     pub unread_timeout: Duration,
     /// HTTP/2 streams open at once on one connection. 1 to 10,000.
     pub http2_streams_max: u32,
+}
+
+/// `[trusted_proxies]`: who may say where a client is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustedProxies {
+    /// Where they connect from.
+    pub networks: Vec<IpNet>,
+    /// Whether each of their connections begins with a PROXY protocol header, version 1 or 2.
+    pub proxy_protocol: bool,
+    /// Whether `X-Forwarded-For` and `X-Request-Id` of their requests are believed.
+    pub headers: bool,
+}
+
+impl TrustedProxies {
+    /// Whether this is the address of one of them. IPv4 in IPv6 clothes counts as what it is.
+    #[must_use]
+    pub fn include(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.networks
+            .iter()
+            .any(|network| network.contains(&address))
+    }
 }
 
 /// `[http]`.
@@ -354,6 +422,8 @@ pub struct StoreConfig {
     pub path: PathBuf,
     /// How often counters are written: the most that `kill -9` can forget. 100ms to 1min.
     pub flush_interval: Duration,
+    /// Whether a request is forwarded only once what it was charged is on the disk (`durability = "strict"`).
+    pub strict: bool,
 }
 
 /// `[auth]`.
@@ -363,6 +433,8 @@ pub struct Auth {
     pub bearer: bool,
     /// Whether `X-API-Key` is a credential.
     pub x_api_key: bool,
+    /// Unknown credentials that one source may present before it is answered 429 for them; `None` is without limit.
+    pub failures: Option<Rate>,
     /// `realm` of `WWW-Authenticate`: 1 to 64 of printable ASCII without quotes and backslashes.
     pub realm: String,
     /// `true` passes an `Authorization` of another scheme on to the backend when a valid X-API-Key stands beside it; `false` refuses it.
@@ -380,6 +452,36 @@ pub struct KeyFormat {
     pub secret_prefix: String,
     /// First word of public keys; may equal the other.
     pub public_prefix: String,
+}
+
+/// `[key_labels]`: what lists call the states of keys; each 1 to 128 characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyLabels {
+    /// In use.
+    pub active: String,
+    /// Switched off.
+    pub inactive: String,
+    /// Its end is past.
+    pub expired: String,
+    /// Ended for good.
+    pub revoked: String,
+    /// Ended for good and off the lists.
+    pub deleted: String,
+}
+
+impl KeyLabels {
+    /// What this state is called.
+    #[must_use]
+    pub fn of<'a>(&'a self, status: &'a str) -> &'a str {
+        match status {
+            "active" => &self.active,
+            "inactive" => &self.inactive,
+            "expired" => &self.expired,
+            "revoked" => &self.revoked,
+            "deleted" => &self.deleted,
+            other => other,
+        }
+    }
 }
 
 /// `[key_rules]`: checked when a key is made or changed from the command line, never at requests.
@@ -428,6 +530,8 @@ pub struct Errors {
     pub shape: Shape,
     /// Whether 403 names the missing permission (FA19; PB13 wants it off).
     pub name_permission: bool,
+    /// Whether what is another tenant's is 403 instead of the 404 twin (C-15).
+    pub foreign_is_forbidden: bool,
 }
 
 /// `[limits]`.
@@ -461,6 +565,8 @@ pub enum LimitSubject {
 pub struct Revocation {
     /// Whether requests in flight are ended with their key; `false` lets them finish (C-20).
     pub abort_in_flight: bool,
+    /// Whether a secret key that came in clear is revoked (FA29).
+    pub revoke_plaintext: bool,
 }
 
 /// `[log]`; `access` and `queue_bytes_max` need a restart.
@@ -498,6 +604,8 @@ pub struct Upstream {
     pub first_byte_timeout: Duration,
     /// Longest silence inside a body. 10ms to 24h.
     pub idle_timeout: Duration,
+    /// Longest silence in a tunnel, both ways together; the other timeouts do not concern tunnels (S40). 100ms to 24h.
+    pub tunnel_idle_timeout: Duration,
     /// Longest life of one exchange; `None` is unlimited. 10ms to 24h.
     pub total_timeout: Option<Duration>,
     /// Idle connections kept per worker and server. 0 to 10,000.
@@ -514,11 +622,115 @@ pub struct Upstream {
     pub host_header: HostHeader,
     /// Which keys may reach it.
     pub environment: Environment,
+    /// What keeps tenants apart behind it (FM13).
+    pub isolation: Isolation,
+    /// Whether the operator has said that every tenant may see the data of all, which `Isolation::None` demands.
+    pub every_tenant_sees_all_data: bool,
+    /// What stands before the path of each request to `servers`.
+    pub path_prefix: Option<PathPrefix>,
+    /// Where single tenants have a place of their own, instead of `servers` and `path_prefix`; with `Isolation::Physical` alone.
+    pub tenants: BTreeMap<TenantId, Arc<Destination>>,
+    /// The 404 that the gateway writes in its name for what is another tenant's; `None` is the gateway's own.
+    pub not_found: Option<NotFound>,
+    /// What HTTP is spoken to its servers.
+    pub protocol: UpstreamProtocol,
+    /// How its `https://` servers are trusted; `None` when its servers are spoken to in clear.
+    pub tls: Option<UpstreamTls>,
 }
+
+/// Where one tenant's requests to an upstream go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// At least one; nobody else's requests reach them by this path.
+    pub servers: Vec<UpstreamServer>,
+    /// What stands before the path of each request.
+    pub prefix: Option<PathPrefix>,
+}
+
+impl Destination {
+    /// Reads what an operator writes: one or more `http://host:port[/path]`, separated by spaces.
+    ///
+    /// # Errors
+    /// A sentence fragment saying what is wrong, and the way out.
+    pub fn parse(text: &str) -> Result<Destination, String> {
+        let texts: Vec<&str> = text.split_ascii_whitespace().collect();
+        entries::destination(&texts).map_err(|wrong| format!("{}; {}", wrong.what, wrong.help))
+    }
+
+    /// Its servers as an operator writes them.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        let path = self.prefix.as_ref().map(PathPrefix::text);
+        let path = path.unwrap_or_default();
+        let servers = self.servers.iter().map(names::show_server);
+        servers.map(|server| format!("{server}{path}")).collect()
+    }
+}
+
+/// A 404 in an upstream's own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotFound {
+    /// Of the body.
+    pub content_type: HeaderValue,
+    /// At most 64 KiB.
+    pub body: String,
+}
+
+impl NotFound {
+    /// The media type where none is given.
+    fn json() -> HeaderValue {
+        HeaderValue::from_static("application/json")
+    }
+}
+
+/// What HTTP is spoken to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1, one exchange at a time on a connection.
+    Http1,
+    /// HTTP/2, many at a time: agreed on by ALPN over TLS, known beforehand in clear.
+    Http2,
+}
+
+/// `[upstreams.NAME.tls]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// PEM file of the authorities that are trusted; `None` for those of the system.
+    pub ca: Option<PathBuf>,
+    /// What the gateway shows of itself.
+    pub client: Option<CertificateFiles>,
+    /// The name that is asked for and verified; `None` for the server's own host.
+    pub server_name: Option<String>,
+    /// What the files hold, once they were read; no part of what the file means, and so of no comparison.
+    pub prepared: Prepared,
+}
+
+/// TLS as it was made ready when a configuration was loaded; every one equals every other.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared(pub Option<PreparedTls>);
+
+/// Ready to speak TLS to the servers of one upstream.
+#[derive(Clone, Debug)]
+pub struct PreparedTls {
+    /// For handshakes.
+    pub client_config: Arc<rustls::ClientConfig>,
+    /// Changes when what the files hold does, so that no connection outlives what it was trusted for.
+    pub fingerprint: u64,
+}
+
+impl PartialEq for Prepared {
+    fn eq(&self, _: &Prepared) -> bool {
+        true
+    }
+}
+
+impl Eq for Prepared {}
 
 /// One server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamServer {
+    /// Whether it is spoken to over TLS.
+    pub tls: bool,
     /// Name or address; an IPv6 address without brackets.
     pub host: String,
     /// Port.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use http::HeaderName;
 use http::HeaderValue;
+use rustls_pki_types::ServerName;
 
 use crate::config::HostHeader;
 use crate::config::UpstreamServer;
@@ -12,6 +13,8 @@ use crate::config::values::Wrong;
 use crate::config::values::digits_only;
 use crate::config::values::wrong;
 use crate::model::binding::WebOrigin;
+use crate::model::guard::MEMBER_BYTES_MAX;
+use crate::model::isolation::PathPrefix;
 use crate::model::route::pattern::Pattern;
 
 /// An IP address and a port, to listen on.
@@ -29,22 +32,25 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Wrong> {
     wrong(format!("\"{text}\" is not an address"), help)
 }
 
-/// `http://host:port`, the whole address of one server of an upstream.
+/// `http://host:port` or `https://host:port`, the whole address of one server of an upstream.
 pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
-    const HELP: &str = "a server is \"http://host:port\", for example \"http://127.0.0.1:3000\"";
-    if text.starts_with("https://") {
-        return wrong(
-            format!("\"{text}\": TLS to an upstream is not supported yet"),
-            "use http:// over a network that you trust, or a TLS sidecar beside the gateway",
-        );
-    }
-    let Some(authority) = text.strip_prefix("http://") else {
-        return wrong(format!("\"{text}\" does not begin with http://"), HELP);
-    };
+    const HELP: &str = "a server is \"http://host:port\" or \"https://host:port\", for example \"http://127.0.0.1:3000\"";
+    let (scheme, usual_port, authority) =
+        match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+            (Some(authority), _) => ("http", 80, authority),
+            (_, Some(authority)) => ("https", 443, authority),
+            _ => {
+                return wrong(
+                    format!("\"{text}\" does not begin with http:// or https://"),
+                    HELP,
+                );
+            }
+        };
+    let tls = scheme == "https";
     if let Some((bare, _)) = authority.split_once(['/', '?', '#']) {
         return wrong(
             format!("\"{text}\" has more than a host and a port"),
-            format!("write \"http://{bare}\"; the path of a request is forwarded as it is"),
+            format!("write \"{scheme}://{bare}\"; the path of a request is forwarded as it is"),
         );
     }
     if authority.contains('@') {
@@ -55,7 +61,7 @@ pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
         _ => {
             return wrong(
                 format!("\"{text}\" has no port"),
-                format!("write \"http://{authority}:80\""),
+                format!("write \"{scheme}://{authority}:{usual_port}\""),
             );
         }
     };
@@ -71,6 +77,7 @@ pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
             if host_is_good && digits_only(authority.rsplit(':').next().unwrap_or("")) =>
         {
             Ok(UpstreamServer {
+                tls,
                 host: address.unwrap_or(host).to_ascii_lowercase(),
                 port,
             })
@@ -79,11 +86,52 @@ pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
     }
 }
 
+/// The same with a path that stands before that of each request, if there is one.
+pub(super) fn server_with_path(text: &str) -> Result<(UpstreamServer, Option<PathPrefix>), Wrong> {
+    let authority = text.find("://").map_or(0, |place| place + 3);
+    let end = text[authority..]
+        .find('/')
+        .map_or(text.len(), |place| authority + place);
+    let server = server(&text[..end])?;
+    if end == text.len() {
+        return Ok((server, None));
+    }
+    Ok((server, Some(path_prefix(&text[end..])?)))
+}
+
+/// `/api` or `/t/{tenant}`.
+pub(super) fn path_prefix(text: &str) -> Result<PathPrefix, Wrong> {
+    PathPrefix::parse(text).or_else(|why| wrong(format!("\"{text}\" is no prefix of paths"), why))
+}
+
+/// A value of `Content-Type`.
+pub(super) fn content_type(text: &str) -> Result<HeaderValue, Wrong> {
+    match HeaderValue::from_str(text) {
+        Ok(value) if text.contains('/') => Ok(value),
+        _ => wrong(
+            format!("\"{text}\" is no media type"),
+            "write \"application/json\" or \"text/html; charset=utf-8\"",
+        ),
+    }
+}
+
 /// Writes a server as it stands in the file.
 pub(super) fn show_server(server: &UpstreamServer) -> String {
+    let scheme = if server.tls { "https" } else { "http" };
     match server.host.contains(':') {
-        true => format!("http://[{}]:{}", server.host, server.port),
-        false => format!("http://{}:{}", server.host, server.port),
+        true => format!("{scheme}://[{}]:{}", server.host, server.port),
+        false => format!("{scheme}://{}:{}", server.host, server.port),
+    }
+}
+
+/// The name that a server's certificate is checked for: a host name or an address.
+pub(super) fn server_name(text: &str) -> Result<String, Wrong> {
+    match ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_ascii_lowercase()),
+        Err(_) => wrong(
+            format!("\"{text}\" is not a name that a certificate can have"),
+            "write the name in the server's certificate, without port: \"legacy.internal\" or \"10.0.0.7\"",
+        ),
     }
 }
 
@@ -178,6 +226,19 @@ pub(super) fn label(text: &str) -> Result<String, Wrong> {
         false => wrong(
             format!("\"{text}\" is not a name"),
             "use 1 to 64 letters, digits and . _ -",
+        ),
+    }
+}
+
+/// The name of a member of JSON objects.
+pub(super) fn member(text: &str) -> Result<String, Wrong> {
+    match (1..=MEMBER_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => wrong(
+            "this is not the name of a member",
+            format!(
+                "write the name as it reads, without escapes: 1 to {MEMBER_BYTES_MAX} bytes, no control characters"
+            ),
         ),
     }
 }
@@ -370,6 +431,7 @@ mod tests {
     #[test]
     fn servers_are_a_scheme_a_host_and_a_port() {
         let good = [
+            ("https://a:443", "a", 443),
             ("http://127.0.0.1:3000", "127.0.0.1", 3000),
             ("http://Legacy.internal:80", "legacy.internal", 80),
             ("http://my_service:8080", "my_service", 8080),
@@ -396,7 +458,8 @@ mod tests {
             "http://[::1]",
             "http://[::g]:80",
             "http://::1:80",
-            "https://a:443",
+            "https://a",
+            "h2c://a:80",
             "a:80",
             "HTTP://a:80",
             "unix:/s",
@@ -410,6 +473,8 @@ mod tests {
             ("http://a", "\"http://a:80\""),
             ("http://a:80/x/y", "\"http://a:80\""),
             ("http://[::1]", "\"http://[::1]:80\""),
+            ("https://a", "\"https://a:443\""),
+            ("https://a:80/x", "\"https://a:80\""),
         ] {
             assert!(server(text).unwrap_err().help.contains(fix), "{text}");
         }

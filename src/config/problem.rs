@@ -1,6 +1,7 @@
 //! What is wrong with gateway.toml, where, and the way out: `file:line:column`, the source line, the message and a help line.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
@@ -76,6 +77,7 @@ pub(super) struct Notes {
     secrets: RefCell<Vec<Range<usize>>>,
     known: RefCell<BTreeSet<(&'static str, &'static str)>>,
     set: RefCell<BTreeSet<(&'static str, &'static str)>>,
+    placed: RefCell<Vec<(String, usize)>>,
 }
 
 impl Notes {
@@ -105,6 +107,21 @@ impl Notes {
         if set {
             self.set.borrow_mut().insert((kind, key));
         }
+    }
+
+    /// Remembers where a file is named that is read later, by whoever needs what it holds.
+    pub(super) fn place(&self, name: String, at: &Range<usize>) {
+        self.placed.borrow_mut().push((name, at.start));
+    }
+
+    /// All of these places, as `file:line:column`.
+    pub(super) fn places(&self, path: &str, text: &str) -> BTreeMap<String, String> {
+        let placed = self.placed.borrow();
+        let shown = placed.iter().map(|(name, byte)| {
+            let (line, column) = position(text, *byte);
+            (name.clone(), format!("{path}:{line}:{column}"))
+        });
+        shown.collect()
     }
 
     /// Adds mistakes of the TOML itself, and takes back what was found on their lines or may only seem to be missing.
@@ -255,7 +272,8 @@ impl Problems {
                 line.push_str("; ");
                 line.push_str(&problem.help);
             }
-            normalize_untrusted_str(&line)
+            // A text over several lines stays one line here.
+            normalize_untrusted_str(&line).replace('\n', "\\n")
         };
         self.list.iter().take(SHOWN_MAX).map(line).collect()
     }

@@ -17,6 +17,7 @@ use crate::config::Errors;
 use crate::config::Headers;
 use crate::config::Http;
 use crate::config::KeyFormat;
+use crate::config::KeyLabels;
 use crate::config::KeyRules;
 use crate::config::LimitSubject;
 use crate::config::LimitsConfig;
@@ -27,14 +28,17 @@ use crate::config::Server;
 use crate::config::SniCertificate;
 use crate::config::StoreConfig;
 use crate::config::Tls;
+use crate::config::TrustedProxies;
 use crate::config::check;
 use crate::config::file::Reader;
 use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::values::Wrong;
 use crate::config::values::wrong;
+use crate::model::binding;
 use crate::model::key::Lifetime;
 use crate::model::limit::Mode;
+use crate::model::limit::Rate;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopeRules;
 use crate::refusal::Shape;
@@ -139,6 +143,7 @@ pub(super) fn server(root: &mut Reader<'_>) -> Server {
     root.table("server", "server", |table| Server {
         workers: table.number("workers", 0, 0, 256) as usize,
         drain_timeout: table.duration("drain_timeout", "30s", ("0s", "1h")),
+        drain_delay: table.duration("drain_delay", "0s", ("0s", "5min")),
     })
 }
 
@@ -154,6 +159,49 @@ pub(super) fn connections(root: &mut Reader<'_>) -> Connections {
         unread_bytes_max: table.size("unread_bytes_max", "256KiB", ("0B", "64MiB")) as u64,
         unread_timeout: table.duration("unread_timeout", "5s", ("100ms", "5min")),
         http2_streams_max: table.number("http2_streams_max", 100, 1, 10_000),
+    })
+}
+
+/// `[trusted_proxies]`. A proxy that says nothing, and words from nobody, are mistakes: both read as if clients' addresses were known.
+pub(super) fn trusted_proxies(root: &mut Reader<'_>) -> TrustedProxies {
+    root.table("trusted_proxies", "trusted_proxies", |table| {
+        let networks = table.list("networks", |text| match binding::network(text) {
+            Ok(network) if network.prefix_len() == 0 => wrong(
+                format!("\"{text}\" trusts everybody: any client could pose as any other"),
+                "write the addresses of your load balancers",
+            ),
+            Ok(network) => Ok(network),
+            Err(why) => wrong(format!("\"{text}\" is not a network"), why),
+        });
+        let proxies = TrustedProxies {
+            networks: (networks.into_iter().flatten())
+                .map(Spanned::into_inner)
+                .collect(),
+            proxy_protocol: table.choice(
+                "proxy_protocol",
+                false,
+                &[("off", false), ("require", true)],
+            ),
+            headers: table.choice("headers", false, &[("ignore", false), ("trust", true)]),
+        };
+        let asks = proxies.proxy_protocol || proxies.headers;
+        let problem = match (proxies.networks.is_empty(), asks) {
+            (true, true) if table.list_is_empty("networks") => Some((
+                "[trusted_proxies] networks: nobody is trusted",
+                "write networks = [\"10.0.0.0/8\"], the addresses of your load balancers and of nobody else; or leave [trusted_proxies] out",
+            )),
+            (false, false) => Some((
+                "[trusted_proxies]: these networks are trusted with nothing",
+                "write proxy_protocol = \"require\", or headers = \"trust\", as your load balancer speaks; or leave [trusted_proxies] out",
+            )),
+            _ => None,
+        };
+        if let Some((what, help)) = problem {
+            table
+                .notes()
+                .error(Problem::context(table.place("networks"), what, help));
+        }
+        proxies
     })
 }
 
@@ -240,6 +288,11 @@ pub(super) fn store(root: &mut Reader<'_>, base: &Path) -> StoreConfig {
         StoreConfig {
             path: state.map_or_else(|| base.join("state"), Spanned::into_inner),
             flush_interval: table.duration("flush_interval", "1s", ("100ms", "1min")),
+            strict: table.choice(
+                "durability",
+                false,
+                &[("interval", false), ("strict", true)],
+            ),
         }
     })
 }
@@ -273,6 +326,7 @@ pub(super) fn auth(root: &mut Reader<'_>) -> Auth {
         Auth {
             bearer: takes(true),
             x_api_key: takes(false),
+            failures: table.rate_or_unlimited("failures").unwrap_or(FAILURES),
             realm: table
                 .word("realm", names::realm)
                 .map_or_else(|| "api".into(), Spanned::into_inner),
@@ -446,6 +500,11 @@ pub(super) fn errors(parent: &mut Reader<'_>, kind: &'static str, default: Error
             ],
         ),
         name_permission: table.flag("name_permission", default.name_permission),
+        foreign_is_forbidden: table.choice(
+            "foreign",
+            default.foreign_is_forbidden,
+            &[("404", false), ("403", true)],
+        ),
     })
 }
 
@@ -468,10 +527,29 @@ pub(super) fn limits(root: &mut Reader<'_>) -> LimitsConfig {
     })
 }
 
+/// `[key_labels]`.
+pub(super) fn key_labels(root: &mut Reader<'_>) -> KeyLabels {
+    root.table("key_labels", "key_labels", |table| {
+        let mut label = |key| {
+            table
+                .word(key, names::display_name)
+                .map_or_else(|| key.to_owned(), Spanned::into_inner)
+        };
+        KeyLabels {
+            active: label("active"),
+            inactive: label("inactive"),
+            expired: label("expired"),
+            revoked: label("revoked"),
+            deleted: label("deleted"),
+        }
+    })
+}
+
 /// `[revocation]`.
 pub(super) fn revocation(root: &mut Reader<'_>) -> Revocation {
     root.table("revocation", "revocation", |table| Revocation {
         abort_in_flight: table.choice("in_flight", true, &[("abort", true), ("finish", false)]),
+        revoke_plaintext: table.choice("plaintext_key", false, &[("log", false), ("revoke", true)]),
     })
 }
 
@@ -503,7 +581,7 @@ pub(super) fn log(root: &mut Reader<'_>, base: &Path) -> Log {
 }
 
 /// A path, relative to the directory of the file that names it.
-fn path(base: &Path, text: &str) -> Result<PathBuf, Wrong> {
+pub(super) fn path(base: &Path, text: &str) -> Result<PathBuf, Wrong> {
     if text.is_empty() || text.contains('\0') {
         return wrong(
             "this is not a path",
@@ -512,6 +590,12 @@ fn path(base: &Path, text: &str) -> Result<PathBuf, Wrong> {
     }
     Ok(base.join(text))
 }
+
+/// Unknown credentials of one source: five a second are no client that was set up with one wrong key, and find no key in an age.
+const FAILURES: Option<Rate> = Some(Rate {
+    count: 300,
+    seconds: 60,
+});
 
 /// Longest path of a Unix socket, `sun_path` without its terminator.
 const SOCKET_PATH_MAX: usize = 107;

@@ -113,6 +113,39 @@ impl Reader<'_> {
         Some(out)
     }
 
+    /// A table whose keys are the operator's: each with a text or a list of texts, which `parse` understands together.
+    pub(super) fn entries<T>(
+        &mut self,
+        key: &'static str,
+        help: &str,
+        parse: impl Fn(&str, &[&str]) -> Result<T, Wrong>,
+    ) -> Vec<T> {
+        let Some(value) = self.ask(key) else {
+            return Vec::new();
+        };
+        let Some(table) = value.get_ref().as_table() else {
+            self.refuse_kind(value, key, "a table", help.to_owned());
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for (name, value) in table {
+            let texts: Option<Vec<&str>> = match value.get_ref() {
+                DeValue::String(text) => Some(vec![text.as_ref()]),
+                DeValue::Array(list) => list.iter().map(|text| text.get_ref().as_str()).collect(),
+                _ => None,
+            };
+            let Some(texts) = texts else {
+                self.refuse_kind(value, key, "a text", help.to_owned());
+                continue;
+            };
+            match parse(name.get_ref(), &texts) {
+                Ok(entry) => out.push(entry),
+                Err(wrong) => self.refuse(value.span(), key, wrong),
+            }
+        }
+        out
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
         let Some(value) = self.ask(key) else {

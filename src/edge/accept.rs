@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 
 use crate::gate::Peer;
+use crate::gate::Via;
 use crate::shutdown::Watch;
 
 /// A connection that the kernel has completed.
@@ -77,11 +78,12 @@ fn peer_of(socket: &TcpStream, address: SocketAddr, bound: Option<SocketAddr>) -
     Some(Peer {
         address: canonical(address),
         local: canonical(local),
+        via: Via::Direct,
     })
 }
 
 /// An IPv4 client on an IPv6 socket is an IPv4 client.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

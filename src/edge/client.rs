@@ -13,9 +13,14 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 
+use http::Request;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::task::AbortHandle;
 
 use crate::handler::in_flight::Carrier;
+use crate::handler::in_flight::Passage;
 
 use super::counters::ConnectionCounters;
 use super::sweep::View;
@@ -31,6 +36,8 @@ pub(super) enum Phase {
     Http1,
     /// Speaks HTTP/2.
     Http2,
+    /// Carries something else after a 101, with an idle timer of its own (S40).
+    Tunnel,
     /// Closed on our side; what the client still sends is thrown away, so that the kernel does not answer it with a
     /// reset that would take our last bytes with it (RFC 9112 section 9.6).
     Lingering,
@@ -72,13 +79,20 @@ pub(super) struct Client {
     quiet_since: Cell<u32>,
     requests: Cell<usize>,
     served: Cell<bool>,
-    draining: Cell<bool>,
+    /// Since when its worker drains; 0 while it does not.
+    draining_since: Cell<u32>,
     order: Cell<Order>,
     finishing_since: Cell<u32>,
     /// HTTP/2 streams under way; HTTP/1.1 needs no list.
     streams: RefCell<Vec<Rc<Stream>>>,
     /// The stream whose task hyper is about to spawn.
     unspawned: RefCell<Option<Rc<Stream>>>,
+    /// Where hyper gives the connection back after an HTTP/1.1 request with an `Upgrade` line, whatever it was answered.
+    upgrade: RefCell<Option<OnUpgrade>>,
+    /// What goes on after a 101.
+    passage: RefCell<Option<Passage>>,
+    /// A tunnel is to say goodbye.
+    must_leave: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     counters: Arc<ConnectionCounters>,
 }
@@ -97,6 +111,14 @@ impl Carrier for Client {
     fn cut(&self) {
         self.give(Order::Cut(Why::Revoked));
     }
+
+    fn hand_over(&self, passage: Passage) {
+        *self.passage.borrow_mut() = Some(passage);
+    }
+
+    fn must_leave(&self) -> bool {
+        self.must_leave.get()
+    }
 }
 
 impl Carrier for Stream {
@@ -105,6 +127,13 @@ impl Carrier for Stream {
         if let Some(task) = self.task.borrow().as_ref() {
             task.abort();
         }
+    }
+
+    /// HTTP/2 has no 101 (RFC 9113 section 8.6), and extended CONNECT is not offered.
+    fn hand_over(&self, _passage: Passage) {}
+
+    fn must_leave(&self) -> bool {
+        false
     }
 }
 
@@ -118,11 +147,14 @@ impl Client {
             quiet_since: Cell::new(now),
             requests: Cell::new(0),
             served: Cell::new(false),
-            draining: Cell::new(false),
+            draining_since: Cell::new(0),
             order: Cell::new(Order::Continue),
             finishing_since: Cell::new(0),
             streams: RefCell::new(Vec::new()),
             unspawned: RefCell::new(None),
+            upgrade: RefCell::new(None),
+            passage: RefCell::new(None),
+            must_leave: Cell::new(false),
             waker: RefCell::new(None),
             counters,
         }
@@ -155,13 +187,42 @@ impl Client {
             flooded: self.progress.flooded(),
             finishing_since: self.finishing_since.get(),
             silent_since_told: phase == Phase::Http2 && self.progress.reading_since() == 0,
-            draining: self.draining.get(),
+            draining_since: self.draining_since.get(),
         }
+    }
+
+    /// Whether it was cut because the client took nothing for too long.
+    pub(super) fn has_stalled(&self) -> bool {
+        self.order.get() == Order::Cut(Why::Stalled)
     }
 
     /// From now on this connection is judged as one of a worker that drains.
     pub(super) fn drain(&self) {
-        self.draining.set(true);
+        if self.draining_since.get() == 0 {
+            self.draining_since.set(self.progress.now());
+        }
+    }
+
+    /// Whether the answer about to begin is the last one: an HTTP/1.1 client is told so by `Connection: close`, and no request that is on
+    /// its way already meets a closed connection. HTTP/2 has GOAWAY for that.
+    pub(super) fn answers_last(&self) -> bool {
+        self.draining_since.get() != 0 && self.phase.get() == Phase::Http1
+    }
+
+    /// Tells a tunnel to say goodbye, or cuts what is none.
+    pub(super) fn dismiss(&self) {
+        if self.phase.get() == Phase::Tunnel {
+            self.must_leave.set(true);
+            self.wake();
+        } else {
+            self.give(Order::Cut(Why::Drain));
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
     }
 
     /// Gives an order unless it, or a harder one, has been given; says whether it is new.
@@ -180,9 +241,7 @@ impl Client {
                     self.progress.forget_reads();
                 }
             }
-            if let Some(waker) = self.waker.borrow().as_ref() {
-                waker.wake_by_ref();
-            }
+            self.wake();
         }
         new
     }
@@ -247,6 +306,49 @@ impl Client {
         }
     }
 
+    /// Notes where hyper gives the connection back, if this request may end its HTTP.
+    pub(super) fn note_upgrade<B>(&self, request: &Request<B>) {
+        if let Some(upgrade) = request.extensions().get::<OnUpgrade>() {
+            *self.upgrade.borrow_mut() = Some(upgrade.clone());
+        }
+    }
+
+    /// Whether there is something left to do after HTTP/1.1 has ended.
+    pub(super) fn goes_on(&self) -> bool {
+        self.upgrade.borrow().is_some()
+    }
+
+    /// After HTTP/1.1 has ended: goes on with what a 101 began. Without a 101 a connection that once had an `Upgrade` line comes here too, which
+    /// hyper gives back without having closed it: that is done now, or the client would take its last answer for a broken one.
+    pub(super) async fn go_on(self: &Rc<Self>) {
+        let (passage, upgrade) = (self.passage.take(), self.upgrade.take());
+        let Some(upgrade) = upgrade else {
+            return;
+        };
+        // Given back by now, or never.
+        let upgraded = self.unless_cut(upgrade).await;
+        let Some(Ok(client)) = upgraded else {
+            return;
+        };
+        match passage {
+            Some(passage) => {
+                self.enter(Phase::Tunnel);
+                let _under_way = UnderWay::begin(self);
+                self.unless_cut(passage.begin(client)).await;
+            }
+            None => {
+                self.enter(Phase::Lingering);
+                let mut client = TokioIo::new(client);
+                let _ = self.unless_cut(client.shutdown()).await;
+            }
+        }
+    }
+
+    /// Forgets what will not go on any more, which knows of this connection in its turn.
+    pub(super) fn forget(&self) {
+        self.passage.take();
+    }
+
     fn count_error(&self, error: &hyper::Error) {
         // A client that went away broke no rule.
         let gone = self.progress.ended() || error.is_incomplete_message() || error.is_user();
@@ -295,6 +397,11 @@ impl UnderWay {
             Some(stream) => Rc::clone(stream) as Rc<dyn Carrier>,
             None => Rc::clone(&self.client) as Rc<dyn Carrier>,
         }
+    }
+
+    /// Whether the connection takes no request after this one.
+    pub(super) fn is_last(&self) -> bool {
+        self.client.answers_last()
     }
 
     /// Notes whether something of the answer waits for the client to take it.

@@ -12,6 +12,8 @@ use std::task::ready;
 use bytes::Bytes;
 use http::Request;
 use http::Response;
+use http::header::CONNECTION;
+use http::header::HeaderValue;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -33,6 +35,7 @@ use super::client::Client;
 use super::client::Phase;
 use super::client::UnderWay;
 use super::frames::Framed;
+use super::heads::Strict;
 
 /// How HTTP is spoken, from the configuration in force when the connection came.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +88,7 @@ impl Bounds {
     }
 }
 
-/// Serves HTTP/1.1 until the connection ends. `keep_alive` off answers one request and closes.
+/// Serves HTTP/1.1, and what a 101 turned it into, until the connection ends. `keep_alive` off answers one request and closes.
 pub(super) async fn serve_http1<T, H, F, B>(
     io: T,
     client: &Rc<Client>,
@@ -94,7 +97,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
     peer: Peer,
     handle: H,
 ) where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
@@ -102,14 +105,21 @@ pub(super) async fn serve_http1<T, H, F, B>(
 {
     client.enter(Phase::Http1);
     let service = service_fn(|request| {
+        client.note_upgrade(&request);
         let under_way = UnderWay::begin(client);
         Answering::new(handle(peer, under_way.carrier(), request), under_way)
     });
     let builder = bounds.http1(keep_alive);
-    let connection = builder.serve_connection(TokioIo::new(io), service);
+    let connection = builder
+        .serve_connection(TokioIo::new(Strict::new(io)), service)
+        .with_upgrades();
     client
-        .drive(connection, http1::Connection::graceful_shutdown)
+        .drive(connection, http1::UpgradeableConnection::graceful_shutdown)
         .await;
+    if client.goes_on() {
+        // On the heap, since few connections come this far.
+        Box::pin(client.go_on()).await;
+    }
 }
 
 /// Serves HTTP/2 until the connection ends.
@@ -177,9 +187,13 @@ impl<F: Future<Output = Response<B>>, B> Future for Answering<F> {
     type Output = Result<Response<Counted<B>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(self.answer.as_mut().poll(cx));
+        let mut response = ready!(self.answer.as_mut().poll(cx));
         let under_way = self.under_way.take();
         let under_way = under_way.expect("a future is not polled after its end");
+        if under_way.is_last() {
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         under_way.owed(true);
         Poll::Ready(Ok(response.map(|body| Counted { body, under_way })))
     }

@@ -1,10 +1,10 @@
 //! What the edges of all workers share: counts of what became of connections, and the two caps.
 
 use std::net::IpAddr;
-use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+
+use crate::model::source::source_of;
 
 /// Counts over all listeners of this process since its start; one instance for all workers.
 #[derive(Debug, Default)]
@@ -24,6 +26,10 @@ pub struct ConnectionCounters {
     pub refused_total_cap: AtomicU64,
     /// Closed at once: `connections.per_address_max` was reached.
     pub refused_address_cap: AtomicU64,
+    /// Closed at once: the file descriptors that are left are for backends and the control side.
+    pub refused_descriptors: AtomicU64,
+    /// Connections of trusted proxies that did not begin with a sound PROXY header.
+    pub proxy_header_invalid: AtomicU64,
     /// TLS handshakes that failed; a peer that closed without a byte is not one.
     pub handshake_failed: AtomicU64,
     /// TLS handshakes that took longer than `connections.handshake_timeout`.
@@ -46,6 +52,8 @@ pub struct ConnectionCounters {
     by_address: DashMap<IpAddr, u32>,
     /// The tick of each worker, which its sweep moves.
     heartbeats: Mutex<Vec<Arc<AtomicU32>>>,
+    /// A worker could not start or serve.
+    failed: AtomicBool,
     /// Workers that have not ended yet.
     workers: AtomicUsize,
     /// Connections that the drain cut, over all workers.
@@ -65,7 +73,8 @@ pub enum Full {
 #[derive(Debug)]
 pub struct Place {
     counters: Arc<ConnectionCounters>,
-    address: IpAddr,
+    /// Whom it is counted under; `None` until a proxy has said for whom it connects.
+    address: Option<IpAddr>,
 }
 
 impl ConnectionCounters {
@@ -79,22 +88,25 @@ impl ConnectionCounters {
         total_max: usize,
         per_address_max: usize,
     ) -> Result<Place, Full> {
+        let mut place = self.enter_unnamed(total_max)?;
+        place.name(client, per_address_max)?;
+        Ok(place)
+    }
+
+    /// Takes a place for a client that a proxy is about to name; `Place::name` then asks the other cap.
+    ///
+    /// # Errors
+    /// `Full::Total`; nothing is held then.
+    pub fn enter_unnamed(self: &Arc<Self>, total_max: usize) -> Result<Place, Full> {
         let before = self.active.fetch_add(1, Ordering::Relaxed);
         if before >= total_max {
             self.active.fetch_sub(1, Ordering::Relaxed);
             self.refused_total_cap.fetch_add(1, Ordering::Relaxed);
             return Err(Full::Total);
         }
-        let address = network_of(client);
-        if !self.enter_address(address, per_address_max) {
-            self.active.fetch_sub(1, Ordering::Relaxed);
-            self.refused_address_cap.fetch_add(1, Ordering::Relaxed);
-            return Err(Full::Address);
-        }
-        self.accepted.fetch_add(1, Ordering::Relaxed);
         Ok(Place {
             counters: Arc::clone(self),
-            address,
+            address: None,
         })
     }
 
@@ -125,6 +137,11 @@ impl ConnectionCounters {
             .push(tick);
     }
 
+    /// Notes a worker that does not serve, and never will: the watchdog is to end this process.
+    pub fn worker_failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
     /// Strikes a worker off. The last one gets the number of connections that all workers cut.
     pub(super) fn worker_ended(&self, tick: &Arc<AtomicU32>, cut: usize) -> Option<usize> {
         self.heartbeats
@@ -146,10 +163,37 @@ impl ConnectionCounters {
     }
 }
 
+impl Place {
+    /// Whether it is known whose it is.
+    pub fn is_named(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// Counts the connection under this client, for good, or counts the refusal.
+    ///
+    /// # Errors
+    /// `Full::Address`.
+    pub fn name(&mut self, client: IpAddr, per_address_max: usize) -> Result<(), Full> {
+        let address = source_of(client);
+        if !self.counters.enter_address(address, per_address_max) {
+            self.counters
+                .refused_address_cap
+                .fetch_add(1, Ordering::Relaxed);
+            return Err(Full::Address);
+        }
+        self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        self.address = Some(address);
+        Ok(())
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.counters.active.fetch_sub(1, Ordering::Relaxed);
-        if let Entry::Occupied(mut count) = self.counters.by_address.entry(self.address) {
+        let Some(address) = self.address else {
+            return;
+        };
+        if let Entry::Occupied(mut count) = self.counters.by_address.entry(address) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -175,24 +219,14 @@ impl Heartbeat {
         }
     }
 
-    /// Whether each worker's sweep has run since the last call. Ask at most twice a second. `true` while workers come or go.
+    /// Whether each worker's sweep has run since the last call. Ask at most twice a second. `true` while workers come or go; `false` for good
+    /// once one has failed.
     pub fn moved(&mut self) -> bool {
         let ticks = self.counters.ticks();
         let stuck =
             ticks.len() == self.seen.len() && ticks.iter().zip(&self.seen).any(|(a, b)| a == b);
         self.seen = ticks;
-        !stuck
-    }
-}
-
-/// What counts as one client: an IPv4 address, or an IPv6 /64, since whoever has one address of it has them all.
-fn network_of(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let prefix = address.to_bits() & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from_bits(prefix))
-        }
+        !stuck && !self.counters.failed.load(Ordering::Relaxed)
     }
 }
 
@@ -258,6 +292,10 @@ mod tests {
         turning.fetch_add(1, Ordering::Relaxed);
         stuck.fetch_add(1, Ordering::Relaxed);
         assert!(heartbeat.moved());
+        counters.worker_failed();
+        turning.fetch_add(1, Ordering::Relaxed);
+        stuck.fetch_add(1, Ordering::Relaxed);
+        assert!(!heartbeat.moved());
     }
 
     #[test]

@@ -37,6 +37,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Framed<T> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // A flood is not read on; the sweep will cut the connection at its next turn.
+        if self.progress.flooded() {
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buffer);
         let bytes = &buffer.filled()[before..];
@@ -50,7 +54,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Framed<T> {
                 }
                 Seen::OpenBlock => self.progress.block_began(),
             }
-            if self.scanner.control_frames > CONTROL_FRAMES_PER_TICK_MAX {
+            if self.scanner.floods() {
                 self.progress.flood();
             }
         }
@@ -64,7 +68,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Framed<T> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.scanner.sent(&result);
+        result
     }
 
     fn poll_write_vectored(
@@ -72,7 +78,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Framed<T> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        let result = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.scanner.sent(&result);
+        result
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -90,7 +98,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Framed<T> {
 
 /// Where a connection stands after some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
+pub(super) enum Seen {
     /// Between header blocks (a DATA frame may be under way: body stalls are judged elsewhere).
     Whole,
     /// Inside a header block that began with these bytes, after an earlier one ended in them.
@@ -101,7 +109,7 @@ enum Seen {
 
 /// Walks over frames (RFC 9113 section 4.1); remembers only where it stands.
 #[derive(Debug)]
-struct Scanner {
+pub(super) struct Scanner {
     /// Bytes of the client preface still to come.
     preface_left: usize,
     /// The frame header being read.
@@ -117,7 +125,11 @@ struct Scanner {
     /// The frame under way ends the block.
     ends_block: bool,
     /// Control frames in `tick`.
-    control_frames: u32,
+    pub(super) control_frames: u32,
+    /// WINDOW_UPDATE frames that may still come: each acknowledges something that was sent, but for those of `UPDATES_PER_TICK`.
+    updates_left: i64,
+    /// Half RST_STREAM frames that may still come: a client may give up requests, but not most of them (S20).
+    resets_left: i32,
     tick: u32,
 }
 
@@ -132,16 +144,17 @@ impl Default for Scanner {
             block_open: false,
             ends_block: false,
             control_frames: 0,
+            updates_left: UPDATES_PER_TICK,
+            resets_left: RESETS_MAX,
             tick: 0,
         }
     }
 }
 
 impl Scanner {
-    fn scan(&mut self, mut bytes: &[u8], tick: u32) -> Seen {
+    pub(super) fn scan(&mut self, mut bytes: &[u8], tick: u32) -> Seen {
         if self.tick != tick {
-            self.tick = tick;
-            self.control_frames = 0;
+            self.turn(tick);
         }
         let mut ended = false;
         skip(&mut bytes, &mut self.preface_left);
@@ -169,6 +182,30 @@ impl Scanner {
         }
     }
 
+    fn turn(&mut self, tick: u32) {
+        let turns = i32::try_from(tick.saturating_sub(self.tick)).unwrap_or(i32::MAX);
+        let resets = turns.saturating_mul(RESETS_PER_TICK);
+        self.resets_left = self.resets_left.saturating_add(resets).min(RESETS_MAX);
+        self.updates_left = self.updates_left.max(UPDATES_PER_TICK);
+        self.control_frames = 0;
+        self.tick = tick;
+    }
+
+    /// Notes bytes on their way to the client, which it will acknowledge.
+    fn sent(&mut self, result: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = result {
+            let updates = *bytes as i64 / BYTES_PER_UPDATE;
+            self.updates_left = (self.updates_left + updates).min(UPDATES_MAX);
+        }
+    }
+
+    /// Whether the client sends more frames that cost us and bring nothing than any honest one would.
+    fn floods(&self) -> bool {
+        self.control_frames > CONTROL_FRAMES_PER_TICK_MAX
+            || self.updates_left < 0
+            || self.resets_left < 0
+    }
+
     fn begin_frame(&mut self) {
         let [high, middle, low, kind, flags, ..] = self.header;
         self.payload_left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
@@ -177,10 +214,13 @@ impl Scanner {
             HEADERS => {
                 self.block_open = true;
                 self.ends_block = flags & END_HEADERS != 0;
+                self.resets_left = (self.resets_left + 1).min(RESETS_MAX);
             }
             CONTINUATION => self.ends_block = flags & END_HEADERS != 0,
-            // Not counted: DATA and WINDOW_UPDATE grow with honest transfers; h2 itself bounds empty DATA and resets.
-            DATA | RST_STREAM | WINDOW_UPDATE => {}
+            // Grows with honest uploads; h2 itself bounds empty ones.
+            DATA => {}
+            RST_STREAM => self.resets_left = self.resets_left.saturating_sub(2),
+            WINDOW_UPDATE => self.updates_left = self.updates_left.saturating_sub(1),
             _ => self.control_frames += 1,
         }
     }
@@ -210,6 +250,16 @@ fn skip(bytes: &mut &[u8], left: &mut usize) {
 
 /// PING, SETTINGS, PRIORITY, GOAWAY, PUSH_PROMISE and unknown frames within one tick (250 ms) beyond which a client is flooding (S21).
 const CONTROL_FRAMES_PER_TICK_MAX: u32 = 1_000;
+/// WINDOW_UPDATE frames per tick beside those that acknowledge what was sent.
+const UPDATES_PER_TICK: i64 = 1_000;
+/// A client that acknowledges every frame of a stream of tiny messages, for stream and connection, sends one for so many bytes.
+const BYTES_PER_UPDATE: i64 = 8;
+/// Most that can be saved up, so that one large answer does not pay for a flood.
+const UPDATES_MAX: i64 = 100_000;
+/// Half resets that a connection may have in hand: two full sets of 100 streams given up at once.
+const RESETS_MAX: i32 = 400;
+/// What it gets back per tick, beside half a reset for each request: 100 resets a second.
+const RESETS_PER_TICK: i32 = 50;
 /// Length of the client preface (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
 const FRAME_HEADER: usize = 9;
@@ -314,6 +364,41 @@ mod tests {
         assert_eq!(scanner.control_frames, 20);
         scanner.scan(&frame(HEADERS, 4, 8), 2);
         assert_eq!(scanner.control_frames, 0);
+    }
+
+    #[test]
+    fn updates_must_acknowledge_something() {
+        let update = frame(WINDOW_UPDATE, 0, 4);
+        let mut scanner = opened();
+        for tick in 1..5 {
+            scanner.scan(&update.repeat(1_000), tick);
+            assert!(!scanner.floods());
+        }
+        scanner.sent(&Poll::Ready(Ok(8_000)));
+        scanner.scan(&update.repeat(1_000), 4);
+        assert!(!scanner.floods());
+        scanner.scan(&update, 4);
+        assert!(scanner.floods());
+    }
+
+    #[test]
+    fn a_client_may_give_up_requests_but_not_most_of_them() {
+        let (headers, reset) = (frame(HEADERS, 4, 5), frame(RST_STREAM, 0, 4));
+        let mut honest = opened();
+        for tick in 1..50 {
+            // A page left in its middle, and a client that gives up every third request.
+            let left = [headers.repeat(100), reset.repeat(100)].concat();
+            honest.scan(if tick % 8 == 0 { &left } else { &[] }, tick);
+            let third = [headers.repeat(3), reset.clone()].concat();
+            honest.scan(&third.repeat(20), tick);
+            assert!(!honest.floods(), "{tick}");
+        }
+        let mut rapid = opened();
+        let pair = [headers, reset].concat();
+        rapid.scan(&pair.repeat(399), 1);
+        assert!(!rapid.floods());
+        rapid.scan(&pair, 1);
+        assert!(rapid.floods());
     }
 
     proptest! {

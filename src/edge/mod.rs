@@ -9,6 +9,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use http::Response;
 use http_body::Body;
 use hyper::body::Incoming;
 use rustls::ServerConfig;
+use socket2::SockRef;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
@@ -29,7 +31,11 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::config::Connections;
+use crate::config::TrustedProxies;
+use crate::descriptors;
+use crate::gate;
 use crate::gate::Peer;
+use crate::gate::Via;
 use crate::handler::Worker;
 use crate::handler::handle;
 use crate::handler::in_flight::Carrier;
@@ -45,6 +51,7 @@ use connection::Bounds;
 use counters::ConnectionCounters;
 use counters::Place;
 use listener::WorkerSockets;
+use proxy_header::Header;
 use sweep::Registry;
 use watched::NotTls;
 use watched::Progress;
@@ -55,8 +62,12 @@ mod client;
 mod connection;
 pub mod counters;
 mod frames;
+mod heads;
 pub mod listener;
 mod plaintext;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
+mod proxy_header;
 mod sweep;
 pub mod tls;
 mod watched;
@@ -84,17 +95,32 @@ pub async fn run_worker(
     let refuser = Rc::clone(&worker);
     let secure: Start = Rc::new(move |seat, arrival| {
         let worker = Rc::clone(&worker);
-        let answer =
-            move |peer, carrier, request| handle(Rc::clone(&worker), peer, carrier, request);
+        let answer = move |peer, carrier, request| {
+            let peer = client_of(&worker, peer, &request);
+            handle(Rc::clone(&worker), peer, carrier, request)
+        };
         spawn_local(secure(seat, arrival, answer));
     });
     let plain: Start = Rc::new(move |seat, arrival| {
         let worker = Rc::clone(&refuser);
-        let answer =
-            move |peer, _, request| std::future::ready(refuse_plaintext(&worker, peer, request));
+        let answer = move |peer, _, request| {
+            let peer = client_of(&worker, peer, &request);
+            std::future::ready(refuse_plaintext(&worker, peer, request))
+        };
         spawn_local(plain(seat, arrival, answer));
     });
     edge.run(sockets, secure, plain, shutdown).await
+}
+
+/// Who asks, where a trusted proxy brings the request.
+fn client_of(worker: &Worker, peer: Peer, request: &Request<Incoming>) -> Peer {
+    match peer.via {
+        Via::Direct => peer,
+        Via::TrustedProxy | Via::Unclear => {
+            let snapshot = worker.snapshot.load();
+            gate::locate(peer, request.headers(), &snapshot.config.trusted_proxies)
+        }
+    }
 }
 
 /// Begins the task of a connection that has been let in.
@@ -104,6 +130,7 @@ type Start = Rc<dyn Fn(Seat, Arrival)>;
 #[derive(Clone, Debug)]
 struct Settings {
     connections: Connections,
+    proxies: Arc<TrustedProxies>,
     bounds: Bounds,
 }
 
@@ -111,6 +138,7 @@ impl Settings {
     fn of(config: &Config) -> Settings {
         Settings {
             connections: config.connections.clone(),
+            proxies: Arc::clone(&config.trusted_proxies),
             bounds: Bounds::of(&config.http, &config.connections),
         }
     }
@@ -205,7 +233,10 @@ impl Edge {
 
     /// Cuts what is left.
     async fn end(&self) {
-        let cut = self.registry.cut_all();
+        let cut = self.registry.dismiss_all();
+        // Tunnels say goodbye, and whoever cuts them must not be waited for.
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.registry.emptied()).await;
+        self.registry.cut_all();
         self.registry.emptied().await;
         let total = self.counters.worker_ended(self.registry.tick(), cut);
         if let Some(connections @ 1..) = total {
@@ -217,12 +248,25 @@ impl Edge {
     }
 
     /// Gives a connection its place under the caps and its task, or closes it.
-    fn let_in(self: &Rc<Self>, arrival: Arrival, start: &Start) {
-        let caps = (self.settings)().connections;
+    fn let_in(self: &Rc<Self>, mut arrival: Arrival, start: &Start) {
+        if !descriptors::client_may_stay(&arrival.socket) {
+            let refused = &self.counters.refused_descriptors;
+            refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let settings = (self.settings)();
+        let (caps, proxies) = (settings.connections, settings.proxies);
         let client = arrival.peer.address.ip();
-        let place = self
-            .counters
-            .enter(client, caps.total_max, caps.per_address_max);
+        let trusted = !proxies.networks.is_empty() && proxies.include(client);
+        let place = if trusted && proxies.proxy_protocol {
+            self.counters.enter_unnamed(caps.total_max)
+        } else {
+            if trusted && proxies.headers {
+                arrival.peer.via = Via::TrustedProxy;
+            }
+            self.counters
+                .enter(client, caps.total_max, caps.per_address_max)
+        };
         if let Ok(place) = place {
             start(Seat::new(self, place), arrival);
         }
@@ -233,7 +277,7 @@ impl Edge {
 struct Seat {
     client: Rc<Client>,
     edge: Rc<Edge>,
-    _place: Place,
+    place: Place,
 }
 
 impl Seat {
@@ -245,8 +289,42 @@ impl Seat {
         Seat {
             client,
             edge: Rc::clone(edge),
-            _place: place,
+            place,
         }
+    }
+
+    /// Reads for whom a trusted proxy connects and counts the connection under that client. `None` when it is to be closed: without a sound header nobody knows whose it is. The sweep bounds the time like that of a handshake.
+    async fn named(mut self, mut arrival: Arrival) -> Option<(Seat, Arrival)> {
+        let said = {
+            let reading = proxy_header::take(&mut arrival.socket);
+            self.client.unless_cut(reading).await?
+        };
+        let peer = &mut arrival.peer;
+        match said {
+            Ok(Some(Header::Own)) => {}
+            Ok(Some(Header::Client {
+                source,
+                destination,
+            })) => {
+                peer.address = accept::canonical(source);
+                peer.local = accept::canonical(destination);
+            }
+            Ok(None) => return None,
+            Err(error) => {
+                let counter = &self.edge.counters.proxy_header_invalid;
+                counter.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(%error, proxy = %peer.address, "a trusted proxy sent no sound PROXY header");
+                return None;
+            }
+        }
+        let settings = (self.edge.settings)();
+        let client = peer.address.ip();
+        if settings.proxies.headers && settings.proxies.include(client) {
+            peer.via = Via::TrustedProxy;
+        }
+        let per_address_max = settings.connections.per_address_max;
+        self.place.name(client, per_address_max).ok()?;
+        Some((self, arrival))
     }
 
     fn watch(&self, socket: TcpStream, expect_tls: bool) -> Watched {
@@ -258,11 +336,23 @@ impl Seat {
     async fn linger(self) {
         let progress = &self.client.progress;
         if progress.ended() || !progress.closed() {
+            self.forget_what_is_not_taken();
             return;
         }
         if let Some(socket) = self.client.progress.take_leftover() {
             self.client.enter(Phase::Lingering);
             let _ = self.client.unless_cut(plaintext::drain(socket)).await;
+        }
+    }
+
+    /// What a client that stalled has not taken would stay with the kernel for as long as it pleases that client: up to megabytes each. A reset
+    /// throws it away (S22).
+    fn forget_what_is_not_taken(&self) {
+        if self.client.has_stalled()
+            && let Some(socket) = self.client.progress.take_leftover()
+        {
+            // Where that is refused, the socket is closed the usual way.
+            let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
         }
     }
 
@@ -293,6 +383,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.edge.registry.leave(&self.client);
+        self.client.forget();
     }
 }
 
@@ -305,6 +396,13 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    let (seat, arrival) = match seat.place.is_named() {
+        true => (seat, arrival),
+        false => match Box::pin(seat.named(arrival)).await {
+            Some(named) => named,
+            None => return,
+        },
+    };
     let peer = arrival.peer;
     let acceptor = TlsAcceptor::from(seat.edge.tls.load_full());
     let handshake = acceptor.accept(seat.watch(arrival.socket, true));
@@ -328,13 +426,20 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    let (seat, arrival) = match seat.place.is_named() {
+        true => (seat, arrival),
+        false => match Box::pin(seat.named(arrival)).await {
+            Some(named) => named,
+            None => return,
+        },
+    };
     let socket = seat.watch(arrival.socket, false);
     speak_http1(seat, socket, false, arrival.peer, answer).await;
 }
 
 async fn speak_http1<T, H, F, B>(seat: Seat, io: T, keep_alive: bool, peer: Peer, answer: H)
 where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
@@ -357,6 +462,9 @@ where
     connection::serve_http2(io, &seat.client, bounds, peer, answer).await;
     seat.linger().await;
 }
+
+/// How long tunnels may take to say goodbye at the end of a drain, and their clients to close.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests;

@@ -96,15 +96,22 @@ impl Registry {
         }
     }
 
-    /// Cuts what is left; says how many of them had a request or an answer under way.
-    pub(super) fn cut_all(&self) -> usize {
+    /// Cuts what is left, but for tunnels, which are told to say goodbye; says how many of all had a request, an answer or a tunnel under way.
+    pub(super) fn dismiss_all(&self) -> usize {
         let clients = self.clients.borrow();
         let busy = clients.iter().filter(|client| client.view().requests > 0);
         let busy = busy.count();
         for client in clients.iter() {
-            client.give(Order::Cut(Why::Drain));
+            client.dismiss();
         }
         busy
+    }
+
+    /// Cuts what is left.
+    pub(super) fn cut_all(&self) {
+        for client in self.clients.borrow().iter() {
+            client.give(Order::Cut(Why::Drain));
+        }
     }
 }
 
@@ -175,8 +182,8 @@ pub(super) struct View {
     pub(super) finishing_since: u32,
     /// Not a byte came since then.
     pub(super) silent_since_told: bool,
-    /// The worker drains.
-    pub(super) draining: bool,
+    /// Since when the worker drains; 0 while it does not.
+    pub(super) draining_since: u32,
 }
 
 fn verdict(view: &View, now: u32, limits: &Limits) -> Option<Order> {
@@ -185,13 +192,17 @@ fn verdict(view: &View, now: u32, limits: &Limits) -> Option<Order> {
             let silent = view.head_since == 0;
             if over(view.quiet_since, now, limits.handshake) {
                 Some(Order::Cut(Why::HandshakeTimeout))
-            } else if view.draining && silent && over(view.quiet_since, now, DRAIN_GRACE) {
+            } else if view.draining() && silent && over(view.quiet_since, now, DRAIN_GRACE) {
                 Some(Order::Cut(Why::Drain))
+            } else if view.holds_drain_up(view.quiet_since, now) {
+                Some(Order::Cut(Why::HandshakeTimeout))
             } else {
                 None
             }
         }
         Phase::Http1 | Phase::Http2 => http_verdict(view, now, limits),
+        // A tunnel times itself, and lives until the drain's time is over.
+        Phase::Tunnel => None,
         Phase::Lingering => {
             over(view.quiet_since, now, LINGER).then_some(Order::Cut(Why::Unfinished))
         }
@@ -209,20 +220,24 @@ fn http_verdict(view: &View, now: u32, limits: &Limits) -> Option<Order> {
         return Some(Order::Cut(Why::HeadTimeout));
     }
     if view.requests > 0 {
-        return view.draining.then_some(Order::Finish(Why::Drain));
+        // An HTTP/1.1 answer says in its head that it is the last one, or a later one does.
+        let tells = view.draining() && view.phase == Phase::Http2;
+        return tells.then_some(Order::Finish(Why::Drain));
+    }
+    if view.head_since != 0 && view.holds_drain_up(view.head_since, now) {
+        return Some(Order::Cut(Why::HeadTimeout));
     }
     // HTTP/2 may still hold the end of an answer for which the client has not opened its window. But a drain does not wait for a client
     // that lets the PING after our GOAWAY unanswered.
     let grace = match view.phase {
-        Phase::Http2 if !(view.draining && view.silent_since_told) => limits.stall,
+        Phase::Http2 if !(view.draining() && view.silent_since_told) => limits.stall,
         _ => FINISH_GRACE,
     };
     let told = view.finishing_since;
     if over(told, now, grace) && over(view.quiet_since, now, grace) && view.blocked_since == 0 {
         return Some(Order::Cut(Why::Unfinished));
     }
-    // A client that has just connected is about to ask; closing on it would lose a request that is already on its way.
-    if view.draining && (view.served || over(view.quiet_since, now, DRAIN_GRACE)) {
+    if view.draining() && view.may_go(now) {
         return Some(Order::Finish(Why::Drain));
     }
     if view.head_since == 0 && over(view.quiet_since, now, limits.idle) {
@@ -231,8 +246,36 @@ fn http_verdict(view: &View, now: u32, limits: &Limits) -> Option<Order> {
     None
 }
 
+impl View {
+    fn draining(&self) -> bool {
+        self.draining_since != 0
+    }
+
+    /// Whether a drain has waited long enough for a head or a handshake that began at `since`.
+    fn holds_drain_up(&self, since: u32, now: u32) -> bool {
+        self.draining() && over(since.max(self.draining_since), now, DRAIN_HEAD)
+    }
+
+    /// Whether a drain may tell a connection without a request to finish, without losing one that is on its way already: HTTP/2 has
+    /// GOAWAY for that; HTTP/1.1 has nothing, so a client that was served a moment ago gets a moment, and a head that has begun is awaited.
+    fn may_go(&self, now: u32) -> bool {
+        let fresh = !self.served && !over(self.quiet_since, now, DRAIN_GRACE);
+        match self.phase {
+            Phase::Http1 => {
+                let since = self.quiet_since.max(self.draining_since);
+                !fresh && self.head_since == 0 && over(since, now, IDLE_GRACE)
+            }
+            _ => !fresh,
+        }
+    }
+}
+
 /// How long a fresh connection may still bring its first request when the drain begins: 1 s.
 const DRAIN_GRACE: u32 = 4;
+/// How long a drain leaves a kept HTTP/1.1 connection open for a request that is on its way already: half a second.
+const IDLE_GRACE: u32 = 2;
+/// How long a drain waits for the rest of a head or a handshake: 2 s.
+const DRAIN_HEAD: u32 = 8;
 /// How long a connection without a request may take to say goodbye: 2 s.
 const FINISH_GRACE: u32 = 8;
 /// How long a closed connection is read from so that the client gets our last bytes: 2 s.
@@ -246,7 +289,7 @@ mod tests {
 
     fn limits() -> Limits {
         Limits {
-            handshake: 10,
+            handshake: 15,
             head: 20,
             idle: 30,
             stall: 40,
@@ -264,7 +307,7 @@ mod tests {
             flooded: false,
             finishing_since: 0,
             silent_since_told: false,
-            draining: false,
+            draining_since: 0,
         }
     }
 
@@ -279,7 +322,7 @@ mod tests {
                 "handshake in time",
                 View {
                     phase: Phase::Handshake,
-                    quiet_since: ago(10),
+                    quiet_since: ago(15),
                     ..view()
                 },
                 None,
@@ -288,7 +331,7 @@ mod tests {
                 "handshake too long, whatever was sent",
                 View {
                     phase: Phase::Handshake,
-                    quiet_since: ago(11),
+                    quiet_since: ago(16),
                     head_since: ago(1),
                     ..view()
                 },
@@ -299,7 +342,7 @@ mod tests {
                 View {
                     phase: Phase::Handshake,
                     quiet_since: ago(5),
-                    draining: true,
+                    draining_since: ago(9),
                     ..view()
                 },
                 Some(Cut(Why::Drain)),
@@ -310,10 +353,21 @@ mod tests {
                     phase: Phase::Handshake,
                     quiet_since: ago(5),
                     head_since: ago(5),
-                    draining: true,
+                    draining_since: ago(5),
                     ..view()
                 },
                 None,
+            ),
+            (
+                "speaking handshake holds a drain up",
+                View {
+                    phase: Phase::Handshake,
+                    quiet_since: ago(9),
+                    head_since: ago(5),
+                    draining_since: ago(9),
+                    ..view()
+                },
+                Some(Cut(Why::HandshakeTimeout)),
             ),
             (
                 "head in time",
@@ -375,26 +429,85 @@ mod tests {
                 Some(Cut(Why::Stalled)),
             ),
             (
-                "busy in a drain",
+                "busy in a drain over HTTP/2",
                 View {
+                    phase: Phase::Http2,
                     requests: 1,
-                    draining: true,
+                    draining_since: ago(9),
                     ..view()
                 },
                 Some(Finish(Why::Drain)),
+            ),
+            (
+                "busy in a drain, whose answer says that it is the last",
+                View {
+                    requests: 1,
+                    draining_since: ago(9),
+                    ..view()
+                },
+                None,
             ),
             (
                 "idle in a drain",
                 View {
-                    draining: true,
+                    draining_since: ago(9),
+                    quiet_since: ago(3),
                     ..view()
                 },
                 Some(Finish(Why::Drain)),
             ),
             (
+                "served a moment ago in a drain",
+                View {
+                    draining_since: ago(9),
+                    quiet_since: ago(2),
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "idle for long, in a drain that has just begun",
+                View {
+                    draining_since: ago(2),
+                    quiet_since: ago(20),
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "half a head, in a drain that has just begun",
+                View {
+                    draining_since: ago(8),
+                    head_since: ago(15),
+                    quiet_since: ago(15),
+                    ..view()
+                },
+                None,
+            ),
+            (
+                "half a head holds a drain up",
+                View {
+                    draining_since: ago(9),
+                    head_since: ago(15),
+                    quiet_since: ago(15),
+                    ..view()
+                },
+                Some(Cut(Why::HeadTimeout)),
+            ),
+            (
+                "half a head of HTTP/2 holds a drain up",
+                View {
+                    phase: Phase::Http2,
+                    draining_since: ago(9),
+                    head_since: ago(9),
+                    ..view()
+                },
+                Some(Cut(Why::HeadTimeout)),
+            ),
+            (
                 "fresh in a drain",
                 View {
-                    draining: true,
+                    draining_since: ago(9),
                     served: false,
                     ..view()
                 },
@@ -403,7 +516,7 @@ mod tests {
             (
                 "fresh for too long in a drain",
                 View {
-                    draining: true,
+                    draining_since: ago(9),
                     served: false,
                     quiet_since: ago(5),
                     ..view()
@@ -455,7 +568,7 @@ mod tests {
                     finishing_since: ago(9),
                     quiet_since: ago(9),
                     silent_since_told: true,
-                    draining: true,
+                    draining_since: ago(9),
                     ..view()
                 },
                 Some(Cut(Why::Unfinished)),
@@ -466,7 +579,7 @@ mod tests {
                     phase: Phase::Http2,
                     finishing_since: ago(9),
                     quiet_since: ago(9),
-                    draining: true,
+                    draining_since: ago(9),
                     ..view()
                 },
                 Some(Finish(Why::Drain)),

@@ -42,8 +42,8 @@ use tokio_rustls::client::TlsStream;
 
 use crate::clock::Clock;
 use crate::config::CertificateFiles;
+use crate::config::Config;
 use crate::config::Connections;
-use crate::config::Http;
 use crate::config::Listen;
 use crate::config::SniCertificate;
 use crate::config::Tls;
@@ -83,27 +83,24 @@ fn in_clear() -> Response<Bytes> {
 
 /// What a test changes of the settings.
 fn settings() -> Settings {
-    let http = Http {
-        head_bytes_max: 16 * 1024,
-        header_count_max: 50,
-        target_bytes_max: 8 * 1024,
-        body_bytes_max: u64::MAX,
-        hsts: None,
-    };
+    let mut config = Config::for_tests("");
+    config.http.head_bytes_max = 16 * 1024;
+    config.http.header_count_max = 50;
+    let long = Duration::from_secs(60);
     let connections = Connections {
         total_max: 100,
         per_address_max: 100,
-        handshake_timeout: Duration::from_secs(60),
-        head_timeout: Duration::from_secs(60),
-        idle_timeout: Duration::from_secs(60),
-        stall_timeout: Duration::from_secs(60),
-        unread_bytes_max: 256 * 1024,
-        unread_timeout: Duration::from_secs(5),
+        handshake_timeout: long,
+        head_timeout: long,
+        idle_timeout: long,
+        stall_timeout: long,
         http2_streams_max: 10,
+        ..config.connections
     };
     Settings {
-        bounds: Bounds::of(&http, &connections),
+        bounds: Bounds::of(&config.http, &connections),
         connections,
+        proxies: Arc::default(),
     }
 }
 

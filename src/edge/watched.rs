@@ -50,6 +50,17 @@ pub(super) enum NotTls {
     Garbage,
 }
 
+impl NotTls {
+    /// What a connection is whose first byte this is; `None` when it can be TLS.
+    pub(super) fn told_by(first: u8) -> Option<NotTls> {
+        match first {
+            TLS_HANDSHAKE => None,
+            letter if letter.is_ascii_alphabetic() => Some(NotTls::Text),
+            _ => Some(NotTls::Garbage),
+        }
+    }
+}
+
 impl Progress {
     pub(super) fn new(tick: Arc<AtomicU32>) -> Progress {
         Progress {
@@ -191,13 +202,8 @@ impl Watched {
             return Ok(());
         };
         self.expect_tls = false;
-        if *first == TLS_HANDSHAKE {
+        let Some(what) = NotTls::told_by(*first) else {
             return Ok(());
-        }
-        let what = if first.is_ascii_alphabetic() {
-            NotTls::Text
-        } else {
-            NotTls::Garbage
         };
         *self
             .progress

@@ -193,6 +193,7 @@ mod tests {
         Auth {
             bearer: true,
             x_api_key: true,
+            failures: None,
             realm: "api".to_owned(),
             pass_foreign_authorization: false,
             query_parameter: None,

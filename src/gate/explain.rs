@@ -1,13 +1,16 @@
 //! What the gate would decide of a request, and why: the same checks, charging nothing.
 
 use http::HeaderValue;
+use http::Method;
 use http::Request;
 use http::header;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use serde::Deserialize;
 use serde::Serialize;
 
 use super::Fault;
+use super::binding;
 use super::host;
 use super::permission;
 use super::permission::Holders;
@@ -16,6 +19,7 @@ use super::target;
 use crate::clock::Now;
 use crate::clock::Wall;
 use crate::config::LimitSubject;
+use crate::model::isolation::Isolation;
 use crate::model::key::KeyId;
 use crate::model::key::Override;
 use crate::model::limit::Limits;
@@ -24,6 +28,7 @@ use crate::model::limit::Rate;
 use crate::model::route::Access;
 use crate::model::route::Found;
 use crate::model::route::Route;
+use crate::model::route::bind::Whom;
 use crate::model::scope::Scope;
 use crate::model::scope::Scopes;
 use crate::quota::Charge;
@@ -32,6 +37,7 @@ use crate::quota::WindowNumbers;
 use crate::refusal::Refusal;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
+use crate::snapshot::place::Place;
 use crate::store::VerbError;
 use crate::store::outcome::rfc3339;
 
@@ -44,7 +50,7 @@ pub struct Question {
     pub method: String,
     /// Its host; `None` asks for the routes that serve any host.
     pub host: Option<String>,
-    /// Its path; a query is taken and not looked at.
+    /// Its path; of a query only what the route binds to the caller is looked at.
     pub path: String,
 }
 
@@ -77,8 +83,24 @@ pub struct Explanation {
     pub windows: Vec<WindowView>,
     /// What the route demands, and who lacks it; `None` when it demands no scope.
     pub scope: Option<ScopeView>,
+    /// Where it goes and what ties it to its caller; `None` without a route.
+    #[serde(default)]
+    pub isolation: Option<IsolationView>,
     /// What else is to be known.
     pub notes: Vec<String>,
+}
+
+/// What keeps tenants apart on the way of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsolationView {
+    /// The name of the upstream.
+    pub upstream: String,
+    /// `physical`, `header`, `path`, `guard`, `none` or `not stated`.
+    pub level: String,
+    /// The servers, with the path that stands before the request's; none where the tenant has no place.
+    pub servers: Vec<String>,
+    /// What each bound part of the request must say.
+    pub bound: Vec<String>,
 }
 
 /// A route.
@@ -159,10 +181,10 @@ pub fn explain(
     let route = at
         .as_ref()
         .ok()
-        .and_then(|(_, found)| super::route_at(found));
+        .and_then(|(_, found, _)| super::route_at(found));
     let route = route.map(AsRef::as_ref);
     let windows = windows(snapshot, quota, key, now);
-    let judged = judge(snapshot, key, &at, &windows, now);
+    let judged = judge(snapshot, key, &head.method, &at, &windows, now);
     if question.host.is_none()
         && snapshot
             .config
@@ -207,6 +229,7 @@ pub fn explain(
         ]),
         windows,
         scope: route.and_then(|route| scope_view(snapshot, key, route)),
+        isolation: route.map(|route| isolation_view(snapshot, key, route)),
         notes,
     })
 }
@@ -238,8 +261,8 @@ fn head_of(question: &Question) -> Result<Parts, VerbError> {
     Ok(request.into_parts().0)
 }
 
-/// The host's name and what is found there; the refusal where the path or the host is none that is served.
-fn place(snapshot: &Snapshot, question: &Question, head: &Parts) -> Result<(String, Found), Fault> {
+/// The host's name, what is found there, and what is asked for; the refusal where the path or the host is none that is served.
+fn place(snapshot: &Snapshot, question: &Question, head: &Parts) -> Result<At, Fault> {
     let host = host::of(head)?.into_name();
     let host = if question.host.is_some() {
         host
@@ -251,9 +274,11 @@ fn place(snapshot: &Snapshot, question: &Question, head: &Parts) -> Result<(Stri
         .routes
         .find(&host, target.path(), head.method.as_str());
     let raw_path = super::route_at(&found).is_some_and(|route| route.raw_path);
-    target.decide(raw_path)?;
-    Ok((host, found))
+    let target = target.decide(raw_path)?;
+    Ok((host, found, target))
 }
+
+type At = (String, Found, PathAndQuery);
 
 /// What the checks say.
 #[derive(Default)]
@@ -284,12 +309,13 @@ impl Judged {
 fn judge(
     snapshot: &Snapshot,
     key: &KeyEntry,
-    at: &Result<(String, Found), Fault>,
+    method: &Method,
+    at: &Result<At, Fault>,
     windows: &[WindowView],
     now: Now,
 ) -> Judged {
     let mut judged = Judged::default();
-    let (host, found) = match at {
+    let (host, found, target) = match at {
         Ok(at) => at,
         Err(fault) => {
             let fault = Fault::new(fault.refusal.clone(), fault.reason);
@@ -318,10 +344,85 @@ fn judge(
         Err(fault) => judged.fault = Some(fault),
         Ok(route) => {
             let permitted = permission::check(snapshot, key, &route.access);
-            judged.passes(permitted, super::scopes_mode(snapshot, key, &route));
+            if judged.passes(permitted, super::scopes_mode(snapshot, key, &route)) {
+                judged.fault = placed(snapshot, key, &route, method, host, target).err();
+            }
         }
     }
     judged
+}
+
+/// Whether the request names its caller and has somewhere to go; what is another's fails, whoever writes the twin.
+fn placed(
+    snapshot: &Snapshot,
+    key: &KeyEntry,
+    route: &Route,
+    method: &Method,
+    host: &str,
+    target: &PathAndQuery,
+) -> Result<(), Fault> {
+    let tenant = snapshot.tenant_of(key);
+    if let Some(bindings) = &route.bindings {
+        let caller = binding::Caller {
+            tenant: tenant.id.as_str(),
+            subject: super::subject_of(key),
+        };
+        let asked = binding::Asked {
+            method,
+            host,
+            target,
+        };
+        let errors = binding::errors_of(&snapshot.config, host);
+        let way = binding::check(route, bindings, asked, caller, errors)?;
+        if let Some(foreign) = way.foreign {
+            return Err(Fault::new(Refusal::NoRoute, foreign.reason));
+        }
+    }
+    binding::placed(snapshot, route, Some(tenant), target.clone()).map(|_| ())
+}
+
+fn isolation_view(snapshot: &Snapshot, key: &KeyEntry, route: &Route) -> IsolationView {
+    let tenant = snapshot.tenant_of(key);
+    let upstream = &snapshot.config.upstreams[route.upstream];
+    let tenant = (route.access != Access::Public).then_some(tenant);
+    let place = snapshot.place(route.upstream, tenant);
+    let prefix = place.prefix(tenant).unwrap_or_default();
+    let servers = match place {
+        Place::Shared(upstream) => upstream.servers.as_slice(),
+        Place::Own(own) => own.servers.as_slice(),
+        Place::Nowhere => &[],
+    };
+    let level = match upstream.isolation {
+        Isolation::Unstated => "not stated",
+        stated => stated.as_str(),
+    };
+    let caller = |whom: Whom| match (whom, tenant, super::subject_of(key)) {
+        (Whom::Tenant, Some(tenant), _) => format!("the tenant, {}", tenant.id.as_str()),
+        (Whom::Subject, _, Some(subject)) => format!("the key's subject, {subject}"),
+        (Whom::Tenant, None, _) | (Whom::Subject, _, None) => {
+            "nobody: the key has no subject".to_owned()
+        }
+    };
+    let bindings = route.bindings.iter();
+    let bound = bindings.flat_map(|bound| {
+        let path = (bound.path.iter())
+            .map(|part| format!("{{{}}} of the path is {}", part.name, caller(part.whom)));
+        let query =
+            (bound.query.iter()).map(|part| format!("?{}= is {}", part.name, caller(part.whom)));
+        let host = (bound.host.iter()).map(|whom| format!("* of the host is {}", caller(*whom)));
+        let set = (bound.set_query.iter())
+            .map(|part| format!("?{}= is set to {}", part.name, caller(part.whom)));
+        path.chain(query).chain(host).chain(set).collect::<Vec<_>>()
+    });
+    IsolationView {
+        upstream: upstream.name.clone(),
+        level: level.to_owned(),
+        servers: servers
+            .iter()
+            .map(|server| format!("{}:{}{prefix}", server.host, server.port))
+            .collect(),
+        bound: bound.collect(),
+    }
 }
 
 fn room(windows: &[WindowView], cost: u32) -> Result<(), Fault> {

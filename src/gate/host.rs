@@ -23,6 +23,12 @@ impl Host {
         &self.text[..self.name_length]
     }
 
+    /// Puts another name in the place of this one; the port stays.
+    pub(super) fn rename(&mut self, name: &str) {
+        self.text.replace_range(..self.name_length, name);
+        self.name_length = name.len();
+    }
+
     /// The whole host, port included if one was given.
     pub(super) fn into_text(self) -> String {
         self.text

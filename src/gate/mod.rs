@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use http::Method;
 use http::header;
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -15,12 +16,14 @@ use crate::config::LimitSubject;
 use crate::model::key::Digest;
 use crate::model::key::Environment;
 use crate::model::key::KeyId;
+use crate::model::key::KeyKind;
 use crate::model::key_text;
 use crate::model::limit::Mode;
 use crate::model::route::Access;
 use crate::model::route::Found;
 use crate::model::route::Route;
 use crate::model::route::host::best;
+use crate::model::source::source_of;
 use crate::quota::Charge;
 use crate::quota::Numbers;
 use crate::quota::Quota;
@@ -29,23 +32,31 @@ use crate::refusal::Style;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
+use crate::snapshot::place::Place;
 
 mod api_key;
+mod binding;
 mod browser;
+mod client;
 mod credential;
 mod explain;
 mod host;
 mod permission;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod query;
 mod standing;
 mod target;
 #[cfg(test)]
 mod tests;
 
+pub use binding::Foreign;
 pub use browser::Cors;
 pub use browser::Preflight;
 pub use browser::SECRET_KEY_IN_BROWSER;
 pub use browser::preflight;
+pub use client::locate;
+pub use client::request_id;
 pub use explain::Explanation;
 pub use explain::Question;
 pub use explain::explain;
@@ -57,6 +68,20 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The address it reached.
     pub local: SocketAddr,
+    /// Who brings its requests.
+    pub via: Via,
+}
+
+/// Who brings the requests of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// The client itself, or somebody whose headers are not believed.
+    #[default]
+    Direct,
+    /// A proxy whose `X-Forwarded-For` and `X-Request-Id` are believed.
+    TrustedProxy,
+    /// Such a proxy, with an `X-Forwarded-For` that cannot be read: nobody knows who asks.
+    Unclear,
 }
 
 /// Who the credential proved to be.
@@ -83,6 +108,7 @@ pub struct Admission {
     target: PathAndQuery,
     manner: Manner,
     would_refuse: Option<&'static str>,
+    foreign: Option<Box<Foreign>>,
 }
 
 /// What an answer says beside its own content because of how the request came.
@@ -134,6 +160,7 @@ struct Known {
     numbers: Option<Numbers>,
     manner: Manner,
     would_refuse: Option<&'static str>,
+    foreign: Option<Box<Foreign>>,
 }
 
 /// Why a check failed.
@@ -160,11 +187,11 @@ pub fn admit(
     head: &mut Parts,
 ) -> Result<Admission, Box<Refused>> {
     let mut known = Known::default();
-    let host = match host::of(head) {
+    let mut host = match host::of(head) {
         Ok(host) => host,
         Err(fault) => return Err(known.refused(fault, None)),
     };
-    match check(snapshot, quota, now, peer, &host, head, &mut known) {
+    match check(snapshot, quota, now, peer, &mut host, head, &mut known) {
         Ok((route, target)) => Ok(Admission {
             snapshot: Arc::clone(snapshot),
             route,
@@ -174,6 +201,7 @@ pub fn admit(
             target,
             manner: known.manner,
             would_refuse: known.would_refuse,
+            foreign: known.foreign,
         }),
         Err(fault) => Err(known.refused(fault, Some(host.into_name()))),
     }
@@ -184,11 +212,12 @@ fn check(
     quota: &Quota,
     now: Now,
     peer: &Peer,
-    host: &host::Host,
+    host: &mut host::Host,
     head: &mut Parts,
     known: &mut Known,
 ) -> Result<(Arc<Route>, PathAndQuery), Fault> {
     let config = &snapshot.config;
+    client::check(peer)?;
     let target = target::of(head, &config.http)?;
     let found = snapshot
         .routes
@@ -201,10 +230,13 @@ fn check(
     head.uri = target::origin_form(target.clone());
     if is_public(known.route.as_deref()) {
         credential::discard(&mut head.headers, &config.auth);
-        return Ok((served(found)?, target));
+        let route = served(found)?;
+        let target = binding::placed(snapshot, &route, None, target)?;
+        return Ok((route, target));
     }
     let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
-    let (digest, key) = api_key::verify(snapshot, &credential)?;
+    let (digest, key) = api_key::verify(snapshot, &credential)
+        .map_err(|fault| unknown(config, quota, now, peer, fault))?;
     known.principal = Some(Principal::of(digest, key));
     let places = environments(config, host.name(), known.route.as_deref());
     standing::check(snapshot, key, places, now.wall)?;
@@ -215,7 +247,65 @@ fn check(
     let route = served(found)?;
     let permitted = permission::check(snapshot, key, &route.access);
     known.observe(permitted, scopes_mode(snapshot, key, &route))?;
+    let target = bound(snapshot, key, &route, &head.method, host, target, known)?;
+    let tenant = snapshot.tenant_of(key);
+    let target = binding::placed(snapshot, &route, Some(tenant), target)?;
     Ok((route, target))
+}
+
+/// What the backend is asked for where the route is tied to its caller. Holds in observe mode too: this is about whose data it is.
+fn bound(
+    snapshot: &Snapshot,
+    key: &KeyEntry,
+    route: &Route,
+    method: &Method,
+    host: &mut host::Host,
+    target: PathAndQuery,
+    known: &mut Known,
+) -> Result<PathAndQuery, Fault> {
+    let Some(bindings) = &route.bindings else {
+        return Ok(target);
+    };
+    let caller = binding::Caller {
+        tenant: snapshot.tenant_of(key).id.as_str(),
+        subject: subject_of(key),
+    };
+    let asked = binding::Asked {
+        method,
+        host: host.name(),
+        target: &target,
+    };
+    let errors = binding::errors_of(&snapshot.config, host.name());
+    let way = binding::check(route, bindings, asked, caller, errors)?;
+    if let Some(name) = way.host {
+        host.rename(&name);
+    }
+    known.foreign = way.foreign;
+    Ok(way.target)
+}
+
+fn subject_of(key: &KeyEntry) -> Option<&str> {
+    key.binding.as_ref()?.subject.as_deref()
+}
+
+/// Counts a credential that is nobody's under the one who presents it; beyond `auth.failures` the answer is 429. Known keys do not come by
+/// here, so that no neighbour's spray can hold them up.
+fn unknown(config: &Config, quota: &Quota, now: Now, peer: &Peer, fault: Fault) -> Fault {
+    let source = source_of(peer.address.ip());
+    let over = config
+        .auth
+        .failures
+        .and_then(|rate| quota.strangers.failed(source, rate, now.mono));
+    let Some(over) = over else {
+        return fault;
+    };
+    if over.begins {
+        tracing::warn!(client = %source, "auth_throttled: too many unknown keys from there (auth.failures); known ones are served");
+    }
+    let refusal = Refusal::LimitExceeded {
+        retry_after_seconds: over.retry_after_seconds,
+    };
+    Fault::new(refusal, "auth_throttled")
 }
 
 /// The web page that sends a request must be among the key's own, where it has any.
@@ -331,11 +421,30 @@ fn charge(
     }
 }
 
-/// The id of a known key that stands in this head, whatever its standing, for requests that are refused unread: a key that was sent
-/// in clear is burnt (FA29). Looks at the first few lines and parameters only.
+/// A known key that came where it can be read on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exposed {
+    /// Which.
+    pub key: KeyId,
+    /// Of the text that came: a regenerated key may have several.
+    pub digest: Digest,
+    /// Whether it is a secret key that has not ended for good. A public key stands in web pages anyhow: whoever sends one need not be
+    /// who was given it.
+    pub is_revocable: bool,
+}
+
+/// The known key that stands in this head, whatever its standing, for requests that are refused unread: a key that was sent in clear is
+/// burnt (FA29). Looks at the first few lines and parameters only.
 #[must_use]
-pub fn peek(head: &Parts, auth: &Auth, snapshot: &Snapshot) -> Option<KeyId> {
-    let known = |text: &[u8]| snapshot.key(&key_text::digest_of(text)).map(|key| key.id);
+pub fn peek(head: &Parts, auth: &Auth, snapshot: &Snapshot) -> Option<Exposed> {
+    let known = |text: &[u8]| {
+        let digest = key_text::digest_of(text);
+        snapshot.key(&digest).map(|key| Exposed {
+            key: key.id,
+            digest,
+            is_revocable: key.kind == KeyKind::Secret && !key.status.is_final(),
+        })
+    };
     let in_headers = credential::look(&head.headers, auth)
         .take(PEEK_LINES_MAX)
         .find_map(known);
@@ -409,6 +518,15 @@ impl Known {
             }
             (checked, _) => checked,
         }
+    }
+}
+
+impl Refused {
+    /// Whether the answer is to be the twin of what is missing.
+    #[must_use]
+    pub fn is_twin(&self) -> bool {
+        self.refusal == Refusal::NoRoute
+            && matches!(self.reason, "foreign_tenant" | "foreign_subject")
     }
 }
 
@@ -510,13 +628,27 @@ impl Admission {
         &self.host
     }
 
-    /// The path that was decided on and is forwarded; without the query.
+    /// The path that is forwarded; without the query.
     #[must_use]
     pub fn path(&self) -> &str {
         self.target.path()
     }
 
-    /// The target that is forwarded: that path, and the query as it came.
+    /// Set where the request is for another's: then its target and host are those of something that cannot exist, and the answer is to be
+    /// the 404 twin.
+    #[must_use]
+    pub fn foreign(&self) -> Option<&Foreign> {
+        self.foreign.as_deref()
+    }
+
+    /// Where it goes.
+    #[must_use]
+    pub fn place(&self) -> Place<'_> {
+        self.snapshot.place(self.route.upstream, self.tenant())
+    }
+
+    /// The target that is forwarded: the path that was decided on behind the prefix of its place, and the query as it came, but for what the
+    /// route sets.
     #[must_use]
     pub fn target(&self) -> &PathAndQuery {
         &self.target
@@ -562,6 +694,7 @@ impl Admission {
             target: path.parse().expect("a test's path is a valid path"),
             manner: Manner::default(),
             would_refuse: None,
+            foreign: None,
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Whether a key, its tenant and its plan together grant what a route demands (DESIGN section 3, step 6).
 
 use super::Fault;
-use crate::model::key::KeyKind;
 use crate::model::route::Access;
 use crate::model::scope::Scope;
 use crate::refusal::Refusal;
@@ -41,8 +40,7 @@ pub(super) struct Holders {
 
 pub(super) fn holders(snapshot: &Snapshot, key: &KeyEntry, scope: &Scope) -> Holders {
     let (plan, rules) = (snapshot.plan_of(key), &snapshot.config.scopes);
-    // FF10: such a plan knows whole keys only. A public key stands in web pages and never gets more than its list.
-    let whole = !plan.granular_scopes && key.kind == KeyKind::Secret;
+    let whole = snapshot.counts_as_whole(key);
     Holders {
         key: whole || rules.cover(&key.scopes, scope),
         tenant: rules.cover(&snapshot.tenant_of(key).scopes, scope),

@@ -48,6 +48,97 @@ pub(super) fn look<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = Ve
     })
 }
 
+/// The value of a parameter that must be there once, in this very spelling of its name; `None` where it is not there at all.
+///
+/// # Errors
+/// It is there twice, or in a spelling that some backend takes for it: then nobody knows which one counts.
+pub(super) fn sole<'a>(query: Option<&'a str>, name: &str) -> Result<Option<&'a str>, ()> {
+    let mut found = None;
+    for part in query.unwrap_or_default().split('&') {
+        for (place, piece) in part.split(';').enumerate() {
+            let own = piece.split('=').next().unwrap_or_default();
+            if own == name && place == 0 && found.is_none() {
+                // All of the part: a backend that does not cut at `;` reads the rest as value.
+                found = Some(part[own.len()..].strip_prefix('=').unwrap_or_default());
+            } else if looks_like(own, name) {
+                return Err(());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The target with this parameter once, at the end, set to this value; whatever the client sent under the name, in any spelling, is gone. All
+/// other parts stay as they are. The value needs no encoding in a query.
+pub(super) fn set(target: &PathAndQuery, name: &str, value: &str) -> String {
+    let mut whole = String::with_capacity(target.as_str().len() + name.len() + value.len() + 2);
+    whole.push_str(target.path());
+    let mut mark = '?';
+    let is_other = |part: &&str| {
+        let mut names = part.split(';').map(|piece| piece.split('=').next());
+        !names.any(|own| looks_like(own.unwrap_or_default(), name))
+    };
+    for part in target
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(is_other)
+    {
+        if part.is_empty() && mark == '?' {
+            continue;
+        }
+        whole.push(mark);
+        whole.push_str(part);
+        mark = '&';
+    }
+    whole.push(mark);
+    whole.push_str(name);
+    whole.push('=');
+    whole.push_str(value);
+    whole
+}
+
+/// Whether some backend takes this name of a parameter for that one. ASP.NET folds case and knows `%u0041`, PHP trims blanks, turns `.` and
+/// blanks into `_` and cuts at `[`, Rails and Node read `name[]`; what cannot be decoded counts as it stands.
+fn looks_like(found: &str, name: &str) -> bool {
+    found == name || folded(&leniently_decoded(found)) == folded(name.as_bytes())
+}
+
+fn folded(name: &[u8]) -> Vec<u8> {
+    let end = name.iter().position(|byte| matches!(byte, b'[' | 0));
+    let name = name[..end.unwrap_or(name.len())].trim_ascii();
+    let fold = |byte: &u8| match byte {
+        b' ' | b'.' => b'_',
+        byte => byte.to_ascii_lowercase(),
+    };
+    name.iter().map(fold).collect()
+}
+
+fn leniently_decoded(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let number = |digits: Option<&[u8]>| {
+        let digits = std::str::from_utf8(digits?).ok()?;
+        let plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        plain.then(|| u32::from_str_radix(digits, 16).ok())?
+    };
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut place = 0;
+    while let Some(byte) = bytes.get(place) {
+        let short = number(bytes.get(place + 1..place + 3));
+        let long = number(bytes.get(place + 2..place + 6));
+        let (meant, length) = match (byte, bytes.get(place + 1), short, long) {
+            (b'+', ..) => (u32::from(b' '), 1),
+            (b'%', Some(b'u' | b'U'), _, Some(long)) => (long, 6),
+            (b'%', _, Some(short), _) => (short, 3),
+            (byte, ..) => (u32::from(*byte), 1),
+        };
+        // No name of ours holds more than ASCII.
+        out.push(u8::try_from(meant).unwrap_or(0xff));
+        place += length;
+    }
+    out
+}
+
 fn read(value: &str) -> Result<Credential, Fault> {
     decoded(value)
         .and_then(|text| HeaderValue::from_bytes(&text).ok())
@@ -155,7 +246,76 @@ mod tests {
         assert_eq!(seen, [b"one".to_vec(), b"two".to_vec()]);
     }
 
+    #[test]
+    fn a_bound_parameter_is_there_once_or_nobody_knows() {
+        type Case<'a> = (Option<&'a str>, Result<Option<&'a str>, ()>);
+        let cases: &[Case<'_>] = &[
+            (None, Ok(None)),
+            (Some(""), Ok(None)),
+            (Some("a=1&b"), Ok(None)),
+            (Some("org=acme"), Ok(Some("acme"))),
+            (Some("a=1&org=acme&b=2"), Ok(Some("acme"))),
+            (Some("org=%61cme"), Ok(Some("%61cme"))),
+            (Some("org"), Ok(Some(""))),
+            (Some("org="), Ok(Some(""))),
+            (Some("org=a=b"), Ok(Some("a=b"))),
+            (Some("org=acme;x=1"), Ok(Some("acme;x=1"))),
+            (Some("organisation=bravo&xorg=bravo"), Ok(None)),
+            (Some("org=acme&org=bravo"), Err(())),
+            (Some("org=acme&org=acme"), Err(())),
+            (Some("org=acme&ORG=bravo"), Err(())),
+            (Some("Org=acme"), Err(())),
+            (Some("%6Frg=acme"), Err(())),
+            (Some("%6frg=acme&org=acme"), Err(())),
+            (Some("%u006Frg=bravo"), Err(())),
+            (Some("org[]=bravo"), Err(())),
+            (Some("org%5B%5D=bravo"), Err(())),
+            (Some("org[0]=bravo&org=acme"), Err(())),
+            (Some("+org=bravo"), Err(())),
+            (Some("%20org=bravo"), Err(())),
+            (Some("org%00x=bravo"), Err(())),
+            (Some("org=acme;org=bravo"), Err(())),
+            (Some("a=1;org=bravo"), Err(())),
+        ];
+        for (query, expected) in cases {
+            assert_eq!(sole(*query, "org"), *expected, "{query:?}");
+        }
+        for spelling in ["tenant.id", "tenant id", "tenant+id", "Tenant%2Eid"] {
+            let query = format!("{spelling}=bravo");
+            assert_eq!(sole(Some(&query), "tenant_id"), Err(()), "{spelling}");
+        }
+    }
+
+    #[test]
+    fn fm9_a_set_parameter_is_ours_alone_and_the_rest_stays() {
+        let cases = [
+            ("/a", "/a?org=acme"),
+            ("/a?", "/a?org=acme"),
+            ("/a?b=%2F&&c", "/a?b=%2F&&c&org=acme"),
+            ("/a?org=bravo", "/a?org=acme"),
+            (
+                "/a?b=1&ORG=bravo&org[]=x&%6frg=y&c=2",
+                "/a?b=1&c=2&org=acme",
+            ),
+            ("/a?x=1;org=bravo&b", "/a?b&org=acme"),
+            ("/a?organ=1", "/a?organ=1&org=acme"),
+        ];
+        for (target, expected) in cases {
+            let target: PathAndQuery = target.parse().unwrap();
+            assert_eq!(set(&target, "org", "acme"), expected, "{target}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn after_setting_it_is_there_once(query in "[orgORG\\[\\]&=;%0-9u+ .]{0,40}") {
+            let Ok(target) = format!("/p?{}", query.replace(' ', "%20")).parse::<PathAndQuery>() else {
+                return Ok(());
+            };
+            let whole: PathAndQuery = set(&target, "org", "acme").parse().unwrap();
+            prop_assert_eq!(sole(whole.query(), "org"), Ok(Some("acme")));
+        }
+
         #[test]
         fn what_is_not_the_parameter_never_changes(query in "[a-ck&=%0-9]{0,30}") {
             let (rest, presented) = taken(&format!("/p?{query}"), Some("k"));

@@ -1,33 +1,22 @@
 //! The order of the checks, seen from outside: snapshots built by hand, requests as the edge hands them over.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use http::HeaderName;
 use http::HeaderValue;
 use http::Request;
 use http::Uri;
 
 use super::*;
 use crate::clock::Wall;
-use crate::config::AccessLog;
-use crate::config::CertificateFiles;
-use crate::config::Connections;
 use crate::config::Errors;
-use crate::config::Headers;
 use crate::config::Host;
-use crate::config::Http;
-use crate::config::KeyFormat;
-use crate::config::LimitsConfig;
-use crate::config::Listen;
-use crate::config::Log;
-use crate::config::Revocation;
-use crate::config::Server;
-use crate::config::StoreConfig;
-use crate::config::Tls;
+use crate::config::HostHeader;
+use crate::config::Upstream;
+use crate::config::UpstreamProtocol;
 use crate::model::binding;
 use crate::model::binding::Binding;
-use crate::model::key::KeyKind;
+use crate::model::isolation::Isolation;
 use crate::model::key::KeyStatus;
 use crate::model::key::Override;
 use crate::model::limit::Limits;
@@ -36,7 +25,6 @@ use crate::model::limit::Rate;
 use crate::model::route::RouteTable;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopePattern;
-use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Plan;
 use crate::model::tenant::TenantId;
@@ -101,97 +89,39 @@ impl World {
 }
 
 fn config() -> Config {
-    let second = Duration::from_secs(1);
-    Config {
-        listen: Listen {
-            https: Vec::new(),
-            http: Vec::new(),
-            admin: None,
-            admin_socket: PathBuf::new(),
-        },
-        server: Server {
-            workers: 1,
-            drain_timeout: second,
-        },
-        connections: Connections {
-            total_max: 1,
-            per_address_max: 1,
-            handshake_timeout: second,
-            head_timeout: second,
-            idle_timeout: second,
-            stall_timeout: second,
-            unread_bytes_max: 256 * 1024,
-            unread_timeout: Duration::from_secs(5),
-            http2_streams_max: 1,
-        },
-        http: Http {
-            head_bytes_max: 8192,
-            header_count_max: 50,
-            target_bytes_max: 1024,
-            body_bytes_max: u64::MAX,
-            hsts: None,
-        },
-        tls: Tls {
-            default: CertificateFiles {
-                certificate: PathBuf::new(),
-                private_key: PathBuf::new(),
-            },
-            sni: Vec::new(),
-            allow_tls12: true,
-        },
-        store: StoreConfig {
-            path: PathBuf::new(),
-            flush_interval: second,
-        },
-        auth: Auth {
-            bearer: true,
-            x_api_key: true,
-            realm: "api".to_owned(),
-            pass_foreign_authorization: false,
-            query_parameter: None,
-            refuse_secret_keys_in_browsers: false,
-        },
-        keys: KeyFormat {
-            secret_prefix: "fp".to_owned(),
-            public_prefix: "fp".to_owned(),
-        },
-        key_rules: Default::default(),
-        key_defaults: Vec::new(),
-        headers: Headers {
-            tenant: HeaderName::from_static("x-tenant-id"),
-            subject: None,
-            keep_underscore: false,
-            remove: Vec::new(),
-            forwarded: true,
-        },
-        scopes: ScopeRules::default(),
-        errors: Errors {
-            shape: Shape::Problem,
-            name_permission: true,
-        },
-        limits: LimitsConfig {
-            subject: LimitSubject::Key,
-            x_headers: true,
-            ietf_headers: true,
-            reset_as_delta: false,
-            mode: Mode::Enforce,
-        },
-        revocation: Revocation {
-            abort_in_flight: true,
-        },
-        log: Log {
-            access: AccessLog::Off,
-            queue_bytes_max: 1 << 20,
-            level: tracing::Level::INFO,
-        },
-        environments: vec!["live".to_owned(), "test".to_owned()],
-        plans: Vec::new(),
-        tenants: Vec::new(),
-        declared_keys: Vec::new(),
-        upstreams: Vec::new(),
-        hosts: Vec::new(),
-        routes: Vec::new(),
-    }
+    let mut config = Config::for_tests("");
+    config.http.header_count_max = 50;
+    config.http.target_bytes_max = 1024;
+    config.upstreams = vec![upstream()];
+    config
+}
+
+/// Where all routes lead; no test of the gate goes there.
+fn upstream() -> Arc<Upstream> {
+    let span = Duration::from_secs(1);
+    Arc::new(Upstream {
+        name: "legacy".to_owned(),
+        servers: Vec::new(),
+        connect_timeout: span,
+        first_byte_timeout: span,
+        idle_timeout: span,
+        tunnel_idle_timeout: span,
+        total_timeout: None,
+        pool_idle_max: 0,
+        pool_idle_timeout: span,
+        head_bytes_max: 8192,
+        header_count_max: 100,
+        connect_retries: 0,
+        host_header: HostHeader::Client,
+        environment: LIVE,
+        isolation: Isolation::Header,
+        every_tenant_sees_all_data: false,
+        path_prefix: None,
+        tenants: BTreeMap::new(),
+        not_found: None,
+        protocol: UpstreamProtocol::Http1,
+        tls: None,
+    })
 }
 
 fn route(path: &str, methods: &[&str], access: Access) -> Route {
@@ -206,8 +136,10 @@ fn route(path: &str, methods: &[&str], access: Access) -> Route {
         body_bytes_max: None,
         total_timeout: None,
         raw_path: false,
+        guard: None,
         origins: Vec::new(),
         mode: Mode::Enforce,
+        bindings: None,
     }
 }
 
@@ -242,6 +174,7 @@ fn tenant(id: &str) -> TenantEntry {
         scopes: Scopes::Inherit,
         own: OwnLimits::NONE,
         suspended: false,
+        places: Vec::new(),
     }
 }
 
@@ -289,6 +222,7 @@ fn run(
     let peer = Peer {
         address: "192.0.2.7:50000".parse().unwrap(),
         local: "198.51.100.1:8443".parse().unwrap(),
+        via: Via::Direct,
     };
     admit(snapshot, quota, at(wall), &peer, head)
 }
@@ -699,6 +633,7 @@ fn an_ipv4_client_of_an_ipv6_socket_is_judged_by_its_ipv4_address() {
         let peer = Peer {
             address: address.parse().unwrap(),
             local: "198.51.100.1:8443".parse().unwrap(),
+            via: Via::Direct,
         };
         let mut head = head("GET", "/any", &[("x-api-key", "good")]);
         let verdict = admit(&snapshot, &Quota::new(), at(0), &peer, &mut head);
@@ -763,7 +698,7 @@ fn fa29_a_known_key_is_seen_in_clear_whatever_its_standing() {
     let snapshot = World::new().key("revoked", revoked).build();
     let seen = |lines: &[(&'static str, &str)]| {
         let head = head("GET", "/", lines);
-        peek(&head, &snapshot.config.auth, &snapshot)
+        peek(&head, &snapshot.config.auth, &snapshot).map(|seen| seen.key)
     };
     let good = Some(KeyId([b'g'; 12]));
     assert_eq!(seen(&[]), None);
@@ -785,6 +720,7 @@ fn each_host_has_its_style() {
     let errors = Errors {
         shape: Shape::Flat,
         name_permission: false,
+        foreign_is_forbidden: false,
     };
     config.hosts = vec![Host {
         name: "*.council.example".to_owned(),

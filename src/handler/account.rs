@@ -16,10 +16,15 @@ use crate::access_log::Entry;
 use crate::clock::Mono;
 use crate::clock::Now;
 use crate::gate;
+use crate::gate::Admission;
+use crate::gate::Foreign;
 use crate::gate::Peer;
 use crate::gate::Preflight;
 use crate::gate::Refused;
+use crate::guard::Fault;
+use crate::model::guard::Guard;
 use crate::model::key::KeyId;
+use crate::model::limit::Mode;
 use crate::model::route::Route;
 use crate::snapshot::Snapshot;
 
@@ -28,6 +33,8 @@ use super::in_flight::Flight;
 
 /// The status that is logged when the client left before there was an answer.
 const CLIENT_LEFT: u16 = 499;
+/// The status of a tunnel, and of nothing else.
+const SWITCHED: u16 = 101;
 
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +49,49 @@ pub(crate) enum End {
     TimedOut,
     /// The client's own body failed while the answer flowed; the answer was cut.
     ClientFailed,
-    /// The key was revoked, or its like, while the answer flowed; the answer was cut.
+    /// The key was revoked, or its like, while the answer flowed; the answer was cut, a tunnel closed.
     Revoked,
+    /// The process ended while a tunnel was open; it was closed.
+    Drained,
+    /// The route's guard found in the flowing answer what may not go on, and cut it.
+    GuardCut,
+}
+
+impl End {
+    /// As the log and the metrics write it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            End::Complete => "complete",
+            End::ClientLeft => "client_left",
+            End::UpstreamCut => "upstream_cut",
+            End::TimedOut => "timed_out",
+            End::ClientFailed => "client_failed",
+            End::Revoked => "revoked",
+            End::Drained => "drained",
+            End::GuardCut => "guard_cut",
+        }
+    }
+}
+
+/// What a guard did about what it found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// Answered something else.
+    Refused,
+    /// Cut the answer.
+    Cut,
+    /// Nothing but tell.
+    Observed,
+}
+
+impl Deed {
+    /// What is done about what is found once the head of the answer is sent.
+    pub(crate) fn at_sight(guard: &Guard) -> Deed {
+        match guard.mode {
+            Mode::Enforce => Deed::Cut,
+            Mode::Observe => Deed::Observed,
+        }
+    }
 }
 
 /// One request's bookkeeping. Dropping it counts the request and writes its log line, whatever happened.
@@ -81,7 +129,8 @@ impl Account {
             .requests_in_flight
             .fetch_add(1, Ordering::Relaxed);
         Account {
-            request_id: worker.request_ids.next(start.wall),
+            request_id: gate::request_id(&peer, &head.headers)
+                .unwrap_or_else(|| worker.request_ids.next(start.wall)),
             worker,
             start,
             peer,
@@ -110,9 +159,9 @@ impl Account {
     pub(crate) fn admitted(&mut self, flight: &Rc<Flight>, head: &Parts) {
         let admission = flight.admission();
         self.uri = head.uri.clone();
-        self.observed(admission.would_refuse());
         self.route = Some(Arc::clone(admission.route()));
         self.key = admission.principal().map(|principal| principal.key);
+        self.observed(admission.would_refuse());
         self.flight = Some(Rc::clone(flight));
     }
 
@@ -125,10 +174,10 @@ impl Account {
         self.status = status.as_u16();
         self.decision = "refused";
         self.reason = refused.reason;
-        self.observed(refused.would_refuse);
         self.host = refused.host;
         self.route = refused.route;
         self.key = refused.key;
+        self.observed(refused.would_refuse);
         self.tenant = refused.tenant.map(|tenant| (Arc::clone(snapshot), tenant));
         self.worker.meters.refusal(refused.reason);
     }
@@ -144,6 +193,10 @@ impl Account {
         if let Some(reason) = would_refuse {
             self.would_refuse = reason;
             self.worker.meters.would_refuse(reason);
+            if let Some(key) = self.key {
+                let route = self.route.as_deref();
+                (self.worker.observed).note(key, route, reason, self.start.wall);
+            }
         }
     }
 
@@ -169,6 +222,17 @@ impl Account {
         self.status = status.as_u16();
     }
 
+    /// The request was for another's: what the backend says of it is our refusal.
+    pub(crate) fn foreign(&mut self, foreign: &Foreign) {
+        self.decision = "refused";
+        self.reason = foreign.reason;
+        self.worker.meters.refusal(foreign.reason);
+    }
+
+    pub(crate) fn status(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
     pub(crate) fn server(&mut self, server: Option<Rc<str>>) {
         self.server = server;
     }
@@ -181,6 +245,87 @@ impl Account {
         self.worker.meters.refusal(reason);
     }
 
+    /// The route's guard found this; told at once and never with what stood there (FM6).
+    pub(crate) fn guard_found(&mut self, guard: &Guard, fault: Fault, deed: Deed) {
+        let (reason, what) = match fault {
+            Fault::Foreign(index) => {
+                let member = guard.answers.get(index);
+                (
+                    "guard_foreign",
+                    member.map_or("", |member| member.name.as_str()),
+                )
+            }
+            Fault::Broken(what) => ("guard_broken", what),
+            Fault::Undecodable(what) => ("guard_undecodable", what),
+            Fault::Bomb => ("guard_bomb", "it decodes to more than the guard allows"),
+        };
+        let outcome = match (deed, reason) {
+            (Deed::Refused, "guard_foreign") => "foreign_refused",
+            (Deed::Cut, "guard_foreign") => "foreign_cut",
+            (Deed::Refused, _) => "broken_refused",
+            (Deed::Cut, _) => "broken_cut",
+            (Deed::Observed, "guard_foreign") => "would_refuse_foreign",
+            (Deed::Observed, _) => "would_refuse_broken",
+        };
+        self.worker.meters.guard(outcome);
+        let mut key = [0u8; 16];
+        let key_id = self.key.as_ref().map_or("", |id| key_text(id, &mut key));
+        let route = self.route.as_ref().map_or("", |route| route.path.as_str());
+        let (upstream, guard) = (self.upstream_text(), guard.name.as_str());
+        let request_id = self.request_id.to_str().unwrap_or("");
+        if let Fault::Foreign(_) = fault {
+            tracing::warn!(
+                route,
+                key_id,
+                upstream,
+                guard,
+                member = what,
+                outcome,
+                request_id,
+                "another tenant's id stands in an answer: the backend does not keep tenants apart here"
+            );
+        } else {
+            tracing::warn!(
+                route,
+                key_id,
+                upstream,
+                guard,
+                why = what,
+                outcome,
+                request_id,
+                "an answer cannot be judged by its guard"
+            );
+        }
+        match deed {
+            Deed::Refused => {}
+            Deed::Cut => {
+                self.reason = reason;
+                self.worker.meters.refusal(reason);
+            }
+            Deed::Observed => self.observed(Some(reason)),
+        }
+    }
+
+    /// How many members the route's guard took out of one answer, or would have.
+    pub(crate) fn guard_removed(&self, guard: &Guard, members: u64) {
+        if members == 0 {
+            return;
+        }
+        if guard.mode == Mode::Enforce {
+            return self.worker.meters.guard("removed");
+        }
+        self.worker.meters.guard("would_remove");
+        let route = self.route.as_ref().map_or("", |route| route.path.as_str());
+        let (upstream, guard) = (self.upstream_text(), guard.name.as_str());
+        tracing::info!(
+            route,
+            upstream,
+            guard,
+            members,
+            "the guard would take members out of this answer"
+        );
+    }
+
     /// The answer was dropped in its middle: we cut it because the key ended, or else the client left.
     pub(crate) fn left(&mut self) -> End {
         let Some(ended) = self.flight.as_ref().and_then(|flight| flight.ended()) else {
@@ -189,6 +334,26 @@ impl Account {
         self.reason = ended.reason();
         self.worker.meters.refusal(self.reason);
         End::Revoked
+    }
+
+    /// The client has its 101, and bytes may flow.
+    pub(crate) fn tunnel_opened(&self) {
+        let open = &self.worker.metrics.tunnels_open;
+        open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The tunnel that was open has ended, in a way and after bytes that are known by now.
+    pub(crate) fn tunnel_closed(&self) {
+        let metrics = &self.worker.metrics;
+        metrics.tunnels_open.fetch_sub(1, Ordering::Relaxed);
+        metrics
+            .tunnel_received_bytes
+            .fetch_add(self.received_bytes, Ordering::Relaxed);
+        metrics
+            .tunnel_sent_bytes
+            .fetch_add(self.sent_bytes, Ordering::Relaxed);
+        let ended = metrics.tunnel_end(self.end.word());
+        ended.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn peer(&self) -> Peer {
@@ -205,6 +370,16 @@ impl Account {
 
     pub(crate) fn is_grpc(&self) -> bool {
         self.grpc
+    }
+
+    /// Whether an answer that has begun can still say how it ends: to gRPC over HTTP/2.
+    pub(crate) fn ends_in_trailers(&self) -> bool {
+        self.grpc && self.version == Version::HTTP_2
+    }
+
+    /// The request's place among those in flight.
+    pub(crate) fn flight(&self) -> Option<&Rc<Flight>> {
+        self.flight.as_ref()
     }
 
     fn tenant_text(&self) -> &str {
@@ -231,7 +406,7 @@ impl Account {
     fn write_log(&self, end_of_request: Now, took: Duration) {
         let mut key = [0u8; 16];
         let host = match &self.flight {
-            Some(flight) => flight.admission().host(),
+            Some(flight) => host_asked_for(flight.admission()),
             None => self.host.as_deref().unwrap_or(""),
         };
         self.worker.log.record(&Entry {
@@ -256,14 +431,7 @@ impl Account {
             response_bytes: self.sent_bytes,
             total_micros: whole_micros(took),
             upstream_micros: whole_micros(self.upstream_time),
-            end: match self.end {
-                End::Complete => "complete",
-                End::ClientLeft => "client_left",
-                End::UpstreamCut => "upstream_cut",
-                End::TimedOut => "timed_out",
-                End::ClientFailed => "client_failed",
-                End::Revoked => "revoked",
-            },
+            end: self.end.word(),
         });
     }
 }
@@ -276,15 +444,27 @@ impl Drop for Account {
         let now = self.worker.clock.now();
         let took = now.mono.since(Mono(self.start.mono.0));
         let route = self.route.as_ref();
+        // A tunnel of hours is no slow answer, and its bytes are no body's: what its route is told of is the 101.
+        let (answered, body_bytes) = match self.status {
+            SWITCHED => (self.upstream_time, 0),
+            _ => (took, self.sent_bytes),
+        };
         self.worker
             .meters
-            .request(route, self.status, took, self.sent_bytes);
+            .request(route, self.status, answered, body_bytes);
         self.worker
             .metrics
             .requests_in_flight
             .fetch_sub(1, Ordering::Relaxed);
         self.write_log(now, took);
     }
+}
+
+fn host_asked_for(admission: &Admission) -> &str {
+    let replaced = admission
+        .foreign()
+        .and_then(|foreign| foreign.host.as_deref());
+    replaced.unwrap_or(admission.host())
 }
 
 fn key_text<'a>(id: &KeyId, room: &'a mut [u8; 16]) -> &'a str {

@@ -13,10 +13,13 @@ use http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 use http::header::ACCESS_CONTROL_EXPOSE_HEADERS;
 use http::header::ACCESS_CONTROL_MAX_AGE;
 use http::header::CACHE_CONTROL;
+use http::header::CONTENT_LENGTH;
+use http::header::CONTENT_TYPE;
 use http::header::REFERRER_POLICY;
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::header::VARY;
 use http::request::Parts;
+use http::response;
 
 use crate::config::Config;
 use crate::gate;
@@ -24,12 +27,13 @@ use crate::gate::Admission;
 use crate::gate::Cors;
 use crate::gate::Manner;
 use crate::gate::Preflight;
+use crate::gate::Refused;
+use crate::model::route::Route;
 use crate::quota::Numbers;
 use crate::quota::headers;
 use crate::quota::headers::Shown;
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
-use crate::upstream::ResponseBody;
 
 use super::account::Account;
 use super::body::Body;
@@ -57,10 +61,78 @@ pub(crate) fn refusal(
     host: Option<&str>,
     manner: &Manner,
 ) -> Response<Bytes> {
-    let mut response = render(account, &snapshot.config, refusal, host);
-    rate_headers(response.headers_mut(), &snapshot.config, numbers);
-    manner_headers(response.headers_mut(), manner);
-    common_headers(response.headers_mut(), &snapshot.config, account);
+    let response = render(account, &snapshot.config, refusal, host);
+    dressed(response, account, snapshot, numbers, manner)
+}
+
+/// The gateway's 404 for what is another's, in the words of the upstream where it has some.
+pub(crate) fn twin(account: &Account, admission: &Admission) -> Response<Bytes> {
+    let (snapshot, route) = (admission.snapshot(), admission.route());
+    let host = without_port(admission.host());
+    let response = not_found(account, snapshot, route, Some(host));
+    dressed(
+        response,
+        account,
+        snapshot,
+        admission.numbers(),
+        admission.manner(),
+    )
+}
+
+/// The same where the backend is not asked at all.
+pub(crate) fn refused_twin(
+    account: &Account,
+    snapshot: &Snapshot,
+    refused: &Refused,
+) -> Response<Bytes> {
+    let host = refused.host.as_deref();
+    let response = match &refused.route {
+        Some(route) => not_found(account, snapshot, route, host),
+        None => render(account, &snapshot.config, &Refusal::NoRoute, host),
+    };
+    let numbers = refused.numbers.as_ref();
+    dressed(response, account, snapshot, numbers, &refused.manner)
+}
+
+fn not_found(
+    account: &Account,
+    snapshot: &Snapshot,
+    route: &Route,
+    host: Option<&str>,
+) -> Response<Bytes> {
+    let upstream = &snapshot.config.upstreams[route.upstream];
+    let Some(own) = upstream.not_found.as_ref().filter(|_| !account.is_grpc()) else {
+        return render(account, &snapshot.config, &Refusal::NoRoute, host);
+    };
+    let body = Bytes::from(own.body.clone());
+    let length = HeaderValue::from(body.len());
+    let mut response = Response::new(if account.is_head() {
+        Bytes::new()
+    } else {
+        body
+    });
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, own.content_type.clone());
+    headers.insert(CONTENT_LENGTH, length);
+    response
+}
+
+fn dressed(
+    mut response: Response<Bytes>,
+    account: &Account,
+    snapshot: &Snapshot,
+    numbers: Option<&Numbers>,
+    manner: &Manner,
+) -> Response<Bytes> {
+    let headers = response.headers_mut();
+    // A 404 that a shared cache kept would be everybody's, its owner's too (FM5).
+    if numbers.is_some() && !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, PRIVATE);
+    }
+    rate_headers(headers, &snapshot.config, numbers);
+    manner_headers(headers, manner);
+    common_headers(headers, &snapshot.config, account);
     response
 }
 
@@ -104,20 +176,45 @@ pub(crate) fn preflight(
 }
 
 /// A backend's answer on its way to the client.
-pub(crate) fn pass_on(
-    answer: Response<ResponseBody>,
+pub(crate) fn pass_on<B>(
+    answer: Response<B>,
     admission: &Admission,
     account: Account,
+    body: fn(B, Account) -> Body,
 ) -> Response<Body> {
-    let (mut head, stream) = answer.into_parts();
+    let answer = finish(answer, admission, &account);
+    answer.map(|stream| body(stream, account))
+}
+
+/// What every backend's answer carries of ours.
+pub(crate) fn finish<T>(
+    mut answer: Response<T>,
+    admission: &Admission,
+    account: &Account,
+) -> Response<T> {
+    own_headers(answer.headers_mut(), admission, account);
+    answer
+}
+
+/// A backend's 101 on its way to the client.
+pub(crate) fn switch(
+    mut head: response::Parts,
+    admission: &Admission,
+    account: &Account,
+) -> response::Parts {
+    own_headers(&mut head.headers, admission, account);
+    head
+}
+
+/// What a backend's answer says of the gateway.
+fn own_headers(headers: &mut HeaderMap, admission: &Admission, account: &Account) {
     let config = &admission.snapshot().config;
     if admission.principal().is_some() {
-        headers::strip(&mut head.headers);
-        rate_headers(&mut head.headers, config, admission.numbers());
+        headers::strip(headers);
+        rate_headers(headers, config, admission.numbers());
     }
-    manner_headers(&mut head.headers, admission.manner());
-    common_headers(&mut head.headers, config, &account);
-    Response::from_parts(head, Body::upstream(stream, account))
+    manner_headers(headers, admission.manner());
+    common_headers(headers, config, account);
 }
 
 fn render(

@@ -1,26 +1,33 @@
 //! The body of every answer: text of ours or a backend's stream, with the account that closes when it ends.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
 use bytes::Bytes;
+use http_body::Body as _;
 use http_body::Frame;
 use http_body::SizeHint;
 
+use crate::refusal::Refusal;
+use crate::refusal::UpstreamFailure;
 use crate::upstream::BodyFault;
 use crate::upstream::Outcome;
 use crate::upstream::ResponseBody;
 
 use super::account::Account;
+use super::account::Deed;
 use super::account::End;
+use super::guarded::Guarded;
 
 /// An answer's body. Dropping it, at its end or before, counts and logs the request.
 #[derive(Debug)]
 pub struct Body {
     source: Source,
-    account: Account,
+    /// `None` for a 101, whose account goes on with its tunnel.
+    account: Option<Account>,
 }
 
 #[derive(Debug)]
@@ -33,6 +40,10 @@ enum Source {
     Local(Option<Bytes>),
     /// The backend's.
     Upstream(ResponseBody),
+    /// The backend's, read by a guard; boxed, since most routes have none.
+    Guarded(Box<Guarded>),
+    /// Nothing more; the account knows how it ended.
+    Closed,
 }
 
 impl Body {
@@ -40,14 +51,65 @@ impl Body {
         let text = Some(text).filter(|text| !text.is_empty());
         Body {
             source: Source::Local(text),
-            account,
+            account: Some(account),
+        }
+    }
+
+    /// That of a 101.
+    pub(crate) fn none() -> Body {
+        Body {
+            source: Source::Local(None),
+            account: None,
+        }
+    }
+
+    /// The backend's next frame on its way to a gRPC client. When the key ends first, or the time is up, what is left is not cut but ends in trailers
+    /// that say so (FA9); that a backend broke off still looks broken off (S34).
+    fn poll_grpc(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let Source::Upstream(stream) = &mut self.source else {
+            return Poll::Ready(None);
+        };
+        let flight = self.account.as_ref().and_then(Account::flight);
+        let frame = match flight.map(Rc::clone) {
+            Some(flight) => ready!(
+                flight.poll_unless_ended(context, |context| Pin::new(stream).poll_frame(context))
+            ),
+            None => Ok(ready!(Pin::new(stream).poll_frame(context))),
+        };
+        let refusal = match frame {
+            Err(ended) => ended.refusal(),
+            Ok(Some(Err(BodyFault::UpstreamSilent))) => {
+                Refusal::Upstream(UpstreamFailure::ResponseTimeout)
+            }
+            Ok(frame) => return Poll::Ready(frame),
+        };
+        self.close();
+        Poll::Ready(Some(Ok(Frame::trailers(refusal.grpc_trailers()))))
+    }
+
+    /// Lets the backend go.
+    fn close(&mut self) {
+        if let Source::Upstream(stream) = std::mem::replace(&mut self.source, Source::Closed)
+            && let Some(account) = &mut self.account
+        {
+            account.end = end_of(&stream, account);
+        }
+    }
+
+    pub(crate) fn guarded(stream: Box<Guarded>, account: Account) -> Body {
+        Body {
+            source: Source::Guarded(stream),
+            account: Some(account),
         }
     }
 
     pub(crate) fn upstream(stream: ResponseBody, account: Account) -> Body {
         Body {
             source: Source::Upstream(stream),
-            account,
+            account: Some(account),
         }
     }
 }
@@ -60,13 +122,27 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let frame = match &mut self.source {
+        let this = &mut *self;
+        let grpc = (this.account.as_ref()).is_some_and(Account::ends_in_trailers);
+        let frame = match &mut this.source {
             Source::Local(text) => text.take().map(|text| Ok(Frame::data(text))),
+            Source::Upstream(_) if grpc => ready!(this.poll_grpc(context)),
             Source::Upstream(stream) => ready!(Pin::new(stream).poll_frame(context)),
+            Source::Closed => None,
+            Source::Guarded(stream) => {
+                let frame = ready!(Pin::new(&mut **stream).poll_frame(context));
+                if let Some(fault) = stream.take_news() {
+                    let deed = Deed::at_sight(stream.guard());
+                    if let Some(account) = &mut this.account {
+                        account.guard_found(stream.guard(), fault, deed);
+                    }
+                }
+                frame
+            }
         };
-        if let Some(Ok(frame)) = &frame {
+        if let (Some(Ok(frame)), Some(account)) = (&frame, &mut this.account) {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
-            self.account.sent_bytes += bytes as u64;
+            account.sent_bytes += bytes as u64;
         }
         Poll::Ready(frame)
     }
@@ -75,6 +151,8 @@ impl http_body::Body for Body {
         match &self.source {
             Source::Local(text) => text.is_none(),
             Source::Upstream(stream) => stream.is_end_stream(),
+            Source::Closed => true,
+            Source::Guarded(stream) => stream.is_end_stream(),
         }
     }
 
@@ -82,25 +160,44 @@ impl http_body::Body for Body {
         match &self.source {
             Source::Local(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Source::Upstream(stream) => stream.size_hint(),
+            Source::Closed => SizeHint::with_exact(0),
+            Source::Guarded(stream) => stream.size_hint(),
         }
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.account.end = match &self.source {
+        let Some(account) = &mut self.account else {
+            return;
+        };
+        account.end = match &self.source {
+            Source::Closed => return,
             Source::Local(None) => End::Complete,
             Source::Local(Some(_)) => End::ClientLeft,
-            Source::Upstream(stream) => {
-                self.account.received_bytes = stream.request_bytes();
-                match stream.outcome() {
-                    Outcome::Completed => End::Complete,
-                    Outcome::Unfinished => self.account.left(),
-                    Outcome::BrokeOff => End::UpstreamCut,
-                    Outcome::TimedOut => End::TimedOut,
-                    Outcome::ClientFailed => End::ClientFailed,
+            Source::Upstream(stream) => end_of(stream, account),
+            Source::Guarded(stream) => {
+                account.guard_removed(stream.guard(), stream.removed());
+                match stream.cut_for() {
+                    Some(_) => {
+                        account.received_bytes = stream.stream().request_bytes();
+                        End::GuardCut
+                    }
+                    None if stream.is_unsent() => account.left(),
+                    None => end_of(stream.stream(), account),
                 }
             }
         };
+    }
+}
+
+fn end_of(stream: &ResponseBody, account: &mut Account) -> End {
+    account.received_bytes = stream.request_bytes();
+    match stream.outcome() {
+        Outcome::Completed => End::Complete,
+        Outcome::Unfinished => account.left(),
+        Outcome::BrokeOff => End::UpstreamCut,
+        Outcome::TimedOut => End::TimedOut,
+        Outcome::ClientFailed => End::ClientFailed,
     }
 }

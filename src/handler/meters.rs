@@ -27,6 +27,7 @@ pub(crate) struct Meters {
     routes: RefCell<HashMap<usize, Handle>>,
     refusals: RefCell<Counters>,
     would_refuse: RefCell<Counters>,
+    guards: RefCell<Counters>,
 }
 
 /// Counters by reason.
@@ -41,6 +42,7 @@ impl Meters {
             routes: RefCell::default(),
             refusals: RefCell::default(),
             would_refuse: RefCell::default(),
+            guards: RefCell::default(),
         }
     }
 
@@ -78,6 +80,14 @@ impl Meters {
         let counter = observed
             .entry(reason)
             .or_insert_with(|| self.metrics.would_refuse(reason));
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn guard(&self, outcome: &'static str) {
+        let mut guards = self.guards.borrow_mut();
+        let counter = guards
+            .entry(outcome)
+            .or_insert_with(|| self.metrics.guard(outcome));
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }

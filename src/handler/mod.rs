@@ -1,6 +1,7 @@
 //! One request on one page: admit, forward, check again, answer, account.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,17 +12,24 @@ use http::Request;
 use http::Response;
 use http::request::Parts;
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 
 use crate::access_log;
 use crate::clock::Clock;
 use crate::gate;
+use crate::gate::Admission;
+use crate::gate::Ended;
+use crate::gate::Exposed;
 use crate::gate::Peer;
 use crate::gate::Refused;
 use crate::metrics::Metrics;
+use crate::observed::Observed;
+use crate::quota::Numbers;
 use crate::quota::Quota;
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::upstream::FailureKind;
+use crate::upstream::Forwarded;
 use crate::upstream::Pools;
 use crate::upstream::Unread;
 use crate::upstream::drain;
@@ -34,13 +42,19 @@ use in_flight::Flight;
 use in_flight::InFlight;
 use meters::Meters;
 use request_id::RequestIds;
+use twin::Twin;
 
 mod account;
 mod answer;
 mod body;
+mod guard;
+mod guard_head;
+mod guarded;
 pub mod in_flight;
 mod meters;
 mod request_id;
+mod tunnel;
+mod twin;
 
 /// What one data thread works with. Only the snapshot, the counters and the metrics are shared with other threads.
 #[derive(Debug)]
@@ -53,12 +67,15 @@ pub struct Worker {
     pub quota: Arc<Quota>,
     /// When each key was last used.
     pub usage: Arc<Usage>,
+    /// Whom observed rules would have refused.
+    pub observed: Arc<Observed>,
     /// This thread's connections to backends.
     pub pools: Pools,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
     /// This thread's end of the access log.
     pub log: access_log::Sink,
+    burnt: Burnt,
     in_flight: InFlight,
     meters: Meters,
     request_ids: RequestIds,
@@ -73,10 +90,12 @@ impl Worker {
             clock: shared.clock,
             quota: shared.quota,
             usage: shared.usage,
+            observed: shared.observed,
             pools,
             meters: Meters::new(Arc::clone(&shared.metrics)),
             metrics: shared.metrics,
             log,
+            burnt: shared.burnt,
             in_flight: InFlight::default(),
             request_ids: RequestIds::default(),
         }
@@ -94,9 +113,16 @@ pub struct Shared {
     pub quota: Arc<Quota>,
     /// When each key was last used.
     pub usage: Arc<Usage>,
+    /// Whom observed rules would have refused.
+    pub observed: Arc<Observed>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// Takes the keys that came in clear.
+    pub burnt: Burnt,
 }
+
+/// Where keys go that came in clear and are to be revoked, each with the client's address. Bounded: what does not fit is only logged.
+pub type Burnt = mpsc::Sender<(Exposed, IpAddr)>;
 
 /// Serves one request of the TLS listener, from its head to an answer whose body accounts for itself when it ends. `carrier` is told to cut
 /// that body when the key ends first (FA9).
@@ -133,14 +159,18 @@ pub async fn handle(
                 body,
                 Unread::of(&head.headers, &snapshot.config.connections),
             );
-            let answer = answer::refusal(
-                &account,
-                &snapshot,
-                &refused.refusal,
-                refused.numbers.as_ref(),
-                refused.host.as_deref(),
-                &refused.manner,
-            );
+            let answer = if refused.is_twin() {
+                answer::refused_twin(&account, &snapshot, &refused)
+            } else {
+                answer::refusal(
+                    &account,
+                    &snapshot,
+                    &refused.refusal,
+                    refused.numbers.as_ref(),
+                    refused.host.as_deref(),
+                    &refused.manner,
+                )
+            };
             report(&refused, &peer);
             account.refused(&snapshot, *refused, answer.status());
             answer.map(|text| Body::local(text, account))
@@ -169,13 +199,25 @@ pub fn refuse_plaintext(
         Unread::of(&head.headers, &snapshot.config.connections),
     );
     let exposed = gate::peek(&head, &snapshot.config.auth, &snapshot);
-    if let Some(key) = exposed {
-        tracing::warn!(key_id = %key, client = %peer.address.ip(), "key_seen_in_plaintext: regenerate this key");
+    if let Some(exposed) = exposed {
+        burn(worker, &snapshot, exposed, peer);
     }
     let mut account = Account::open(Rc::clone(worker), now, peer, &head);
     let answer = answer::plaintext(&account, &snapshot, &head);
-    account.refused_in_clear(exposed, answer.status());
+    account.refused_in_clear(exposed.map(|exposed| exposed.key), answer.status());
     answer.map(|text| Body::local(text, account))
+}
+
+/// A key that was sent in clear is no secret any more. It is handed to whoever may revoke it; this thread waits for nobody.
+fn burn(worker: &Worker, snapshot: &Snapshot, exposed: Exposed, peer: Peer) {
+    let client = peer.address.ip();
+    if !(snapshot.config.revocation.revoke_plaintext && exposed.is_revocable) {
+        tracing::warn!(key_id = %exposed.key, %client, "key_seen_in_plaintext: regenerate this key");
+        return;
+    }
+    if worker.burnt.try_send((exposed, client)).is_err() {
+        tracing::error!(key_id = %exposed.key, %client, "key_seen_in_plaintext: too many at once to revoke this one; revoke it yourself, or it is when it comes again");
+    }
 }
 
 /// What a client is told that speaks HTTP in clear on a TLS port; it is no request, and the edge counts it as a connection (S25).
@@ -188,11 +230,23 @@ async fn forward(
     worker: &Rc<Worker>,
     mut account: Account,
     flight: &Rc<Flight>,
-    head: Parts,
+    mut head: Parts,
     body: Incoming,
 ) -> Response<Body> {
     let (peer, request_id) = (account.peer(), account.request_id().clone());
     let admission = flight.admission();
+    if waits_for_the_disk(admission)
+        && let Some((refusal, reason)) = Box::pin(unrecorded(worker, flight)).await
+    {
+        let bounds = &admission.snapshot().config.connections;
+        drain(body, Unread::of(&head.headers, bounds));
+        return failed(account, flight, refusal, reason, String::new());
+    }
+    if let Some(foreign) = admission.foreign() {
+        twin::prepare(&mut head.headers, foreign);
+    }
+    let guard = guard::of(admission);
+    let marked = guard.is_some_and(|guard| guard::ask(guard, &mut head.headers));
     let outcome = {
         // Dropped here when the request is ended: that closes the backend's connection before the client is told.
         let mut exchange = pin!(
@@ -209,17 +263,39 @@ async fn forward(
         None => Ok(outcome),
     });
     match outcome {
-        Err(ended) => failed(
-            account,
-            flight,
-            ended.refusal(),
-            ended.reason(),
-            String::new(),
-        ),
-        Ok(Ok(forwarded)) => {
-            flight.answers();
+        Err(ended) => ended_meanwhile(account, flight, ended),
+        Ok(Ok(Forwarded::Answer(forwarded))) => {
+            let forwarded = match admission.foreign() {
+                None => forwarded,
+                // Boxed: it is rare, and would make every request's future larger.
+                Some(foreign) => {
+                    let twin = Box::pin(twin::answer(&mut account, flight, forwarded, foreign));
+                    match twin.await {
+                        Twin::Backend(forwarded) => forwarded,
+                        Twin::Own(answer) => return answer.map(|text| Body::local(text, account)),
+                        Twin::Ended(ended) => return ended_meanwhile(account, flight, ended),
+                    }
+                }
+            };
             account.forwarded(forwarded.server, forwarded.response.status());
-            answer::pass_on(forwarded.response, admission, account)
+            if let Some(guard) = guard {
+                // Boxed: most routes have no guard, and pay nothing for those that do.
+                return Box::pin(guard::pass_on(
+                    guard,
+                    marked,
+                    forwarded.response,
+                    flight,
+                    account,
+                ))
+                .await;
+            }
+            flight.answers(account.ends_in_trailers());
+            answer::pass_on(forwarded.response, admission, account, Body::upstream)
+        }
+        Ok(Ok(Forwarded::Switched(switched))) => {
+            flight.answers(false);
+            account.forwarded(Rc::clone(&switched.server), switched.head.status);
+            tunnel::open(account, flight, switched)
         }
         Ok(Err(failure)) => {
             account.server(failure.server);
@@ -227,6 +303,33 @@ async fn forward(
             failed(account, flight, refusal, reason, failure.detail)
         }
     }
+}
+
+/// Whether the backend may see this request only once what it was charged is on the disk.
+fn waits_for_the_disk(admission: &Admission) -> bool {
+    let charged = |numbers: &Numbers| numbers.quota.is_some() || numbers.burst.is_some();
+    admission.snapshot().config.store.strict && admission.numbers().is_some_and(charged)
+}
+
+/// Waits for that; why the request cannot go on, if it cannot.
+async fn unrecorded(worker: &Worker, flight: &Flight) -> Option<(Refusal, &'static str)> {
+    let mut written = pin!(worker.quota.saves().wait());
+    let outcome = poll_fn(|cx| flight.poll_unless_ended(cx, |cx| written.as_mut().poll(cx))).await;
+    match outcome {
+        Ok(true) => None,
+        Ok(false) => Some((Refusal::NotRecorded, "not_recorded")),
+        Err(ended) => Some((ended.refusal(), ended.reason())),
+    }
+}
+
+fn ended_meanwhile(account: Account, flight: &Flight, ended: Ended) -> Response<Body> {
+    failed(
+        account,
+        flight,
+        ended.refusal(),
+        ended.reason(),
+        String::new(),
+    )
 }
 
 /// An answer of ours after the admission: charged, with the rate headers.
@@ -261,6 +364,11 @@ fn refusal_of(kind: FailureKind) -> (Refusal, &'static str) {
             Refusal::BadRequest("The request body is malformed."),
             "body_malformed",
         ),
+        FailureKind::BodyUnfit => (
+            Refusal::BadRequest("The request body must be one JSON object."),
+            "body_unfit",
+        ),
+        FailureKind::TypeUnfit => (Refusal::UnsupportedType, "type_unfit"),
         FailureKind::ClientGone => (
             Refusal::BadRequest("The request body broke off."),
             "client_gone",

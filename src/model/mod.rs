@@ -1,10 +1,15 @@
 //! Plain data with its rules: keys, tenants, plans, routes. No I/O, no clock, no async.
 
 pub mod binding;
+pub mod guard;
+pub mod isolation;
 pub mod key;
 pub mod key_text;
 pub mod limit;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 pub mod route;
 pub mod scope;
+pub mod source;
 pub mod tenant;
 pub mod web_origin;

@@ -1,5 +1,6 @@
 //! Tenants and the plans that say what they may do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::key::Override;
@@ -60,6 +61,9 @@ pub struct Tenant {
     pub burst: Override,
     /// A suspended tenant's keys get 403.
     pub suspended: bool,
+    /// Its own places by name of the upstream: one or more `http://host:port[/path]`, separated by spaces. Of the store alone; those of
+    /// gateway.toml stand with the upstream.
+    pub upstreams: BTreeMap<String, String>,
     /// Where it is declared.
     pub origin: Origin,
 }

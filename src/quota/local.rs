@@ -1,16 +1,17 @@
 //! One node's counters, in a lock-sharded map.
 
 use std::hash::Hash;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::sync::PoisonError;
-
-use dashmap::DashMap;
-use dashmap::mapref::one::RefMut;
 
 use crate::clock::Now;
 use crate::quota::window;
 use crate::quota::window::Windows;
+
+use super::sync::DashMap;
+use super::sync::LANES;
+use super::sync::Mutex;
+use super::sync::MutexGuard;
+use super::sync::RefMut;
 
 /// The windows of all subjects of one kind. While an entry is held nobody else charges it: that makes all its windows one step.
 #[derive(Debug)]
@@ -127,8 +128,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// As many as the key table has: a sweep or a growing map stops only a thousandth of the keys, and only for microseconds.
 const SHARDS: usize = 1024;
-
-const LANES: usize = 64;
 
 /// How long after its end an entry stays.
 const GRACE_MICROS: i64 = 10_000_000;

@@ -1,6 +1,7 @@
 //! Every response that the gateway writes itself: variant to status, code, headers and text.
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http::Response;
 use http::StatusCode;
 
@@ -33,6 +34,8 @@ pub enum Refusal {
     AddressNotAllowed,
     /// 403: the key lacks this scope (FA19).
     ScopeMissing(Scope),
+    /// 403: what is asked for belongs to another tenant, where that is not to look missing (C-15).
+    NotYours,
     /// 404: no route.
     NoRoute,
     /// 405 with `Allow`: a route, but not by this method.
@@ -43,6 +46,8 @@ pub enum Refusal {
     BodyTooLarge,
     /// 414: the target is too long.
     TargetTooLong,
+    /// 415: a body of a type that the route does not take.
+    UnsupportedType,
     /// 421: the host is not served on this connection.
     Misdirected,
     /// 429 with `Retry-After` in seconds.
@@ -58,6 +63,8 @@ pub enum Refusal {
     Upstream(UpstreamFailure),
     /// 503: the gateway is at its connection or request cap.
     Overloaded,
+    /// 503: what the request was charged could not be written, and `store.durability` is `"strict"`.
+    NotRecorded,
     /// 500: a bug of ours, contained.
     Internal,
 }
@@ -87,6 +94,10 @@ pub enum UpstreamFailure {
     ResponseTimeout,
     /// 502 `http_upgrade_failed`: a 101 that nobody asked for.
     UpgradeFailed,
+    /// 502 `tls_certificate_error`: its certificate is not to be trusted.
+    TlsCertificate,
+    /// 502 `tls_protocol_error`: no TLS, or none that speaks the protocol wanted.
+    TlsProtocol,
 }
 
 /// The three body shapes of refusals.
@@ -169,6 +180,12 @@ impl Refusal {
         response::build(self, style, request_id, head_only)
     }
 
+    /// The same for a gRPC client whose answer has begun: it ends with these trailers.
+    #[must_use]
+    pub fn grpc_trailers(&self) -> HeaderMap {
+        response::grpc_trailers(&self.row(), None)
+    }
+
     /// One refusal of each kind, in the order of their statuses.
     #[must_use]
     pub fn examples() -> Vec<Refusal> {
@@ -186,11 +203,13 @@ impl Refusal {
         ];
         all.extend(Scope::new("leases:write").map(Refusal::ScopeMissing));
         all.extend([
+            Refusal::NotYours,
             Refusal::NoRoute,
             Refusal::MethodNotAllowed("GET, HEAD".to_owned()),
             Refusal::RequestTimeout,
             Refusal::BodyTooLarge,
             Refusal::TargetTooLong,
+            Refusal::UnsupportedType,
             Refusal::Misdirected,
             Refusal::LimitExceeded {
                 retry_after_seconds: 7,
@@ -200,7 +219,7 @@ impl Refusal {
             Refusal::UnknownTransferCoding,
         ]);
         all.extend(UpstreamFailure::ALL.map(Refusal::Upstream));
-        all.push(Refusal::Overloaded);
+        all.extend([Refusal::Overloaded, Refusal::NotRecorded]);
         all
     }
 
@@ -246,6 +265,7 @@ impl Refusal {
             ),
             Refusal::ScopeMissing(_) => forbidden("forbidden", "Insufficient permissions")
                 .challenge(Challenge::InsufficientScope),
+            Refusal::NotYours => forbidden("forbidden", "Insufficient permissions"),
             Refusal::NoRoute => row(
                 StatusCode::NOT_FOUND,
                 "not_found",
@@ -276,6 +296,12 @@ impl Refusal {
                 StatusCode::URI_TOO_LONG,
                 "uri_too_long",
                 "The request target is too long.",
+            )
+            .grpc(13),
+            Refusal::UnsupportedType => row(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "The request body must be JSON, and not compressed.",
             )
             .grpc(13),
             Refusal::Misdirected => row(
@@ -309,6 +335,11 @@ impl Refusal {
                 "overloaded",
                 "The gateway is at its capacity.",
             ),
+            Refusal::NotRecorded => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not_recorded",
+                "The gateway cannot record requests at the moment.",
+            ),
             Refusal::Internal => row(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal_error",
@@ -321,7 +352,7 @@ impl Refusal {
 
 impl UpstreamFailure {
     /// Every failure, in the order of the enum.
-    pub const ALL: [UpstreamFailure; 11] = [
+    pub const ALL: [UpstreamFailure; 13] = [
         UpstreamFailure::DnsError,
         UpstreamFailure::DnsTimeout,
         UpstreamFailure::Unavailable,
@@ -333,6 +364,8 @@ impl UpstreamFailure {
         UpstreamFailure::HeadTooLarge,
         UpstreamFailure::ResponseTimeout,
         UpstreamFailure::UpgradeFailed,
+        UpstreamFailure::TlsCertificate,
+        UpstreamFailure::TlsProtocol,
     ];
 
     /// The HTTP status: 502, 503 or 504.
@@ -344,7 +377,9 @@ impl UpstreamFailure {
             | UpstreamFailure::ConnectionTerminated
             | UpstreamFailure::ProtocolError
             | UpstreamFailure::HeadTooLarge
-            | UpstreamFailure::UpgradeFailed => StatusCode::BAD_GATEWAY,
+            | UpstreamFailure::UpgradeFailed
+            | UpstreamFailure::TlsCertificate
+            | UpstreamFailure::TlsProtocol => StatusCode::BAD_GATEWAY,
             UpstreamFailure::Unavailable | UpstreamFailure::ConnectionLimit => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -369,6 +404,8 @@ impl UpstreamFailure {
             UpstreamFailure::HeadTooLarge => "http_response_header_section_size",
             UpstreamFailure::ResponseTimeout => "http_response_timeout",
             UpstreamFailure::UpgradeFailed => "http_upgrade_failed",
+            UpstreamFailure::TlsCertificate => "tls_certificate_error",
+            UpstreamFailure::TlsProtocol => "tls_protocol_error",
         }
     }
 
@@ -458,6 +495,7 @@ mod tests {
             Refusal::TenantSuspended => 5,
             Refusal::PlanWithoutApi => 6,
             Refusal::ScopeMissing(_) => 7,
+            Refusal::NotYours => 23,
             Refusal::NoRoute => 8,
             Refusal::MethodNotAllowed(_) => 9,
             Refusal::RequestTimeout => 10,
@@ -473,6 +511,8 @@ mod tests {
             Refusal::TlsExpected => 20,
             Refusal::OriginNotAllowed => 21,
             Refusal::AddressNotAllowed => 22,
+            Refusal::NotRecorded => 23,
+            Refusal::UnsupportedType => 24,
         }
     }
 
@@ -481,7 +521,7 @@ mod tests {
         let mut numbers: Vec<usize> = Refusal::examples().iter().map(number).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers, (0..23).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..25).collect::<Vec<_>>());
     }
 
     #[test]
@@ -489,6 +529,7 @@ mod tests {
         let cases = [
             (Refusal::CredentialAmbiguous, 401, "unauthorized"),
             (Refusal::PlaintextRefused, 403, "https_required"),
+            (Refusal::NotYours, 403, "forbidden"),
             (Refusal::NoRoute, 404, "not_found"),
             (Refusal::Misdirected, 421, "misdirected_request"),
             (Refusal::UnknownTransferCoding, 501, "not_implemented"),

@@ -107,19 +107,25 @@ fn http_response(
 /// A gRPC client reads the outcome from trailers; with no message before them they stand in the one header block.
 fn grpc_response(row: &Row, permission: Option<&str>) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
-    let headers = response.headers_mut();
     let kind = HeaderValue::from_static("application/grpc");
-    headers.insert(header::CONTENT_TYPE, kind);
-    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(row.grpc)));
+    *response.headers_mut() = grpc_trailers(row, permission);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// What a gRPC client is told of the outcome.
+pub(super) fn grpc_trailers(row: &Row, permission: Option<&str>) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(row.grpc)));
     match permission {
         Some(permission) => set(
-            headers,
+            &mut trailers,
             GRPC_MESSAGE,
             &format!("{}: {permission}", row.detail),
         ),
-        None => set(headers, GRPC_MESSAGE, row.detail),
+        None => set(&mut trailers, GRPC_MESSAGE, row.detail),
     }
-    response
+    trailers
 }
 
 fn content_type(shape: Shape) -> HeaderValue {
@@ -244,14 +250,17 @@ fn set_own_header(headers: &mut HeaderMap, refusal: &Refusal) {
         | Refusal::OriginNotAllowed
         | Refusal::AddressNotAllowed
         | Refusal::ScopeMissing(_)
+        | Refusal::NotYours
         | Refusal::NoRoute
         | Refusal::RequestTimeout
         | Refusal::BodyTooLarge
         | Refusal::TargetTooLong
+        | Refusal::UnsupportedType
         | Refusal::Misdirected
         | Refusal::HeadTooLarge
         | Refusal::UnknownTransferCoding
         | Refusal::Overloaded
+        | Refusal::NotRecorded
         | Refusal::Internal => {}
     }
 }

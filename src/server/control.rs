@@ -11,9 +11,10 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin;
 use crate::clock::Clock;
-use crate::clock::Mono;
+use crate::clock::Now;
 use crate::config::Listen;
 use crate::metrics::Metrics;
+use crate::observed::Observed;
 use crate::quota::Quota;
 use crate::shutdown::State;
 use crate::shutdown::Watch;
@@ -50,13 +51,14 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Parts {
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) quota: Arc<Quota>,
+    pub(crate) observed: Arc<Observed>,
     pub(crate) clock: Clock,
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) addresses: Addresses,
     pub(crate) watch: Watch,
-    pub(crate) started: Mono,
+    pub(crate) started: Now,
 }
 
 pub(crate) fn runtime() -> std::io::Result<Runtime> {
@@ -91,6 +93,7 @@ pub(crate) fn spawn(runtime: &Runtime, listeners: AdminListeners, parts: Parts) 
         runtime.spawn(admin::serve_tcp(tcp, admin));
     }
     runtime.spawn(flush_counters(parts.clone()));
+    runtime.spawn(flush_when_asked(parts.clone()));
     runtime.spawn(watch_files(parts));
 }
 
@@ -102,6 +105,8 @@ fn admin_handles(parts: &Parts) -> admin::Admin {
     admin::Admin {
         keeper: Arc::clone(&parts.keeper),
         quota: Arc::clone(&parts.quota),
+        observed: Arc::clone(&parts.observed),
+        started: parts.started.wall,
         clock: parts.clock.clone(),
         reload: Arc::new(move || reloader.reload()),
         status: Arc::new(move || status_json(&status)),
@@ -121,7 +126,7 @@ fn status_json(parts: &Parts) -> serde_json::Value {
     serde_json::json!({
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime_seconds": parts.clock.now().mono.since(parts.started).as_secs(),
+        "uptime_seconds": parts.clock.now().mono.since(parts.started.mono).as_secs(),
         "state": if parts.watch.state() == State::Running { "running" } else { "draining" },
         "config": parts.reloader.path(),
         "generation": snapshot.generation,
@@ -137,11 +142,26 @@ fn status_json(parts: &Parts) -> serde_json::Value {
     })
 }
 
+/// Has counters written as soon as a request waits for it (`store.durability = "strict"`); never ends.
+async fn flush_when_asked(parts: Parts) {
+    loop {
+        parts.flusher.saves().asked().await;
+        let strict = parts.keeper.snapshot().load().config.store.strict;
+        let (flusher, now) = (Arc::clone(&parts.flusher), parts.clock.now());
+        let work = move || {
+            flusher.sync(strict);
+            flusher.flush(now);
+        };
+        let _ = tokio::task::spawn_blocking(work).await;
+    }
+}
+
 async fn flush_counters(parts: Parts) {
     let mut swept = parts.clock.now().mono;
+    let mut not_durable = 0;
     loop {
-        let interval = parts.keeper.snapshot().load().config.store.flush_interval;
-        tokio::time::sleep(interval).await;
+        let store = parts.keeper.snapshot().load().config.store.clone();
+        tokio::time::sleep(store.flush_interval).await;
         let (flusher, keeper) = (Arc::clone(&parts.flusher), Arc::clone(&parts.keeper));
         let now = parts.clock.now();
         let sweep = now.mono.since(swept) >= SWEEP_INTERVAL;
@@ -152,10 +172,19 @@ async fn flush_counters(parts: Parts) {
             if sweep {
                 flusher.sweep(now);
             }
+            flusher.sync(store.strict);
             flusher.flush(now);
-            keeper.retry_unwritten(now.wall);
+            keeper.retry_unwritten(now.wall)
         };
-        let _ = tokio::task::spawn_blocking(work).await;
+        let left = tokio::task::spawn_blocking(work).await;
+        let left = left.unwrap_or(not_durable);
+        if left < not_durable {
+            tracing::warn!(
+                left,
+                "changes that were in force but not durable are written now"
+            );
+        }
+        not_durable = left;
     }
 }
 

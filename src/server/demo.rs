@@ -175,6 +175,7 @@ plan = "tiny"
 
 [upstreams.legacy]
 servers = ["http://{backend}"]
+isolation = "header"
 
 [[routes]]
 path = "/leases/{{*rest}}"

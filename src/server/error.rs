@@ -5,7 +5,7 @@ use std::io;
 
 use crate::config::Problems;
 use crate::edge::listener::BindError;
-use crate::edge::tls::TlsProblem;
+use crate::pem::TlsProblem;
 use crate::snapshot::build::BuildError;
 use crate::snapshot::change::KeeperError;
 use crate::store::StoreError;

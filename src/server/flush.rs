@@ -1,10 +1,11 @@
-//! Writes counters and usage to the store once per flush interval, and at the end.
+//! Writes counters and usage to the store once per flush interval, when a request waits for it, and at the end.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
@@ -12,8 +13,10 @@ use crate::clock::Now;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
 use crate::quota::Quota;
+use crate::quota::saves::Saves;
 use crate::store::counters::Batch;
 use crate::store::counters::Counters;
+use crate::store::counters::CountersError;
 use crate::usage::Usage;
 
 use super::error::chain;
@@ -21,11 +24,15 @@ use super::error::chain;
 /// The one writer of `counters.db`.
 #[derive(Debug)]
 pub(crate) struct Flusher {
-    /// A std mutex: held for one transaction, by the control side only; no request waits for it.
+    /// A std mutex: held from the export to the end of its transaction, by the control side only; no request waits for it. Two exports
+    /// that were written in the other order would leave the older counts on the disk.
     counters: Mutex<Counters>,
     quota: Arc<Quota>,
     usage: Arc<Usage>,
     failures: AtomicU64,
+    /// Whether the last flush failed: a disk that stays full is told of once, not once a second.
+    failing: AtomicBool,
+    synced: AtomicBool,
 }
 
 impl Flusher {
@@ -35,11 +42,23 @@ impl Flusher {
             quota,
             usage,
             failures: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            synced: AtomicBool::new(false),
         }
     }
 
     /// Writes what changed since the last flush. What could not be written is written next time.
     pub(crate) fn flush(&self, now: Now) {
+        let mut counters = lock(&self.counters);
+        let number = self.saves().begin();
+        let saved = self.save(&mut counters, now);
+        self.saves().end(number, saved.is_ok());
+        drop(counters);
+        self.tell(saved);
+    }
+
+    fn save(&self, counters: &mut Counters, now: Now) -> Result<(), CountersError> {
+        counters.sync_saves(self.synced.load(Ordering::Relaxed))?;
         let changes = self.quota.export();
         let usage = self.usage.take();
         let batch = Batch {
@@ -47,16 +66,41 @@ impl Flusher {
             removed: &changes.removed,
             usage: &usage,
         };
-        let saved = lock(&self.counters).save(&batch, now);
-        if let Err(error) = saved {
+        let saved = counters.save(&batch, now);
+        if saved.is_err() {
             self.quota.unexport(changes);
             self.usage.put_back(&usage);
-            self.failures.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(
-                error = chain(&error),
-                "counters not written: limits hold in memory, a crash now would forget them"
-            );
         }
+        saved
+    }
+
+    fn tell(&self, saved: Result<(), CountersError>) {
+        let failed_before = self.failing.swap(saved.is_err(), Ordering::Relaxed);
+        match saved {
+            Err(error) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                if !failed_before {
+                    tracing::error!(
+                        error = chain(&error),
+                        "counters not written: limits hold in memory, a crash now would forget them; trying on"
+                    );
+                }
+            }
+            Ok(()) if failed_before => {
+                tracing::warn!("counters are written again; nothing was lost");
+            }
+            Ok(()) => {}
+        }
+    }
+
+    /// Says whether not even a loss of power may forget what a flush writes.
+    pub(crate) fn sync(&self, synced: bool) {
+        self.synced.store(synced, Ordering::Relaxed);
+    }
+
+    /// What requests wait for.
+    pub(crate) fn saves(&self) -> &Saves {
+        self.quota.saves()
     }
 
     /// Forgets counters whose windows are over.
@@ -81,6 +125,11 @@ impl Flusher {
     /// How many flushes failed since the start.
     pub(crate) fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last flush failed.
+    pub(crate) fn failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 }
 

@@ -11,25 +11,32 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::access_log;
 use crate::clock::Clock;
+use crate::clock::Wall;
 use crate::config;
 use crate::config::AccessLog;
 use crate::config::Config;
+use crate::config::Loaded;
+use crate::descriptors;
 use crate::edge;
 use crate::edge::counters::ConnectionCounters;
 use crate::edge::counters::Heartbeat;
 use crate::edge::listener::Inherited;
 use crate::edge::listener::WorkerSockets;
 use crate::edge::tls::Certificates;
+use crate::handler::Burnt;
 use crate::handler::Shared;
 use crate::handler::Worker;
 use crate::handler::in_flight::end_revoked;
 use crate::metrics::Metrics;
+use crate::observed::Observed;
+use crate::pem::TlsProblem;
 use crate::quota::Quota;
 use crate::shutdown::Shutdown;
 use crate::shutdown::Watch;
@@ -41,6 +48,7 @@ use crate::store::StoreError;
 use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::counters::Counters;
+use crate::upstream;
 use crate::upstream::Pools;
 use crate::usage::Usage;
 
@@ -48,9 +56,11 @@ pub use error::StartError;
 use flush::Flusher;
 pub use process::check;
 pub use process::demo;
+pub use process::protect_memory;
 pub use process::run;
 use reload::Reloader;
 
+mod burnt;
 mod control;
 mod demo;
 mod error;
@@ -82,6 +92,7 @@ struct State {
     keeper: Arc<Keeper>,
     quota: Arc<Quota>,
     usage: Arc<Usage>,
+    observed: Arc<Observed>,
     flusher: Arc<Flusher>,
 }
 
@@ -108,16 +119,19 @@ impl State {
             keeper: Arc::new(keeper),
             quota,
             usage,
+            observed: Arc::new(Observed::new()),
             flusher,
         })
     }
 
-    fn shared(&self, clock: &Clock, metrics: &Arc<Metrics>) -> Shared {
+    fn shared(&self, clock: &Clock, metrics: &Arc<Metrics>, burnt: Burnt) -> Shared {
         Shared {
+            burnt,
             snapshot: Arc::clone(self.keeper.snapshot()),
             clock: clock.clone(),
             quota: Arc::clone(&self.quota),
             usage: Arc::clone(&self.usage),
+            observed: Arc::clone(&self.observed),
             metrics: Arc::clone(metrics),
         }
     }
@@ -180,14 +194,19 @@ impl DataThreads {
             .build()
         {
             Ok(runtime) => runtime,
-            Err(error) => return tracing::error!(%error, "a worker could not start"),
+            Err(error) => {
+                self.connections.worker_failed();
+                return tracing::error!(%error, "a worker could not start");
+            }
         };
         let worker = Rc::new(Worker::new(self.shared, Pools::default(), log));
         let tasks = LocalSet::new();
         tasks.spawn_local(housekeeping(Rc::clone(&worker)));
         tasks.spawn_local(end_revoked(Rc::clone(&worker), self.endings));
+        let connections = Arc::clone(&self.connections);
         let serving = edge::run_worker(worker, sockets, self.tls, self.connections, self.watch);
         if let Err(error) = tasks.block_on(&runtime, serving) {
+            connections.worker_failed();
             tracing::error!(%error, "a worker could not serve its sockets");
         }
     }
@@ -234,12 +253,12 @@ impl Gateway {
         clock: Clock,
         inherited: Inherited,
     ) -> Result<Gateway, StartError> {
-        let loaded = config::load(config_path)?;
+        let mut loaded = config::load(config_path)?;
         if !loaded.warnings.is_empty() {
             tracing::warn!("{}", loaded.warnings);
         }
+        let certificates = load_tls(&mut loaded, clock.now().wall)?;
         let config = Arc::new(loaded.config);
-        let certificates = Certificates::load(&config.tls, clock.now().wall)?;
         let state = State::open(&config, &clock)?;
         let bound = edge::listener::bind(&config.listen, worker_count(&config), inherited)?;
         let control = control::runtime()?;
@@ -260,8 +279,14 @@ impl Gateway {
             http: bound.http,
             admin: admin.address(),
         };
+        let (burnt, to_revoke) = mpsc::channel(burnt::WAITING_MAX);
+        control.spawn(burnt::revoke(
+            to_revoke,
+            Arc::clone(&state.keeper),
+            clock.clone(),
+        ));
         let data = DataThreads {
-            shared: state.shared(&clock, &metrics),
+            shared: state.shared(&clock, &metrics, burnt),
             tls: Arc::clone(reloader.tls()),
             connections: Arc::clone(&connections),
             endings: state.keeper.endings(),
@@ -274,13 +299,14 @@ impl Gateway {
             control::Parts {
                 keeper: Arc::clone(&state.keeper),
                 quota: Arc::clone(&state.quota),
+                observed: Arc::clone(&state.observed),
                 clock: clock.clone(),
                 reloader: Arc::clone(&reloader),
                 flusher: Arc::clone(&state.flusher),
                 metrics,
                 addresses: addresses.clone(),
                 watch: shutdown.watch(),
-                started: clock.now().mono,
+                started: clock.now(),
             },
         );
         Ok(Gateway {
@@ -296,6 +322,21 @@ impl Gateway {
             connections,
             log,
         })
+    }
+
+    /// Tells of a limit of open files, in force now, that lets in fewer clients than the file does; `None` is any number.
+    pub(crate) fn warn_of_files(&self, limit: Option<u64>) {
+        let Some(limit) = limit else {
+            return;
+        };
+        // Each client may need one more towards its backend.
+        let room = descriptors::for_clients(limit) / 2;
+        let total_max = self.keeper.snapshot().load().config.connections.total_max;
+        if room < total_max as u64 {
+            tracing::warn!(
+                "connections.total_max is {total_max}, but the limit of {limit} open files has room for {room} clients; raise LimitNOFILE= (ulimit -n), or lower connections.total_max"
+            );
+        }
     }
 
     /// Addresses of the TLS listeners.
@@ -338,6 +379,12 @@ impl Gateway {
         self.finish();
     }
 
+    /// Is no longer ready; gives how long to wait before the drain.
+    pub(crate) fn leave(&self) -> Duration {
+        self.shutdown.leave();
+        self.keeper.snapshot().load().config.server.drain_delay
+    }
+
     /// Begins the drain and returns at once.
     pub(crate) fn drain(&self) {
         let config = &self.keeper.snapshot().load().config;
@@ -351,7 +398,15 @@ impl Gateway {
                 tracing::error!("a worker thread ended by a panic");
             }
         }
-        self.flusher.flush(self.clock.now());
+        let now = self.clock.now();
+        self.flusher.flush(now);
+        let left = self.keeper.retry_unwritten(now.wall);
+        if left > 0 {
+            tracing::error!(
+                changes = left,
+                "the store could not be written to the last: what was told to be in force, not durable, is undone by the next start; do it again"
+            );
+        }
         let _ = std::fs::remove_file(&self.admin_socket);
         if let Some(log) = self.log.take() {
             log.stop();
@@ -373,6 +428,20 @@ impl Gateway {
     pub(crate) fn reopen_logs(&self) {
         if let Some(log) = &self.log {
             log.reopen();
+        }
+    }
+}
+
+/// Reads every file that TLS needs, of both sides. All problems at once.
+fn load_tls(loaded: &mut Loaded, now: Wall) -> Result<Certificates, Vec<TlsProblem>> {
+    let certificates = Certificates::load(&loaded.config.tls, now);
+    let problems = upstream::tls::prepare(&mut loaded.config, &loaded.places);
+    match certificates {
+        Ok(certificates) if problems.is_empty() => Ok(certificates),
+        Ok(_) => Err(problems),
+        Err(mut all) => {
+            all.extend(problems);
+            Err(all)
         }
     }
 }

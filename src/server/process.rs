@@ -15,13 +15,13 @@ use crate::config::AccessLog;
 use crate::config::Config;
 use crate::edge::listener;
 use crate::edge::listener::Inherited;
-use crate::edge::tls::Certificates;
 use crate::model::key::ApiKey;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
 use crate::shutdown;
 use crate::shutdown::Signal;
 use crate::shutdown::Signals;
+use crate::snapshot::Snapshot;
 use crate::snapshot::build;
 use crate::store::Contents;
 use crate::store::Store;
@@ -36,11 +36,13 @@ use super::logging;
 /// `portcullis run`: serves until TERM or INT, then drains.
 pub fn run(config_path: &Path) -> ExitCode {
     start_logging(config_path);
-    protect_memory();
     let inherited = Inherited::from_env();
-    listener::raise_file_limit();
+    let files = listener::raise_file_limit();
     match Gateway::start_on(config_path, Clock::system(), inherited) {
-        Ok(gateway) => serve(gateway),
+        Ok(gateway) => {
+            gateway.warn_of_files(files);
+            serve(gateway)
+        }
         Err(error) => fail(&error),
     }
 }
@@ -82,7 +84,7 @@ pub fn check(config_path: &Path, dump: bool) -> ExitCode {
 }
 
 fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
-    let loaded = if config_path == Path::new("-") {
+    let mut loaded = if config_path == Path::new("-") {
         config::load_piped(std::io::stdin().lock())?
     } else {
         config::load(config_path)?
@@ -91,7 +93,7 @@ fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
     if !loaded.warnings.is_empty() {
         notes.push(loaded.warnings.to_string());
     }
-    let certificates = Certificates::load(&loaded.config.tls, Clock::system().now().wall)?;
+    let certificates = super::load_tls(&mut loaded, Clock::system().now().wall)?;
     notes.extend(certificates.warnings.iter().map(ToString::to_string));
     loggable(&loaded.config).map_err(|error| super::log_error(&loaded.config, &error))?;
     let contents = stored_contents(&loaded.config, &mut notes)?;
@@ -101,6 +103,7 @@ fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
         return Err(StartError::config(build::conflict_text(&built.conflicts)));
     }
     notes.extend(endless_keys(&loaded.config, &contents));
+    notes.extend(widened_keys(&built.snapshot));
     Ok((loaded.config, notes))
 }
 
@@ -144,15 +147,30 @@ fn endless_keys(config: &Config, contents: &Contents) -> Option<String> {
     if ids.is_empty() || !config.key_rules.warn_never {
         return None;
     }
+    Some(format!(
+        "warning: {first} keys that never end: {}; give them an end with `keys update KEY_ID --expires 90d`, or in gateway.toml, or set key_rules.warn_never = false",
+        named(&ids)
+    ))
+}
+
+/// Keys that may do more than the scopes that they list, since their plan knows whole keys only (FF10).
+fn widened_keys(snapshot: &Snapshot) -> Option<String> {
+    let ids: Vec<KeyId> = snapshot.widened().into_iter().collect();
+    (!ids.is_empty()).then(|| {
+        format!(
+            "warning: secret keys that list scopes of their own, and may do all that their tenant may, since their plan has granular_scopes = false: {}; change the plan, or `keys update KEY_ID --inherit` to say so of the key",
+            named(&ids)
+        )
+    })
+}
+
+fn named(ids: &[KeyId]) -> String {
     let named: Vec<String> = ids.iter().take(NAMED_MAX).map(KeyId::to_string).collect();
     let more = match ids.len() - named.len() {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    Some(format!(
-        "warning: {first} keys that never end: {}{more}; give them an end with `keys update KEY_ID --expires 90d`, or in gateway.toml, or set key_rules.warn_never = false",
-        named.join(", ")
-    ))
+    format!("{}{more}", named.join(", "))
 }
 
 /// Whether the file of the access log can be written, or made in its directory.
@@ -222,14 +240,24 @@ fn serve_until_stopped(gateway: &mut Gateway) -> ExitCode {
         }
     }
     shutdown::notify_stopping();
+    let delay = gateway.leave();
+    let again =
+        control.block_on(async { tokio::time::timeout(delay, terminated(&mut signals)).await });
     gateway.drain();
     let hurry = Arc::clone(gateway.shutdown());
     control.spawn(async move {
-        while signals.next().await != Signal::Terminate {}
+        if again.is_err() {
+            terminated(&mut signals).await;
+        }
         hurry.terminate(Duration::ZERO);
     });
     gateway.finish();
     ExitCode::SUCCESS
+}
+
+/// Waits for TERM or INT.
+async fn terminated(signals: &mut Signals) {
+    while signals.next().await != Signal::Terminate {}
 }
 
 /// The level comes from the file before anything else is read from it, so that the start itself is logged.
@@ -239,8 +267,9 @@ fn start_logging(config_path: &Path) {
     logging::start(level);
 }
 
-/// No core file and no debugger of the same user: memory holds TLS keys and, for microseconds, API keys.
-fn protect_memory() {
+/// No core file and no debugger of the same user: memory holds TLS keys and, for microseconds, API keys. For every command, before it
+/// reads anything.
+pub fn protect_memory() {
     let behavior = rustix::process::DumpableBehavior::NotDumpable;
     if let Err(error) = rustix::process::set_dumpable_behavior(behavior) {
         tracing::warn!(%error, "core files of this process could not be switched off");

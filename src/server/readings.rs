@@ -56,11 +56,17 @@ fn process(metrics: &Arc<Metrics>) {
 /// A counter of the edge, by the word that its metric's label says.
 type Event = (&'static str, fn(&ConnectionCounters) -> &AtomicU64);
 
-const EVENTS: [Event; 12] = [
+const EVENTS: [Event; 14] = [
     ("accepted", |counters| &counters.accepted),
     ("refused_total_cap", |counters| &counters.refused_total_cap),
     ("refused_address_cap", |counters| {
         &counters.refused_address_cap
+    }),
+    ("refused_descriptors", |counters| {
+        &counters.refused_descriptors
+    }),
+    ("proxy_header_invalid", |counters| {
+        &counters.proxy_header_invalid
     }),
     ("handshake_failed", |counters| &counters.handshake_failed),
     ("handshake_timeout", |counters| &counters.handshake_timeout),
@@ -114,6 +120,14 @@ fn kept(metrics: &Arc<Metrics>, state: &State) {
         vec![],
         move || snapshot.load().revision as f64,
     );
+    let quota = Arc::clone(&state.quota);
+    metrics.add_reading(
+        "portcullis_auth_failure_sources",
+        "Addresses whose unknown keys are counted; at most 4096",
+        Kind::Gauge,
+        vec![],
+        move || quota.strangers.sources() as f64,
+    );
     let flusher = Arc::clone(&state.flusher);
     metrics.add_reading(
         "portcullis_counter_flush_failures",
@@ -121,6 +135,22 @@ fn kept(metrics: &Arc<Metrics>, state: &State) {
         Kind::Counter,
         vec![],
         move || flusher.failures() as f64,
+    );
+    let flusher = Arc::clone(&state.flusher);
+    metrics.add_reading(
+        "portcullis_counter_flush_failing",
+        "1 while counters cannot be written: limits hold in memory, a crash would forget them",
+        Kind::Gauge,
+        vec![],
+        move || f64::from(u8::from(flusher.failing())),
+    );
+    let keeper = Arc::clone(&state.keeper);
+    metrics.add_reading(
+        "portcullis_changes_not_durable",
+        "Revocations and their like that are in force but could not be written yet",
+        Kind::Gauge,
+        vec![],
+        move || keeper.not_durable() as f64,
     );
 }
 

@@ -19,7 +19,9 @@ use crate::clock::Clock;
 use crate::config;
 use crate::edge::tls;
 use crate::edge::tls::Certificates;
+use crate::snapshot::Snapshot;
 use crate::snapshot::change::Keeper;
+use crate::upstream;
 
 use super::error::tls_text;
 use super::logging;
@@ -107,7 +109,7 @@ impl Reloader {
     }
 
     fn bring_into_force(&self) -> Result<String, String> {
-        let loaded = config::load(&self.path).map_err(|problems| problems.to_string())?;
+        let mut loaded = config::load(&self.path).map_err(|problems| problems.to_string())?;
         let current = Arc::clone(&self.keeper.snapshot().load().config);
         let stuck = current.restart_needed(&loaded.config);
         if !stuck.is_empty() {
@@ -118,7 +120,7 @@ impl Reloader {
                 if stuck.len() == 1 { "it" } else { "them" },
             ));
         }
-        let certificates = Certificates::load(&loaded.config.tls, self.clock.now().wall)
+        let certificates = super::load_tls(&mut loaded, self.clock.now().wall)
             .map_err(|problems| tls_text(&problems))?;
         if !loaded.warnings.is_empty() {
             tracing::warn!("{}", loaded.warnings);
@@ -130,26 +132,34 @@ impl Reloader {
             loaded.config.plans.len(),
         );
         let level = loaded.config.log.level;
-        self.keeper
+        let before = self.keeper.snapshot().load_full();
+        let now = self
+            .keeper
             .replace_config(Arc::new(loaded.config))
             .map_err(|error| error.to_string())?;
+        let widened = newly_widened(&before, &now);
         logging::set_level(level);
         warn(&certificates);
         let expiry = certificates.earliest_expiry.unix_seconds();
         self.first_expiry_unix_seconds
             .store(expiry, Ordering::Relaxed);
         self.tls.store(certificates.server_config);
-        Ok(summary)
+        Ok(match widened {
+            0 => summary,
+            keys => format!(
+                "{summary}\nwarning: {keys} secret keys that list scopes of their own count as whole from now on, since their plan now has granular_scopes = false; `portcullis check` names them"
+            ),
+        })
     }
 
     fn fingerprint(&self) -> Fingerprint {
         let mut hasher = DefaultHasher::new();
         // An unreadable file is a state of its own: the reload then says why.
         std::fs::read(&self.path).ok().hash(&mut hasher);
-        let tls = self.keeper.snapshot().load().config.tls.clone();
+        let config = Arc::clone(&self.keeper.snapshot().load().config);
         Fingerprint {
             config: hasher.finish(),
-            certificates: tls::fingerprint(&tls),
+            certificates: tls::fingerprint(&config.tls) ^ upstream::tls::fingerprint(&config),
         }
     }
 
@@ -186,6 +196,15 @@ impl Reloader {
 /// What one look at the files showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WatchedFiles(Fingerprint);
+
+/// How many keys may do more from now on than the scopes that they list (FF10).
+fn newly_widened(before: &Snapshot, now: &Snapshot) -> usize {
+    let widened = now.widened();
+    match widened.is_empty() {
+        true => 0,
+        false => widened.difference(&before.widened()).count(),
+    }
+}
 
 fn warn(certificates: &Certificates) {
     for warning in &certificates.warnings {

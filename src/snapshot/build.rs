@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use crate::clock::Wall;
 use crate::config::Config;
+use crate::config::Upstream;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::Environment;
@@ -24,11 +26,13 @@ use crate::snapshot::OwnLimits;
 use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
 use crate::snapshot::TenantTable;
-use crate::snapshot::key_table::KeyTable;
+use crate::snapshot::key_table::Gathered;
+use crate::snapshot::place;
 use crate::store::Contents;
-use crate::store::Retired;
-use crate::store::merge;
+use crate::store::Store;
+use crate::store::StoreError;
 use crate::store::merge::Clash;
+use crate::store::merge::Merge;
 
 /// A snapshot just built.
 #[derive(Debug)]
@@ -66,6 +70,22 @@ pub struct Dangling {
     pub count: usize,
 }
 
+/// Builds the view of `config` and of what the store holds, row by row: a million keys are never in memory twice.
+///
+/// # Errors
+/// The store cannot be read (outer), or as `build` (inner).
+pub fn from_store(
+    config: &Arc<Config>,
+    store: &Store,
+    generation: u64,
+) -> Result<Result<Built, BuildError>, StoreError> {
+    let building = store.stream(
+        |contents| Building::begin(config, &contents),
+        |building, key| building.pass(&key),
+    )?;
+    Ok(building.end(config, generation))
+}
+
 /// Builds the view of `config` and `contents`.
 ///
 /// # Errors
@@ -76,66 +96,110 @@ pub fn build(
     contents: &Contents,
     generation: u64,
 ) -> Result<Built, BuildError> {
-    let routes = route_table(&config)?;
-    let declared = merge::declared_keys(&config.declared_keys, &contents.keys, &contents.retired)
-        .map_err(|clash| BuildError::Clash(Box::new(clash)))?;
-    let mut missing = Missing::default();
-    let names = Names::of(&config);
-    let (tenants, conflicts) =
-        tenant_table(&config.tenants, &contents.tenants, &names, &mut missing);
-    let mut scope_sets = ScopeSets::default();
-    let mut entries = Vec::with_capacity(contents.keys.len() + declared.len());
-    for key in contents.keys.iter().chain(&declared) {
-        match entry_of(key, &tenants, &names, &mut scope_sets) {
-            Ok(entry) => entries.push((key.digest, entry)),
-            // What has ended is refused with or without an entry.
-            Err(_) if key.status.is_final() => {}
-            Err((what, name)) => missing.add(what, &name, format!("key {}", key.id)),
-        }
+    let mut building = Building::begin(&config, contents);
+    for key in &contents.keys {
+        building.pass(key);
     }
-    retiring(contents, &mut entries);
-    missing.into_result()?;
-    let snapshot = Snapshot {
-        revision: contents.revision,
-        generation,
-        routes: Arc::new(routes),
-        plans: config.plans.as_slice().into(),
-        tenants: Arc::new(tenants),
-        keys: KeyTable::build(entries.into_iter()),
-        config,
-    };
-    Ok(Built {
-        snapshot,
-        conflicts,
-        scope_sets,
-    })
+    building.end(&config, generation)
 }
 
-/// Adds the digests that a regeneration let live on, each for its key, ending sooner (C-19).
-fn retiring(contents: &Contents, entries: &mut Vec<(Digest, KeyEntry)>) {
-    let until = |retired: &Retired| {
-        retired
-            .until
-            .map(|until| (retired.key, retired.digest, until))
-    };
-    let retiring: Vec<_> = contents.retired.iter().filter_map(until).collect();
-    if retiring.is_empty() {
-        return;
-    }
-    let wanted: HashSet<KeyId> = retiring.iter().map(|(id, _, _)| *id).collect();
-    let own = entries
-        .iter()
-        .filter(|(_, entry)| wanted.contains(&entry.id));
-    let own: HashMap<KeyId, KeyEntry> = own.map(|(_, entry)| (entry.id, entry.clone())).collect();
-    for (id, digest, until) in retiring {
-        if let Some(entry) = own.get(&id) {
-            let expires = entry.expires.min(until);
-            let older = KeyEntry {
-                expires,
-                ..entry.clone()
-            };
-            entries.push((digest, older));
+/// A view in the making, of which the keys come one by one.
+struct Building<'a> {
+    names: Names<'a>,
+    revision: u64,
+    merge: Merge<'a>,
+    /// The first key that cannot stand beside one of the file.
+    clash: Option<Clash>,
+    missing: Missing,
+    tenants: TenantTable,
+    conflicts: Vec<TenantId>,
+    scope_sets: ScopeSets,
+    keys: Gathered,
+    /// Digests that a regeneration let live on, by key, each with its end (C-19).
+    overlaps: HashMap<KeyId, Vec<(Digest, Wall)>>,
+}
+
+impl<'a> Building<'a> {
+    fn begin(config: &'a Config, contents: &Contents) -> Building<'a> {
+        let mut missing = Missing::default();
+        let names = Names::of(config);
+        let (tenants, conflicts) =
+            tenant_table(&config.tenants, &contents.tenants, &names, &mut missing);
+        let mut overlaps: HashMap<KeyId, Vec<(Digest, Wall)>> = HashMap::new();
+        for old in &contents.retired {
+            if let Some(until) = old.until {
+                overlaps
+                    .entry(old.key)
+                    .or_default()
+                    .push((old.digest, until));
+            }
         }
+        Building {
+            names,
+            revision: contents.revision,
+            merge: Merge::new(&config.declared_keys, &contents.retired),
+            clash: None,
+            missing,
+            tenants,
+            conflicts,
+            scope_sets: ScopeSets::default(),
+            keys: Gathered::new(),
+            overlaps,
+        }
+    }
+
+    /// Takes a key of the store.
+    fn pass(&mut self, key: &ApiKey) {
+        match self.merge.beside(key) {
+            Ok(()) => self.add(key),
+            Err(clash) => self.clash = self.clash.take().or(Some(clash)),
+        }
+    }
+
+    /// Adds a key under its digest, and under those that still stand for it, ending sooner.
+    fn add(&mut self, key: &ApiKey) {
+        match entry_of(key, &self.tenants, &self.names, &mut self.scope_sets) {
+            Ok(entry) => {
+                for (digest, until) in self.overlaps.get(&key.id).into_iter().flatten() {
+                    let expires = entry.expires.min(*until);
+                    let older = KeyEntry {
+                        expires,
+                        ..entry.clone()
+                    };
+                    self.keys.push(*digest, older);
+                }
+                self.keys.push(key.digest, entry);
+            }
+            // What has ended is refused with or without an entry.
+            Err(_) if key.status.is_final() => {}
+            Err((what, name)) => self.missing.add(what, &name, format!("key {}", key.id)),
+        }
+    }
+
+    fn end(mut self, config: &Arc<Config>, generation: u64) -> Result<Built, BuildError> {
+        let routes = route_table(config)?;
+        if let Some(clash) = self.clash.take() {
+            return Err(BuildError::Clash(Box::new(clash)));
+        }
+        let merge = std::mem::replace(&mut self.merge, Merge::new(&[], &[]));
+        for key in merge.into_keys() {
+            self.add(&key);
+        }
+        self.missing.into_result()?;
+        let snapshot = Snapshot {
+            revision: self.revision,
+            generation,
+            routes: Arc::new(routes),
+            plans: config.plans.as_slice().into(),
+            tenants: Arc::new(self.tenants),
+            keys: self.keys.into_table(),
+            config: Arc::clone(config),
+        };
+        Ok(Built {
+            snapshot,
+            conflicts: self.conflicts,
+            scope_sets: self.scope_sets,
+        })
     }
 }
 
@@ -190,6 +254,7 @@ pub(super) fn tenant_entry(
             burst: tenant.burst,
         },
         suspended: tenant.suspended,
+        places: place::places(tenant, names.upstreams),
     })
 }
 
@@ -197,6 +262,7 @@ pub(super) fn tenant_entry(
 pub(super) struct Names<'a> {
     plan_index: HashMap<&'a str, u32>,
     environments: &'a [String],
+    upstreams: &'a [Arc<Upstream>],
 }
 
 impl<'a> Names<'a> {
@@ -207,6 +273,7 @@ impl<'a> Names<'a> {
                 .map(|(index, plan)| (plan.name.as_str(), index as u32))
                 .collect(),
             environments: &config.environments,
+            upstreams: &config.upstreams,
         }
     }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -23,6 +25,7 @@ use crate::snapshot::build::BuildError;
 use crate::snapshot::build::Names;
 use crate::snapshot::build::ScopeSets;
 use crate::store::Failure;
+use crate::store::KeyFilter;
 use crate::store::Outcome;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -30,6 +33,7 @@ use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::outcome::LastUsed;
+use crate::store::sqlite::Write;
 use crate::store::verbs;
 use crate::store::verbs::Change;
 use crate::store::verbs::Declared;
@@ -42,6 +46,8 @@ pub struct Keeper {
     /// Told after each swap that may have ended requests in flight.
     endings: watch::Sender<()>,
     last_used: Box<LastUsed>,
+    /// How many changes are in force but not in the store, for metrics.
+    not_durable: AtomicUsize,
 }
 
 struct State {
@@ -88,8 +94,8 @@ impl Keeper {
         config: Arc<Config>,
         last_used: Box<LastUsed>,
     ) -> Result<(Keeper, Vec<TenantId>), KeeperError> {
-        let contents = store.load().map_err(KeeperError::Store)?;
-        let built = build::build(config, &contents, 1).map_err(KeeperError::Build)?;
+        let built = build::from_store(&config, &store, 1).map_err(KeeperError::Store)?;
+        let built = built.map_err(KeeperError::Build)?;
         let state = State {
             store,
             scope_sets: built.scope_sets,
@@ -101,6 +107,7 @@ impl Keeper {
             snapshot: Arc::new(ArcSwap::from_pointee(built.snapshot)),
             endings: watch::Sender::new(()),
             last_used,
+            not_durable: AtomicUsize::new(0),
         };
         Ok((keeper, built.conflicts))
     }
@@ -137,9 +144,12 @@ impl Keeper {
                 }
                 for verb in imposed {
                     if !state.unwritten.contains(&verb) {
+                        let (verb_name, of) = verb.label();
+                        tracing::error!(verb = verb_name, of, %error, "in force, not durable: trying on; a crash now would undo it");
                         state.unwritten.push(verb);
                     }
                 }
+                self.note_unwritten(&state);
                 self.endings.send_replace(());
                 Err(VerbError::not_durable(&error))
             }
@@ -154,9 +164,11 @@ impl Keeper {
     /// The old one stays in force.
     pub fn replace_config(&self, config: Arc<Config>) -> Result<Arc<Snapshot>, KeeperError> {
         let mut state = self.lock();
-        let contents = state.store.load().map_err(KeeperError::Store)?;
         let generation = self.snapshot.load().generation + 1;
-        let built = build::build(config, &contents, generation).map_err(KeeperError::Build)?;
+        let built = build::from_store(&config, &state.store, generation);
+        let built = built
+            .map_err(KeeperError::Store)?
+            .map_err(KeeperError::Build)?;
         if !built.conflicts.is_empty() {
             return Err(KeeperError::Conflicts(built.conflicts));
         }
@@ -180,7 +192,19 @@ impl Keeper {
         state.free_unread();
         // A failure shows in the number that is left.
         let _failed = self.write_unwritten(&mut state, now);
+        self.note_unwritten(&state);
         state.unwritten.len()
+    }
+
+    /// How many changes are in force but could not be written yet.
+    #[must_use]
+    pub fn not_durable(&self) -> usize {
+        self.not_durable.load(Ordering::Relaxed)
+    }
+
+    fn note_unwritten(&self, state: &State) {
+        self.not_durable
+            .store(state.unwritten.len(), Ordering::Relaxed);
     }
 
     /// Makes every later write of the store fail, as a full disk would.
@@ -234,7 +258,19 @@ impl Keeper {
         };
         let next = with_statuses(&current, &digests, status);
         self.snapshot.store(Arc::new(next));
-        ids.into_iter().map(|id| Verb::KeyRevoke { id }).collect()
+        let mut unwritten: Vec<Verb> = ids.into_iter().map(|id| Verb::KeyRevoke { id }).collect();
+        let texts = prepared.writes.iter().filter_map(|write| match write {
+            Write::EndRetired(digest, _) => Some(digest.hex()),
+            _ => None,
+        });
+        let texts: Vec<String> = texts.collect();
+        if !texts.is_empty() {
+            unwritten.push(Verb::KeyRevokeMany(KeyFilter {
+                keys: Some(texts),
+                ..KeyFilter::default()
+            }));
+        }
+        unwritten
     }
 
     /// Writes in the order of the acts, and stops at the first that fails for the store's sake.
@@ -314,12 +350,12 @@ fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
         Verb::KeyDelete { id } => impose_on_key(&current, id, KeyStatus::Deleted),
         Verb::KeyDeactivate { id } => impose_on_key(&current, id, KeyStatus::Inactive),
         Verb::TenantSuspend { id } => impose_on_tenant(&current, id),
+        Verb::KeyRevokeMany(which) => impose_on_texts(&current, which),
         Verb::KeyCreate(_)
         | Verb::KeyList(_)
         | Verb::KeyUpdate(_)
         | Verb::KeyRotate { .. }
         | Verb::KeyImport { .. }
-        | Verb::KeyRevokeMany(_)
         | Verb::TenantUpdate(_)
         | Verb::KeyShow { .. }
         | Verb::KeyActivate { .. }
@@ -345,6 +381,14 @@ fn impose_on_key(current: &Snapshot, id: &str, status: KeyStatus) -> Option<Snap
     let of_key = current.keys.iter().filter(|(_, entry)| entry.id == id);
     let digests: Vec<Digest> = of_key.map(|(digest, _)| *digest).collect();
     (!digests.is_empty()).then(|| with_statuses(current, &digests, status))
+}
+
+/// Ends texts alone, as `impose_on_many` notes them.
+fn impose_on_texts(current: &Snapshot, which: &KeyFilter) -> Option<Snapshot> {
+    let texts = which.keys.iter().flatten();
+    let digest = |text: &String| Digest::from_hex(text.strip_prefix("sha256:")?).ok();
+    let digests: Vec<Digest> = texts.filter_map(digest).collect();
+    (!digests.is_empty()).then(|| with_statuses(current, &digests, KeyStatus::Revoked))
 }
 
 /// Those of the keys that have not ended for good, with another status.

@@ -36,11 +36,11 @@ impl KeyTable {
     /// A table of these keys; a digest that comes twice keeps the last.
     #[must_use]
     pub fn build(keys: impl Iterator<Item = (Digest, KeyEntry)>) -> KeyTable {
-        let mut shards: Vec<Vec<Row>> = (0..SHARDS).map(|_| Vec::new()).collect();
+        let mut gathered = Gathered::new();
         for (digest, entry) in keys {
-            shards[shard_of(&digest)].push((digest, entry));
+            gathered.push(digest, entry);
         }
-        KeyTable::of(shards.into_iter().map(Shard::build).map(Arc::new).collect())
+        gathered.into_table()
     }
 
     fn of(shards: Vec<Arc<Shard>>) -> KeyTable {
@@ -88,6 +88,35 @@ impl KeyTable {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+}
+
+/// A table in the making: rows come one by one, and none is held twice.
+#[derive(Debug)]
+pub struct Gathered(Vec<Vec<Row>>);
+
+impl Gathered {
+    /// No rows yet.
+    #[must_use]
+    pub fn new() -> Gathered {
+        Gathered((0..SHARDS).map(|_| Vec::new()).collect())
+    }
+
+    /// Adds a row.
+    pub fn push(&mut self, digest: Digest, entry: KeyEntry) {
+        self.0[shard_of(&digest)].push((digest, entry));
+    }
+
+    /// The table of these rows; a digest that came twice keeps the last.
+    #[must_use]
+    pub fn into_table(self) -> KeyTable {
+        KeyTable::of(self.0.into_iter().map(Shard::build).map(Arc::new).collect())
+    }
+}
+
+impl Default for Gathered {
+    fn default() -> Gathered {
+        Gathered::new()
     }
 }
 

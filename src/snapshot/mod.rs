@@ -1,5 +1,6 @@
 //! The immutable view that one request sees: configuration, routes, tenants, plans and keys.
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use http::HeaderValue;
 
 use crate::clock::Wall;
 use crate::config::Config;
+use crate::config::Destination;
 use crate::model::binding::Binding;
 use crate::model::key::Digest;
 use crate::model::key::Environment;
@@ -23,6 +25,7 @@ use crate::model::tenant::TenantId;
 pub mod build;
 pub mod change;
 pub mod key_table;
+pub mod place;
 
 /// Everything a request needs to be judged, of one moment.
 #[derive(Debug)]
@@ -67,6 +70,8 @@ pub struct TenantEntry {
     pub own: OwnLimits,
     /// Its keys get 403.
     pub suspended: bool,
+    /// Its own places behind upstreams, by index into `Config::upstreams`; mostly none.
+    pub places: Vec<(usize, Arc<Destination>)>,
 }
 
 /// A key as a request sees it; kept small, since there may be a million.
@@ -122,6 +127,28 @@ impl OwnLimits {
 
 /// The expiry of a key that has none.
 pub const NEVER_EXPIRES: Wall = Wall(u64::MAX);
+
+impl Snapshot {
+    /// Whether a key counts as whole, whatever scopes it lists: its plan knows no others (FF10). A public key stands in web pages and never
+    /// gets more than its list.
+    #[must_use]
+    pub fn counts_as_whole(&self, key: &KeyEntry) -> bool {
+        !self.plan_of(key).granular_scopes && key.kind == KeyKind::Secret
+    }
+
+    /// Keys that list scopes of their own and count as whole all the same, in order; those that have ended left out.
+    #[must_use]
+    pub fn widened(&self) -> BTreeSet<KeyId> {
+        if self.plans.iter().all(|plan| plan.granular_scopes) {
+            return BTreeSet::new();
+        }
+        let lists = |key: &KeyEntry| matches!(key.scopes, Scopes::Listed(_));
+        let keys = self.keys.iter().map(|(_, key)| key);
+        keys.filter(|key| lists(key) && !key.status.is_final() && self.counts_as_whole(key))
+            .map(|key| key.id)
+            .collect()
+    }
+}
 
 impl KeyEntry {
     /// Whether the key has expired at this point of the wall clock (FA6: judged at each request, by no sweeper).

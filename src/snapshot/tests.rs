@@ -284,6 +284,38 @@ fn a_revocation_that_cannot_be_written_is_in_force_and_written_later() {
     in_force(&bench);
 }
 
+// The same for the old text of a key that was regenerated with an overlap: it ends alone.
+#[test]
+fn the_end_of_a_text_that_cannot_be_written_is_in_force_and_written_later() {
+    let bench = Bench::new();
+    let (id, old) = bench.key(new());
+    let overlap = Verb::KeyRegenerate {
+        id,
+        overlap_seconds: 3600,
+    };
+    let (_, digest) = issued(bench.done(overlap));
+    bench.keeper.refuse_writes(true);
+    let leaked = Verb::KeyRevokeMany(KeyFilter {
+        keys: Some(vec![old.hex()]),
+        ..KeyFilter::default()
+    });
+    let error = bench.try_to(leaked).unwrap_err();
+    assert!(error.text.contains("in force, not durable"), "{error}");
+    let in_force = |bench: &Bench| {
+        let view = bench.view();
+        let lives = |entry: &KeyEntry| !entry.status.is_final() && !entry.expired(NOW);
+        assert!(!view.key(&old).is_some_and(lives), "{:?}", view.key(&old));
+        assert_eq!(bench.status(&digest), Some(KeyStatus::Active));
+    };
+    in_force(&bench);
+    bench.keeper.replace_config(with_plans("")).unwrap();
+    in_force(&bench);
+    bench.keeper.refuse_writes(false);
+    assert_eq!(bench.keeper.retry_unwritten(NOW), 0);
+    let bench = bench.restarted(with_plans("")).unwrap();
+    in_force(&bench);
+}
+
 // Freeing a view may mean freeing most of a million keys: no request is to wait for that.
 #[test]
 fn a_replaced_view_is_freed_by_the_keeper_and_not_by_who_read_it_last() {

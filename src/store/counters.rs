@@ -19,6 +19,7 @@ use crate::store::error::EXIT_CONFIG;
 use crate::store::error::EXIT_PERMISSION;
 use crate::store::error::EXIT_UNAVAILABLE;
 use crate::store::lock::own_like_directory;
+use crate::store::whole;
 
 /// Whose counters they are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +92,8 @@ pub struct Counters {
     connection: Connection,
     path: PathBuf,
     boot_id: String,
+    /// Whether each save is on the disk when it returns.
+    synced: bool,
 }
 
 /// Why the file cannot be used. The file is left as it is.
@@ -150,7 +153,7 @@ impl Counters {
         boot_id: &str,
     ) -> Result<(Counters, Vec<Row>), CountersError> {
         let path = directory.join(FILE);
-        let loaded = make_private(directory, &path)
+        let loaded = make(directory, &path, now, boot_id)
             .and_then(|()| Connection::open(&path).map_err(Problem::Sqlite))
             .and_then(|connection| load(connection, now, boot_id));
         match loaded {
@@ -159,6 +162,7 @@ impl Counters {
                     connection,
                     path,
                     boot_id: boot_id.to_owned(),
+                    synced: false,
                 };
                 Ok((counters, rows))
             }
@@ -166,7 +170,21 @@ impl Counters {
         }
     }
 
-    /// Writes a batch, all of it or none. A `kill -9` afterwards forgets nothing of it; a loss of power may (the file is not synced on each save).
+    /// Says whether every later save is synced, so that not even a loss of power forgets it.
+    ///
+    /// # Errors
+    /// `CountersError`; it stays as it was.
+    pub fn sync_saves(&mut self, synced: bool) -> Result<(), CountersError> {
+        if self.synced != synced {
+            let level = if synced { "FULL" } else { "NORMAL" };
+            let set = self.connection.pragma_update(None, "synchronous", level);
+            set.map_err(|error| Problem::Sqlite(error).at(self.path.clone()))?;
+            self.synced = synced;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch, all of it or none. A `kill -9` afterwards forgets nothing of it; a loss of power may, unless saves are synced.
     ///
     /// # Errors
     /// `CountersError`; nothing was written, and the batch should be offered again.
@@ -185,25 +203,50 @@ impl Counters {
 }
 
 /// What went wrong, before it is known in which file.
-enum Problem {
+#[derive(Debug)]
+pub(super) enum Problem {
     Newer(i64),
     Damaged(String),
     Sqlite(rusqlite::Error),
     Io(std::io::Error),
 }
 
-/// Makes the file for its owner alone if there is none; SQLite gives the files beside it the same mode.
-fn make_private(directory: &Path, path: &Path) -> Result<(), Problem> {
-    let made = std::fs::OpenOptions::new()
+/// Makes `counters.db`, for its owner alone, under another name and moves it there whole: an empty or half-made one is then always damage
+/// and never taken for "nothing was used". SQLite gives the files beside it the same mode.
+fn make(directory: &Path, path: &Path, now: Now, boot_id: &str) -> Result<(), Problem> {
+    if path.try_exists().map_err(Problem::Io)? {
+        return Ok(());
+    }
+    let fresh = directory.join("counters.db.new");
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Problem::Io(error));
+        }
+        _ => {}
+    }
+    std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path);
-    match made {
-        Ok(_) => own_like_directory(directory, path).map_err(Problem::Io),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(Problem::Io(error)),
-    }
+        .open(&fresh)
+        .and_then(|_| own_like_directory(directory, &fresh))
+        .map_err(Problem::Io)?;
+    let mut connection = Connection::open(&fresh)?;
+    lay_out(&mut connection, now, boot_id)?;
+    connection.close().map_err(|(_connection, error)| error)?;
+    std::fs::rename(&fresh, path).map_err(Problem::Io)
+}
+
+/// Makes a new database a counter file without counters.
+pub(super) fn lay_out(
+    connection: &mut Connection,
+    now: Now,
+    boot_id: &str,
+) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(SCHEMA)?;
+    write_meta(&transaction, now, boot_id)?;
+    transaction.commit()
 }
 
 impl From<rusqlite::Error> for Problem {
@@ -241,31 +284,26 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     }
 }
 
-fn load(
+pub(super) fn load(
     mut connection: Connection,
     now: Now,
     boot_id: &str,
 ) -> Result<(Connection, Vec<Row>), Problem> {
     connection.busy_timeout(BUSY)?;
+    whole::leave_alone(&connection, true)?;
     let transaction = connection.transaction()?;
-    if is_empty(&transaction)? {
-        transaction.execute_batch(SCHEMA)?;
-        write_meta(&transaction, now, boot_id)?;
-    }
     check_format(&transaction)?;
+    if let Some(what) = whole::damage(&transaction)? {
+        return Err(Problem::Damaged(what));
+    }
     move_to_this_boot(&transaction, now, boot_id)?;
     let rows = read_rows(&transaction)?;
     transaction.commit()?;
     // Only now: a file that is not ours must not be changed, and the journal mode is written to the file.
+    whole::leave_alone(&connection, false)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     Ok((connection, rows))
-}
-
-fn is_empty(transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
-    transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| {
-        row.get(0)
-    })
 }
 
 fn check_format(transaction: &Transaction<'_>) -> Result<(), Problem> {
@@ -343,7 +381,7 @@ fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, Problem> {
         Some(opened_micros) => Some(SavedQuota {
             opened_micros,
             opened_wall: Wall(unsigned(row.get(2)?).ok_or_else(damaged)?),
-            seconds: row.get(3)?,
+            seconds: length(row.get(3)?).ok_or_else(damaged)?,
             used: row.get(4)?,
         }),
         None => None,
@@ -351,7 +389,7 @@ fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, Problem> {
     let base: Option<i64> = row.get(5)?;
     let burst = match base {
         Some(base) => Some(SavedBurst {
-            seconds: row.get(6)?,
+            seconds: length(row.get(6)?).ok_or_else(damaged)?,
             log: unpack(base, row.get_ref(7)?.as_blob().map_err(|_| damaged())?)
                 .ok_or_else(damaged)?,
         }),
@@ -380,7 +418,7 @@ fn read_usage(connection: &Connection) -> Result<Vec<UsageRow>, Problem> {
     Ok(rows)
 }
 
-fn write(
+pub(super) fn write(
     connection: &mut Connection,
     batch: &Batch<'_>,
     now: Now,
@@ -437,18 +475,29 @@ fn pack(log: &[(i64, u32)]) -> Vec<u8> {
     packed
 }
 
+/// A window has a length.
+fn length(seconds: u32) -> Option<u32> {
+    (seconds > 0).then_some(seconds)
+}
+
+/// `None` where times do not go forward or the counts are more than there can be: then another hand wrote it.
 fn unpack(base: i64, packed: &[u8]) -> Option<Vec<(i64, u32)>> {
     if !packed.len().is_multiple_of(PACKED_BYTES) {
         return None;
     }
     let mut total: u32 = 0;
+    let mut latest = 0;
     packed
         .chunks_exact(PACKED_BYTES)
-        .map(|chunk| {
+        .enumerate()
+        .map(|(index, chunk)| {
             let after = i64::from_le_bytes(chunk[..8].try_into().ok()?);
             let count = u32::from_le_bytes(chunk[8..].try_into().ok()?);
             total = total.checked_add(count)?;
-            Some((base.saturating_add(after), count))
+            // The first is the base itself.
+            let forward = after >= latest && (index > 0 || after == 0);
+            latest = after;
+            forward.then_some((base.checked_add(after)?, count))
         })
         .collect()
 }
@@ -743,6 +792,27 @@ mod tests {
             ),
             (
                 make("UPDATE limit_state SET burst_log = NULL"),
+                "makes no sense",
+            ),
+            // Found by the property: they were taken, the last two with times that no save could have written.
+            (
+                make("UPDATE limit_state SET quota_seconds = 0 WHERE quota_seconds > 0"),
+                "makes no sense",
+            ),
+            (
+                make("UPDATE limit_state SET burst_seconds = 0 WHERE burst_seconds > 0"),
+                "makes no sense",
+            ),
+            (
+                make(
+                    "UPDATE limit_state SET burst_log = x'ffffffffffffff7f01000000000000000000000001000000'",
+                ),
+                "makes no sense",
+            ),
+            (
+                make(
+                    "UPDATE limit_state SET burst_base = 9223372036854775807, burst_log = x'010000000000000001000000'",
+                ),
                 "makes no sense",
             ),
             (

@@ -41,27 +41,43 @@ impl fmt::Display for Clash {
 
 impl std::error::Error for Clash {}
 
-/// The file's keys as they stand beside the store's: one whose digest has a tombstone is revoked for good (FA10), one whose
-/// id has a row of the store is left out, since that row is listed.
-///
-/// # Errors
-/// A live key of the store has the same id or digest; or the id has ended with another digest.
-pub fn declared_keys(
-    declared: &[ApiKey],
-    stored: &[ApiKey],
-    retired: &[Retired],
-) -> Result<Vec<ApiKey>, Clash> {
-    if declared.is_empty() {
-        return Ok(Vec::new());
+/// The file's keys as they stand beside the store's, which pass by one after the other: one whose digest has a tombstone is revoked for
+/// good (FA10), one whose id has a row of the store is left out, since that row is listed.
+#[derive(Debug)]
+pub struct Merge<'a> {
+    declared: &'a [ApiKey],
+    by_id: HashMap<KeyId, &'a ApiKey>,
+    by_digest: HashMap<Digest, &'a ApiKey>,
+    /// Digests that have ended for good; asked of those of the file alone.
+    ended: HashSet<Digest>,
+    listed: HashSet<KeyId>,
+}
+
+impl<'a> Merge<'a> {
+    /// Nothing of the store has passed by yet but what was retired.
+    #[must_use]
+    pub fn new(declared: &'a [ApiKey], retired: &[Retired]) -> Merge<'a> {
+        let by_digest: HashMap<Digest, &ApiKey> =
+            declared.iter().map(|key| (key.digest, key)).collect();
+        let retired = retired.iter().map(|old| old.digest);
+        Merge {
+            declared,
+            by_id: declared.iter().map(|key| (key.id, key)).collect(),
+            ended: retired
+                .filter(|digest| by_digest.contains_key(digest))
+                .collect(),
+            by_digest,
+            listed: HashSet::new(),
+        }
     }
-    let by_id: HashMap<KeyId, &ApiKey> = declared.iter().map(|key| (key.id, key)).collect();
-    let by_digest: HashMap<Digest, &ApiKey> =
-        declared.iter().map(|key| (key.digest, key)).collect();
-    let mut ended: HashSet<Digest> = retired.iter().map(|old| old.digest).collect();
-    let mut listed = HashSet::new();
-    for key in stored {
-        let same_id = by_id.get(&key.id).copied();
-        let same_digest = by_digest.get(&key.digest).copied();
+
+    /// A key of the store passes by.
+    ///
+    /// # Errors
+    /// It lives and has the id or digest of one of the file's; or that id has ended with another digest.
+    pub fn beside(&mut self, key: &ApiKey) -> Result<(), Clash> {
+        let same_id = self.by_id.get(&key.id).copied();
+        let same_digest = self.by_digest.get(&key.digest).copied();
         let live = !key.status.is_final();
         for file in same_id.iter().chain(&same_digest) {
             if live || (file.id == key.id && file.digest != key.digest) {
@@ -71,21 +87,24 @@ pub fn declared_keys(
                     live,
                 });
             }
-            ended.insert(file.digest);
+            self.ended.insert(file.digest);
         }
         if same_id.is_some() {
-            listed.insert(key.id);
+            self.listed.insert(key.id);
         }
+        Ok(())
     }
-    let mut keys: Vec<ApiKey> = declared
-        .iter()
-        .filter(|key| !listed.contains(&key.id))
-        .cloned()
-        .collect();
-    for key in &mut keys {
-        if ended.contains(&key.digest) {
-            key.status = KeyStatus::Revoked;
+
+    /// The file's keys that are to stand beside all that passed by.
+    #[must_use]
+    pub fn into_keys(self) -> Vec<ApiKey> {
+        let unlisted = |key: &&ApiKey| !self.listed.contains(&key.id);
+        let mut keys: Vec<ApiKey> = self.declared.iter().filter(unlisted).cloned().collect();
+        for key in &mut keys {
+            if self.ended.contains(&key.digest) {
+                key.status = KeyStatus::Revoked;
+            }
         }
+        keys
     }
-    Ok(keys)
 }

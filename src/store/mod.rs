@@ -17,10 +17,13 @@ pub mod error;
 mod lock;
 pub mod merge;
 pub mod outcome;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 pub mod request;
 mod rows;
 pub mod sqlite;
 pub mod verbs;
+mod whole;
 
 pub use error::StoreError;
 pub use outcome::Failure;

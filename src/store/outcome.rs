@@ -1,5 +1,6 @@
 //! What a verb answers: the views of keys and tenants, the key text shown once, and the refusals.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -9,6 +10,7 @@ use serde::Serialize;
 use zeroize::Zeroize;
 
 use crate::clock::Wall;
+use crate::config::KeyLabels;
 use crate::model::key::ApiKey;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
@@ -93,6 +95,9 @@ pub enum Outcome {
         changed: bool,
         /// One sentence for the operator.
         said: String,
+        /// What the operator should know beside.
+        #[serde(default)]
+        notes: Vec<String>,
     },
     /// Keys.
     Keys {
@@ -112,6 +117,9 @@ pub enum Outcome {
         changed: bool,
         /// One sentence for the operator.
         said: String,
+        /// What the operator should know beside.
+        #[serde(default)]
+        notes: Vec<String>,
     },
     /// Tenants.
     Tenants {
@@ -152,6 +160,9 @@ pub struct KeyView {
     pub last_used_at: Option<String>,
     /// `active`, `inactive`, `expired`, `revoked` (FA11), or `deleted`.
     pub status: String,
+    /// What `[key_labels]` calls that (C-17).
+    #[serde(default)]
+    pub status_label: String,
     /// The end user that it acts for.
     #[serde(default)]
     pub subject: Option<String>,
@@ -180,7 +191,8 @@ pub fn status_word(key: &ApiKey, now: Wall) -> &'static str {
 impl KeyView {
     /// How a key looks at this point of the wall clock.
     #[must_use]
-    pub fn of(key: &ApiKey, now: Wall, last_used: Option<Wall>) -> KeyView {
+    pub fn of(key: &ApiKey, now: Wall, last_used: Option<Wall>, labels: &KeyLabels) -> KeyView {
+        let status = status_word(key, now);
         KeyView {
             id: key.id.to_string(),
             name: key.name.clone(),
@@ -195,7 +207,8 @@ impl KeyView {
             created_at: (key.created != Wall::default()).then(|| rfc3339(key.created)),
             expires_at: key.expires.map(rfc3339),
             last_used_at: last_used.map(rfc3339),
-            status: status_word(key, now).to_owned(),
+            status: status.to_owned(),
+            status_label: labels.of(status).to_owned(),
             subject: key.binding.subject.as_deref().map(str::to_owned),
             origins: (key.binding.origins.iter())
                 .map(ToString::to_string)
@@ -225,6 +238,9 @@ pub struct TenantView {
     /// Its own burst.
     #[serde(default)]
     pub burst: Option<String>,
+    /// Its own servers by name of the upstream.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub upstreams: BTreeMap<String, String>,
     /// `active` or `suspended`.
     pub status: String,
     /// `store` or `file`.
@@ -242,6 +258,7 @@ impl TenantView {
             scopes: scope_texts(&tenant.scopes),
             quota: tenant.quota.text(),
             burst: tenant.burst.text(),
+            upstreams: tenant.upstreams.clone(),
             status: if tenant.suspended {
                 "suspended"
             } else {

@@ -1,5 +1,7 @@
 //! The longer things that a verb may carry: which keys are meant, what is to change, what is to be imported.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -106,6 +108,8 @@ pub struct TenantUpdate {
     pub quota: Option<String>,
     /// Its own burst.
     pub burst: Option<String>,
+    /// Its own servers by name of the upstream; an empty text takes them away.
+    pub upstreams: BTreeMap<String, String>,
 }
 
 /// A key that was issued elsewhere: by value, or by digest alone.

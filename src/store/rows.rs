@@ -1,5 +1,6 @@
 //! Rows of `keys.db` to keys and tenants, and back.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -31,7 +32,8 @@ pub(super) const KEY_COLUMNS: &str = "id, digest, name, kind, environment, tenan
      subject, origins, cidrs, note";
 
 /// The columns that `tenant` reads, in its order.
-pub(super) const TENANT_COLUMNS: &str = "id, name, plan, suspended, scopes, quota, burst";
+pub(super) const TENANT_COLUMNS: &str =
+    "id, name, plan, suspended, scopes, quota, burst, upstreams";
 
 pub(super) fn key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
     let id: String = row.get(0)?;
@@ -139,6 +141,7 @@ pub(super) fn tenant(row: &Row<'_>) -> rusqlite::Result<Tenant> {
         scopes: scopes(row.get_ref(4)?.as_str_or_null()?).map_err(bad(4))?,
         quota: Override::parse(row.get_ref(5)?.as_str_or_null()?).map_err(bad(5))?,
         burst: Override::parse(row.get_ref(6)?.as_str_or_null()?).map_err(bad(6))?,
+        upstreams: upstreams(row.get_ref(7)?.as_str_or_null()?).map_err(bad(7))?,
         origin: Origin::Store,
     })
 }
@@ -149,7 +152,7 @@ pub(super) fn insert_tenant(
     created: Wall,
 ) -> rusqlite::Result<usize> {
     let sql = format!(
-        "INSERT INTO tenant ({TENANT_COLUMNS}, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+        "INSERT INTO tenant ({TENANT_COLUMNS}, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
     );
     connection.execute(
         &sql,
@@ -161,6 +164,7 @@ pub(super) fn insert_tenant(
             scopes_text(&tenant.scopes),
             tenant.quota.text(),
             tenant.burst.text(),
+            upstreams_text(&tenant.upstreams),
             micros(created)
         ],
     )
@@ -169,7 +173,8 @@ pub(super) fn insert_tenant(
 /// Writes everything of a tenant but its id.
 pub(super) fn update_tenant(connection: &Connection, tenant: &Tenant) -> rusqlite::Result<usize> {
     connection.execute(
-        "UPDATE tenant SET name = ?2, plan = ?3, suspended = ?4, scopes = ?5, quota = ?6, burst = ?7
+        "UPDATE tenant SET name = ?2, plan = ?3, suspended = ?4, scopes = ?5, quota = ?6, burst = ?7,
+             upstreams = ?8
          WHERE id = ?1",
         params![
             tenant.id.as_str(),
@@ -179,6 +184,7 @@ pub(super) fn update_tenant(connection: &Connection, tenant: &Tenant) -> rusqlit
             scopes_text(&tenant.scopes),
             tenant.quota.text(),
             tenant.burst.text(),
+            upstreams_text(&tenant.upstreams),
         ],
     )
 }
@@ -218,6 +224,15 @@ fn scopes_text(scopes: &Scopes) -> Option<String> {
             Some(texts.join(" "))
         }
     }
+}
+
+fn upstreams(text: Option<&str>) -> Result<BTreeMap<String, String>, serde_json::Error> {
+    text.map_or_else(|| Ok(BTreeMap::new()), serde_json::from_str)
+}
+
+fn upstreams_text(upstreams: &BTreeMap<String, String>) -> Option<String> {
+    let text = serde_json::to_string(upstreams).ok();
+    text.filter(|_| !upstreams.is_empty())
 }
 
 /// The words of a column that holds a list; none when it is NULL.

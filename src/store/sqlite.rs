@@ -29,6 +29,7 @@ use crate::store::error::StoreError;
 use crate::store::lock::DirectoryLock;
 use crate::store::lock::own_like_directory;
 use crate::store::rows;
+use crate::store::whole;
 
 /// The open store. While it exists, no other process can open it.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub enum Write {
         /// Until then the old one still works; `None` is not at all.
         until: Option<Wall>,
     },
+    /// The end, now, of a digest that was retired and still works.
+    EndRetired(Digest, Wall),
     /// A new tenant.
     InsertTenant(Tenant, Wall),
     /// Everything of a tenant but its id.
@@ -79,12 +82,16 @@ pub enum DigestUse {
     Free,
     /// It is this key's.
     Key(KeyId, KeyStatus),
-    /// It was this key's until it was regenerated.
-    Retired(KeyId),
+    /// It was this key's until it was regenerated; until then, if that is said, it is still taken for it (C-19).
+    Retired(KeyId, Option<Wall>),
 }
 
 /// What brings `keys.db` from version N to N + 1; version 1 makes it.
-const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("schema.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+];
 
 const RETIRED: &str = "SELECT digest, key_id, valid_until FROM retired_digest";
 
@@ -104,7 +111,12 @@ impl Store {
         }
         let failed = |error| StoreError::from_sqlite(&file, error);
         let mut connection = connect(&file).map_err(failed)?;
+        whole::leave_alone(&connection, true).map_err(failed)?;
         check_version(&connection, &file)?;
+        if let Some(what) = whole::damage(&connection).map_err(failed)? {
+            return Err(StoreError::Damaged { path: file, what });
+        }
+        whole::leave_alone(&connection, false).map_err(failed)?;
         settings(&connection).map_err(failed)?;
         migrate(&mut connection).map_err(failed)?;
         Ok(Store {
@@ -126,16 +138,33 @@ impl Store {
     /// # Errors
     /// The database cannot be read, or a row makes no sense.
     pub fn load(&self) -> Result<Contents, StoreError> {
+        self.stream(|contents| contents, |contents, key| contents.keys.push(key))
+    }
+
+    /// Everything in it, without keeping the keys: all else goes to `begin` first, then each key to `each`.
+    ///
+    /// # Errors
+    /// The database cannot be read, or a row makes no sense; what was made of it so far is thrown away.
+    pub fn stream<T>(
+        &self,
+        begin: impl FnOnce(Contents) -> T,
+        mut each: impl FnMut(&mut T, ApiKey),
+    ) -> Result<T, StoreError> {
         self.read(|connection| {
             // One transaction, so that all of it is of one revision.
             let reading = connection.unchecked_transaction()?;
-            let contents = Contents {
+            let mut made = begin(Contents {
                 revision: revision_of(&reading)?,
-                keys: all(&reading, &key_query(""), [], rows::key)?,
+                keys: Vec::new(),
                 tenants: all(&reading, &tenant_query(""), [], rows::tenant)?,
                 retired: all(&reading, RETIRED, [], rows::retired)?,
-            };
-            Ok(contents)
+            });
+            let mut statement = reading.prepare(&key_query(""))?;
+            for key in statement.query_map([], rows::key)? {
+                each(&mut made, key?);
+            }
+            drop(statement);
+            Ok(made)
         })
     }
 
@@ -210,12 +239,13 @@ impl Store {
             if let Some(key) = key {
                 return Ok(DigestUse::Key(key.id, key.status));
             }
-            let retired: Option<String> = connection
-                .prepare_cached("SELECT key_id FROM retired_digest WHERE digest = ?1")?
-                .query_row([digest.0.as_slice()], |row| row.get(0))
+            let retired = connection
+                .prepare_cached(&format!("{RETIRED} WHERE digest = ?1"))?
+                .query_row([digest.0.as_slice()], rows::retired)
                 .optional()?;
-            let id = retired.and_then(|id| KeyId::parse(&id).ok());
-            Ok(id.map_or(DigestUse::Free, DigestUse::Retired))
+            Ok(retired.map_or(DigestUse::Free, |old| {
+                DigestUse::Retired(old.key, old.until)
+            }))
         })
     }
 
@@ -272,6 +302,9 @@ fn commit(connection: &mut Connection, writes: &[Write]) -> rusqlite::Result<u64
     transaction.execute("UPDATE meta SET revision = revision + 1", [])?;
     let revision = revision_of(&transaction)?;
     transaction.commit()?;
+    // The log is emptied at once, so that `keys.db` alone is the whole truth: a lost or broken log brings no revoked key back, and a copy
+    // of the one file is a backup. It stays until the next change where somebody reads along; the change is durable either way.
+    let _emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()));
     Ok(revision)
 }
 
@@ -310,6 +343,10 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<usize
                 params![id.to_string(), old.0, new.0, prefix, last_four],
             )
         }
+        Write::EndRetired(digest, now) => transaction.execute(
+            "UPDATE retired_digest SET valid_until = min(valid_until, ?2) WHERE digest = ?1",
+            params![digest.0, rows::micros(*now)],
+        ),
         Write::InsertTenant(tenant, created) => rows::insert_tenant(transaction, tenant, *created),
         Write::UpdateTenant(tenant) => rows::update_tenant(transaction, tenant),
     }
@@ -476,7 +513,7 @@ mod tests {
         assert_eq!(error.exit_code(), 78);
         let text = error.to_string();
         assert!(
-            text.contains("version 7") && text.contains("up to 2"),
+            text.contains("version 7") && text.contains(&format!("up to {}", MIGRATIONS.len())),
             "{text}"
         );
     }
@@ -537,7 +574,10 @@ mod tests {
             );
             assert_eq!((tenant.suspended, &tenant.scopes), (true, &Scopes::Inherit));
             assert_eq!(contents.retired.len(), 1);
-            assert_eq!(version_of(&store.connection).unwrap(), 2);
+            assert_eq!(
+                version_of(&store.connection).unwrap(),
+                MIGRATIONS.len() as i64
+            );
         }
     }
 

@@ -21,6 +21,9 @@ use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers::Identity;
 use crate::upstream::headers::clean_trailers;
+use crate::upstream::http2::Stream;
+use crate::upstream::inject::Inject;
+use crate::upstream::link::Ticket;
 use crate::upstream::pool::Lease;
 
 /// What the forwarder knows of the client's body while hyper's connection task sends it.
@@ -71,12 +74,16 @@ pub enum BodyFault {
     TooLarge,
     /// The client's framing is broken (S3).
     Malformed,
+    /// The client's body is not the JSON object that the route's guard can read (FM9).
+    Unfit,
     /// The client went away.
     ClientGone,
     /// The backend fell silent, or the exchange ran out of time.
     UpstreamSilent,
     /// The backend's body ended before its end.
     UpstreamBroke,
+    /// The guard found in the answer what may not go on.
+    GuardCut,
 }
 
 impl fmt::Display for BodyFault {
@@ -85,6 +92,8 @@ impl fmt::Display for BodyFault {
             BodyFault::ClientStalled => "the client stalled while sending its body",
             BodyFault::TooLarge => "the client's body is larger than allowed",
             BodyFault::Malformed => "the client's body is not framed correctly",
+            BodyFault::Unfit => "the client's body is not one JSON object",
+            BodyFault::GuardCut => "the guard cut the answer",
             BodyFault::ClientGone => "the client went away while sending its body",
             BodyFault::UpstreamSilent => "the upstream's body did not go on in time",
             BodyFault::UpstreamBroke => "the upstream's body broke off",
@@ -104,6 +113,8 @@ pub(super) struct RequestBody {
     silence: Silence,
     /// What becomes of the rest when it is left before its end.
     unread: Unread,
+    /// Rewrites it, where the route's guard says so.
+    inject: Option<Box<Inject>>,
 }
 
 impl RequestBody {
@@ -123,6 +134,84 @@ impl RequestBody {
             bytes_max,
             silence,
             unread,
+            inject: None,
+        }
+    }
+
+    /// Rewrites what comes on its way through.
+    pub(super) fn rewrite(&mut self, inject: Box<Inject>) {
+        self.inject = Some(inject);
+        self.upload.complete.set(false);
+    }
+
+    /// Whether it is being rewritten.
+    pub(super) fn is_rewritten(&self) -> bool {
+        self.inject.is_some()
+    }
+
+    /// Reads and rewrites until the whole body is there, whose length is then known, or as much of it as may be held.
+    pub(super) fn poll_gather(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<u64>, BodyFault>> {
+        loop {
+            match &self.inject {
+                Some(inject) if !inject.has_ended() && !inject.is_full() => {
+                    ready!(self.poll_more(cx))?;
+                }
+                Some(inject) => {
+                    let length = inject.length();
+                    self.upload.complete.set(length == Some(0));
+                    return Poll::Ready(Ok(length));
+                }
+                None => return Poll::Ready(Ok(None)),
+            }
+        }
+    }
+
+    /// Rewrites one more piece of what the client sends, or its end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyFault>> {
+        let frame = ready!(self.poll_plain(cx)).transpose()?;
+        let data = frame.and_then(|frame| frame.into_data().ok());
+        let Some(inject) = &mut self.inject else {
+            return Poll::Ready(Ok(()));
+        };
+        let taken = match data {
+            Some(data) => inject.feed(data),
+            None => inject.finish(),
+        };
+        if taken.is_err() {
+            let rest = self.incoming.take();
+            if let Some(rest) = rest {
+                drain(rest, self.unread.begun());
+            }
+            self.upload.fault.set(Some(BodyFault::Unfit));
+            return Poll::Ready(Err(BodyFault::Unfit));
+        }
+        // The backend does not have what is ready here.
+        self.upload.complete.set(false);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_rewritten(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        loop {
+            let Some(inject) = &mut self.inject else {
+                return Poll::Ready(None);
+            };
+            let next = inject.next();
+            if inject.has_ended() {
+                self.upload.complete.set(true);
+                self.upload.progressed.set(Some(Instant::now()));
+            }
+            if next.is_some() || inject.has_ended() {
+                return Poll::Ready(next.map(|data| Ok(Frame::data(data))));
+            }
+            if let Err(fault) = ready!(self.poll_more(cx)) {
+                return Poll::Ready(Some(Err(fault)));
+            }
         }
     }
 
@@ -134,6 +223,7 @@ impl RequestBody {
             bytes_max: 0,
             silence,
             unread,
+            inject: None,
         }
     }
 
@@ -181,15 +271,12 @@ impl Drop for RequestBody {
     }
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyFault;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+impl RequestBody {
+    fn poll_plain(
+        &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let this = &mut *self;
+        let this = self;
         let Some(incoming) = &mut this.incoming else {
             return Poll::Ready(None);
         };
@@ -215,13 +302,35 @@ impl Body for RequestBody {
             }
         }
     }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        match self.inject {
+            Some(_) => self.poll_rewritten(cx),
+            None => self.poll_plain(cx),
+        }
+    }
 
     fn is_end_stream(&self) -> bool {
+        if let Some(inject) = &self.inject {
+            return inject.length() == Some(0) && self.upload.fault.get().is_none();
+        }
         // A body given up has not ended: claiming so would end the message towards the backend as if it were whole.
         self.incoming.is_none() && self.upload.fault.get().is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
+        if let Some(inject) = &self.inject {
+            let length = inject.length();
+            return length.map_or_else(SizeHint::default, SizeHint::with_exact);
+        }
         match &self.incoming {
             Some(incoming) => incoming.size_hint(),
             None => SizeHint::with_exact(0),
@@ -244,13 +353,63 @@ pub enum Outcome {
     ClientFailed,
 }
 
+/// Where a backend's body comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A connection of its own.
+    Own(Incoming),
+    /// One stream of a shared connection.
+    Shared(Stream),
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self {
+            Source::Own(incoming) => {
+                let frame = Pin::new(incoming).poll_frame(cx);
+                frame.map(|frame| frame.map(|frame| frame.map_err(|_| Broken)))
+            }
+            Source::Shared(stream) => {
+                let frame = stream.poll_frame(cx);
+                frame.map(|frame| frame.map(|frame| frame.map_err(|_| Broken)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Source::Own(incoming) => incoming.is_end_stream(),
+            Source::Shared(stream) => stream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Source::Own(incoming) => incoming.size_hint(),
+            Source::Shared(stream) => stream.size_hint(),
+        }
+    }
+}
+
+/// A body that ended before its end; why is known elsewhere.
+struct Broken;
+
+/// What a body holds of the connection that it comes from, until it has ended.
+#[derive(Debug)]
+pub(super) enum Hold {
+    /// All of it.
+    Own(Lease),
+    /// A stream. Boxed, so that the usual answer does not grow.
+    Shared(Box<Ticket>),
+}
+
 /// A backend's body on its way to the client: every wait bounded, a cut visible as a cut (S34). Dropping it unfinished closes the backend's
-/// connection (S38, S44); ending cleanly gives the connection back.
+/// connection, or resets the one stream of a shared one (S38, S44); ending cleanly gives the connection back.
 #[derive(Debug)]
 pub struct ResponseBody {
-    incoming: Incoming,
+    incoming: Source,
     /// The connection it comes from; gone once the body has ended.
-    lease: Option<Lease>,
+    hold: Option<Hold>,
     upload: Rc<Upload>,
     silence: Silence,
     identity: Identity,
@@ -260,15 +419,15 @@ pub struct ResponseBody {
 
 impl ResponseBody {
     pub(super) fn new(
-        incoming: Incoming,
-        lease: Lease,
+        incoming: Source,
+        hold: Hold,
         upload: Rc<Upload>,
         silence: Silence,
         identity: Identity,
     ) -> ResponseBody {
         let mut body = ResponseBody {
             incoming,
-            lease: Some(lease),
+            hold: Some(hold),
             upload,
             silence,
             identity,
@@ -302,13 +461,12 @@ impl ResponseBody {
 
     fn complete(&mut self) {
         self.outcome = Outcome::Completed;
-        if let Some(lease) = self.lease.take() {
-            if self.upload.is_complete() {
-                lease.release();
-            } else {
-                // Answered before the request was over: the rest of it may still flow, but such a connection is not used again (S5).
-                lease.detach();
-            }
+        match self.hold.take() {
+            Some(Hold::Own(lease)) if self.upload.is_complete() => lease.release(),
+            // Answered before the request was over: the rest of it may still flow, but such a connection is not used again (S5).
+            Some(Hold::Own(lease)) => lease.detach(),
+            Some(Hold::Shared(ticket)) => ticket.finish(),
+            None => {}
         }
     }
 
@@ -318,7 +476,10 @@ impl ResponseBody {
         fault: BodyFault,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         self.outcome = outcome;
-        self.lease = None;
+        if let (Outcome::TimedOut, Some(Hold::Shared(ticket))) = (outcome, &self.hold) {
+            ticket.link().doubt();
+        }
+        self.hold = None;
         Poll::Ready(Some(Err(fault)))
     }
 
@@ -366,7 +527,7 @@ impl Body for ResponseBody {
         if this.outcome != Outcome::Unfinished {
             return Poll::Ready(None);
         }
-        let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) else {
+        let Poll::Ready(frame) = this.incoming.poll_frame(cx) else {
             ready!(this.silence.poll_expired(cx));
             return this.cut(Outcome::TimedOut, BodyFault::UpstreamSilent);
         };

@@ -1,15 +1,21 @@
-//! A new connection to a server: name, TCP, HTTP/1.1, all within the connect timeout.
+//! A new connection to a server: name, TCP, TLS, HTTP/1.1, all within the connect timeout.
 
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::config::Upstream;
+use crate::descriptors;
 use crate::refusal::UpstreamFailure;
 use crate::upstream::deadline::after;
 use crate::upstream::deadline::earliest;
@@ -23,6 +29,15 @@ pub(super) struct ConnectFailure {
     pub(super) detail: String,
 }
 
+impl ConnectFailure {
+    pub(super) fn new(kind: UpstreamFailure, detail: &str) -> ConnectFailure {
+        ConnectFailure {
+            kind,
+            detail: detail.to_owned(),
+        }
+    }
+}
+
 /// Connects, and starts the task that drives the connection.
 ///
 /// # Errors
@@ -33,30 +48,81 @@ pub(super) async fn connect(
     end: Option<Instant>,
 ) -> Result<Connection, ConnectFailure> {
     let due = earliest(after(Instant::now(), upstream.connect_timeout), end);
-    let resolving = Cell::new(true);
-    let stream = match tokio::time::timeout_at(due, dial(server, &resolving)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(failure(&error, resolving.get())),
+    match open(server, due).await? {
+        Wire::Clear(stream) => start(stream, upstream).await,
+        Wire::Tls(stream) => start(*stream, upstream).await,
+    }
+}
+
+/// What bytes travel on.
+pub(super) enum Wire {
+    Clear(TcpStream),
+    /// Boxed: it is large, and the rarer one.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Which part of connecting is under way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Resolving,
+    Connecting,
+    Securing,
+}
+
+/// Reaches the server: name, TCP and, where it is spoken to over TLS, the handshake, all by `due`.
+///
+/// # Errors
+/// Which of them failed.
+pub(super) async fn open(server: &Server, due: Instant) -> Result<Wire, ConnectFailure> {
+    let stage = Cell::new(Stage::Resolving);
+    match tokio::time::timeout_at(due, reach(server, &stage)).await {
+        Ok(reached) => reached,
         Err(_) => {
-            let kind = if resolving.get() {
+            let kind = if stage.get() == Stage::Resolving {
                 UpstreamFailure::DnsTimeout
             } else {
                 UpstreamFailure::ConnectionTimeout
             };
-            let detail = "no connection within the connect timeout".to_owned();
-            return Err(ConnectFailure { kind, detail });
+            let detail = match stage.get() {
+                Stage::Securing => "no TLS within the connect timeout",
+                Stage::Resolving | Stage::Connecting => "no connection within the connect timeout",
+            };
+            Err(ConnectFailure::new(kind, detail))
         }
-    };
-    // A request is one write; waiting for more to send with it only delays it.
-    if let Err(error) = stream.set_nodelay(true) {
-        return Err(failure(&error, false));
     }
-    start(stream, upstream).await
 }
 
-async fn dial(server: &Server, resolving: &Cell<bool>) -> io::Result<TcpStream> {
+async fn reach(server: &Server, stage: &Cell<Stage>) -> Result<Wire, ConnectFailure> {
+    let stream = dial(server, stage).await;
+    let resolving = stage.get() == Stage::Resolving;
+    let stream = stream.map_err(|error| failure(&error, resolving))?;
+    if !descriptors::backend_may_stay(&stream) {
+        let kind = UpstreamFailure::ConnectionLimit;
+        let detail =
+            "the file descriptors that are left are for the control side; raise LimitNOFILE=";
+        return Err(ConnectFailure::new(kind, detail));
+    }
+    // A request is one write; waiting for more to send with it only delays it.
+    stream
+        .set_nodelay(true)
+        .map_err(|error| failure(&error, false))?;
+    let Some(secure) = &server.secure else {
+        return Ok(Wire::Clear(stream));
+    };
+    stage.set(Stage::Securing);
+    let (Some(config), Some(name)) = (&secure.client_config, &secure.name) else {
+        let kind = UpstreamFailure::TlsProtocol;
+        return Err(ConnectFailure::new(kind, "TLS was not made ready"));
+    };
+    let connector = TlsConnector::from(Arc::clone(config));
+    let stream = connector.connect(name.clone(), stream).await;
+    let stream = stream.map_err(|error| tls_failure(&error))?;
+    Ok(Wire::Tls(Box::new(stream)))
+}
+
+async fn dial(server: &Server, stage: &Cell<Stage>) -> io::Result<TcpStream> {
     if let Some(address) = server.address {
-        resolving.set(false);
+        stage.set(Stage::Connecting);
         return TcpStream::connect(address).await;
     }
     let found = tokio::net::lookup_host((server.host.as_str(), server.port)).await?;
@@ -64,11 +130,14 @@ async fn dial(server: &Server, resolving: &Cell<bool>) -> io::Result<TcpStream> 
     if addresses.is_empty() {
         return Err(io::Error::other("the name has no address"));
     }
-    resolving.set(false);
+    stage.set(Stage::Connecting);
     TcpStream::connect(addresses.as_slice()).await
 }
 
-async fn start(stream: TcpStream, upstream: &Upstream) -> Result<Connection, ConnectFailure> {
+async fn start<T>(stream: T, upstream: &Upstream) -> Result<Connection, ConnectFailure>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = http1::Builder::new();
     builder
         .max_header_size(upstream.head_bytes_max)
@@ -84,7 +153,7 @@ async fn start(stream: TcpStream, upstream: &Upstream) -> Result<Connection, Con
     })?;
     let task = tokio::task::spawn_local(async move {
         // An error reaches the request it belongs to; on an idle connection it concerns nobody.
-        let _ = connection.await;
+        let _ = connection.with_upgrades().await;
     });
     Ok(Connection {
         sender,
@@ -104,6 +173,18 @@ fn failure(error: &io::Error, resolving: bool) -> ConnectFailure {
         kind,
         detail: error.to_string(),
     }
+}
+
+/// Whether it is the certificate that is wrong, or TLS as such.
+fn tls_failure(error: &io::Error) -> ConnectFailure {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    let kind = match cause {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            UpstreamFailure::TlsCertificate
+        }
+        _ => UpstreamFailure::TlsProtocol,
+    };
+    ConnectFailure::new(kind, &format!("TLS: {error}"))
 }
 
 fn is_out_of_files(error: &io::Error) -> bool {

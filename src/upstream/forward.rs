@@ -12,25 +12,36 @@ use http::HeaderValue;
 use http::Method;
 use http::Request;
 use http::Response;
+use http::StatusCode;
 use http::header;
 use http::request::Parts;
+use http::response;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use crate::config::Auth;
 use crate::config::HostHeader;
 use crate::config::Upstream;
+use crate::config::UpstreamProtocol;
 use crate::gate::Admission;
 use crate::gate::Peer;
+use crate::model::limit::Mode;
 use crate::refusal::UpstreamFailure;
+use crate::snapshot::place::Place;
 use crate::upstream::Answer;
 use crate::upstream::Failure;
 use crate::upstream::FailureKind;
+use crate::upstream::Forwarded;
+use crate::upstream::Switched;
 use crate::upstream::body::BodyFault;
+use crate::upstream::body::Hold;
 use crate::upstream::body::RequestBody;
 use crate::upstream::body::ResponseBody;
+use crate::upstream::body::Source;
 use crate::upstream::body::Upload;
 use crate::upstream::connect::connect;
 use crate::upstream::deadline::Silence;
@@ -40,12 +51,18 @@ use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers;
 use crate::upstream::headers::Identity;
+use crate::upstream::inject::Inject;
+use crate::upstream::inject::forget_digests;
+use crate::upstream::location;
 use crate::upstream::pool::Claim;
 use crate::upstream::pool::Directory;
 use crate::upstream::pool::Keeping;
 use crate::upstream::pool::Lease;
 use crate::upstream::pool::Server;
 use crate::upstream::pool::Servers;
+use crate::upstream::tunnel::Opening;
+use crate::upstream::websocket;
+use crate::upstream::websocket::Handshake;
 
 /// Sends an admitted request and waits for the head of the answer.
 ///
@@ -58,29 +75,42 @@ pub(super) fn forward<'a>(
     request_id: &HeaderValue,
     head: Parts,
     body: Incoming,
-) -> impl Future<Output = Result<Answer, Failure>> + use<'a> {
+) -> impl Future<Output = Result<Forwarded, Failure>> + use<'a> {
     // Prepared before the future is made, which would else keep room for the request as it came in and as it goes out.
-    let exchange = Exchange::new(directory, admission, &head);
+    let exchange = Exchange::new(directory, admission, &head, &body);
     let request = exchange.request(peer, request_id, head, body);
-    async move { exchange.run(request?).await }
+    async move {
+        let mut request = request?;
+        if request.body().is_rewritten() {
+            // Boxed: it is rare.
+            Box::pin(exchange.gather(&mut request)).await?;
+        }
+        if exchange.upstream.protocol == UpstreamProtocol::Http2 {
+            // Boxed, so that no exchange over HTTP/1.1 pays for its room.
+            return Box::pin(exchange.run_http2(request)).await;
+        }
+        exchange.run(request).await
+    }
 }
 
 /// What stays the same over all tries of one request.
-struct Exchange<'a> {
-    directory: &'a Directory,
+pub(super) struct Exchange<'a> {
+    pub(super) directory: &'a Directory,
     admission: &'a Admission,
-    upstream: &'a Upstream,
-    servers: Servers,
-    upload: Rc<Upload>,
+    pub(super) upstream: &'a Upstream,
+    pub(super) servers: Servers,
+    pub(super) upload: Rc<Upload>,
     /// The client's host as a header value.
     client_host: Option<HeaderValue>,
+    /// The WebSocket that the client asks for.
+    handshake: Option<Handshake>,
     /// When all of it must be over.
-    end: Option<Instant>,
+    pub(super) end: Option<Instant>,
 }
 
 /// What became of one try.
 enum Sent {
-    Answered(Answer),
+    Answered(Forwarded),
     /// The connection was stale; here is the request to send again, on a fresh one.
     Again(Request<RequestBody>),
     /// Not a byte was sent, although the connection was fresh.
@@ -89,18 +119,35 @@ enum Sent {
 }
 
 impl<'a> Exchange<'a> {
-    fn new(directory: &'a Directory, admission: &'a Admission, head: &Parts) -> Exchange<'a> {
+    fn new(
+        directory: &'a Directory,
+        admission: &'a Admission,
+        head: &Parts,
+        body: &Incoming,
+    ) -> Exchange<'a> {
         let snapshot = admission.snapshot();
         let route = admission.route();
         let upstream = &*snapshot.config.upstreams[route.upstream];
-        let total = route.total_timeout.or(upstream.total_timeout);
+        let mut total = route.total_timeout.or(upstream.total_timeout);
+        if upstream.protocol == UpstreamProtocol::Http2 {
+            let wanted = headers::grpc_timeout(&head.headers);
+            total = total.into_iter().chain(wanted).min();
+        }
         Exchange {
             directory,
             admission,
             upstream,
-            servers: directory.servers(snapshot, route.upstream),
+            servers: match admission.place() {
+                Place::Shared(_) => directory.servers(snapshot, route.upstream),
+                Place::Own(place) => directory.servers_at(place, upstream),
+                Place::Nowhere => Rc::new([]),
+            },
             upload: Rc::default(),
             client_host: headers::host_value(&head.headers, admission.host()),
+            // Over HTTP/2 a WebSocket would be an extended CONNECT, which is not spoken: the Upgrade is taken out like any other.
+            handshake: Some(upstream.protocol)
+                .filter(|protocol| *protocol == UpstreamProtocol::Http1)
+                .and_then(|_| Handshake::asked(head, body)),
             end: total.map(|total| after(Instant::now(), total)),
         }
     }
@@ -122,17 +169,58 @@ impl<'a> Exchange<'a> {
             drain(body, unread);
             return Err(self.client_failed(BodyFault::TooLarge, None));
         }
+        let Ok(inject) = self.inject(&head, length) else {
+            drain(body, unread);
+            return Err(self.type_unfit());
+        };
+        let http2 = self.upstream.protocol == UpstreamProtocol::Http2;
+        let takes_trailers = http2 && headers::takes_trailers(&head.headers);
         headers::prepare(&mut head, self.admission, peer, request_id);
-        headers::frame(&mut head, length);
+        let length = length.filter(|_| inject.is_none());
+        if http2 {
+            headers::frame_http2(&mut head, length, takes_trailers);
+        } else {
+            headers::frame(&mut head, length);
+        }
+        if self.handshake.is_some() {
+            websocket::restate(&mut head.headers);
+        }
         let silence = Silence::new(config.connections.stall_timeout, self.end);
         let upload = Rc::clone(&self.upload);
-        let body = RequestBody::new(body, upload, bytes_max, silence, unread);
+        let mut body = RequestBody::new(body, upload, bytes_max, silence, unread);
+        if let Some(inject) = inject {
+            forget_digests(&mut head.headers);
+            body.rewrite(inject);
+        }
         Ok(Request::from_parts(head, body))
+    }
+
+    /// What rewrites the body, where the route's guard wants that and there is one (FM9).
+    fn inject(&self, head: &Parts, length: Option<u64>) -> Result<Option<Box<Inject>>, ()> {
+        let guard = self.admission.route().guard.as_deref();
+        let guard = guard.filter(|guard| {
+            guard.changes_requests() && guard.mode == Mode::Enforce && length != Some(0)
+        });
+        let tenant = self.admission.tenant().map(|tenant| tenant.id.as_str());
+        guard.map_or(Ok(None), |guard| Inject::new(guard, tenant, &head.headers))
+    }
+
+    /// Holds a body that is rewritten until its length is known, if it is short: many backends cannot read chunks.
+    async fn gather(&self, request: &mut Request<RequestBody>) -> Result<(), Failure> {
+        let body = request.body_mut();
+        let length = std::future::poll_fn(|cx| body.poll_gather(cx)).await;
+        let length = length.map_err(|fault| self.client_failed(fault, None))?;
+        if let Some(length) = length {
+            let headers = request.headers_mut();
+            headers.remove(header::TRANSFER_ENCODING);
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Ok(())
     }
 
     /// Tries servers until one has the request. A server that could not be reached is not tried again; what was sent once is sent again
     /// only where `spare` says so.
-    async fn run(&self, mut request: Request<RequestBody>) -> Result<Answer, Failure> {
+    async fn run(&self, mut request: Request<RequestBody>) -> Result<Forwarded, Failure> {
         let mut failed: Vec<usize> = Vec::new();
         let mut fresh_only = false;
         loop {
@@ -142,7 +230,7 @@ impl<'a> Exchange<'a> {
             let server = &self.servers[index];
             self.set_host(&mut request, server);
             let failure = match self.lease(server, fresh_only).await {
-                Ok(lease) => match self.send(lease, request).await {
+                Ok(lease) => match self.send(server, lease, request).await {
                     Sent::Answered(answer) => return Ok(answer),
                     Sent::Failed(failure) => return Err(failure),
                     Sent::Again(again) => {
@@ -167,15 +255,19 @@ impl<'a> Exchange<'a> {
     }
 
     fn set_host(&self, request: &mut Request<RequestBody>, server: &Server) {
-        let host = match &self.upstream.host_header {
-            HostHeader::Client => self.client_host.clone(),
-            HostHeader::Server => server.host_header.clone(),
-            HostHeader::Fixed(value) => Some(value.clone()),
-        };
-        match host {
+        match self.host(server) {
             Some(host) => request.headers_mut().insert(header::HOST, host),
             None => request.headers_mut().remove(header::HOST),
         };
+    }
+
+    /// The host that this server is asked for.
+    pub(super) fn host(&self, server: &Server) -> Option<HeaderValue> {
+        match &self.upstream.host_header {
+            HostHeader::Client => self.client_host.clone(),
+            HostHeader::Server => server.host_header.clone(),
+            HostHeader::Fixed(value) => Some(value.clone()),
+        }
     }
 
     /// An idle connection, or a new one.
@@ -192,7 +284,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    async fn send(&self, mut lease: Lease, request: Request<RequestBody>) -> Sent {
+    async fn send(&self, server: &Server, mut lease: Lease, request: Request<RequestBody>) -> Sent {
         let spare = if lease.is_reused() {
             self.spare(&request)
         } else {
@@ -204,7 +296,16 @@ impl<'a> Exchange<'a> {
         };
         let sent = sender.try_send_request(request);
         match self.head_of(sent).await {
-            Some(Ok(response)) => self.answer(lease, response),
+            Some(Ok(response)) => {
+                let (head, incoming) = response.into_parts();
+                if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                    return self.switch(lease, head);
+                }
+                match self.answer(head, Source::Own(incoming), Hold::Own(lease), server) {
+                    Ok(answer) => Sent::Answered(answer),
+                    Err(failure) => Sent::Failed(failure),
+                }
+            }
             Some(Err(error)) => self.after_error(&lease, error, spare),
             None => Sent::Failed(self.timed_out(lease.server())),
         }
@@ -232,7 +333,7 @@ impl<'a> Exchange<'a> {
 
     /// Waits for the answer's head; `None` when it did not come in time. The backend's time runs from the last piece of the request that its
     /// connection took, and not while the client is the one who is waited for.
-    async fn head_of(&self, sent: impl Future<Output = HeadResult>) -> Option<HeadResult> {
+    pub(super) async fn head_of<T>(&self, sent: impl Future<Output = T>) -> Option<T> {
         let mut sent = pin!(sent);
         let mut timer = pin!(None::<Sleep>);
         let mut started = None;
@@ -281,22 +382,59 @@ impl<'a> Exchange<'a> {
         earliest(after(from, self.upstream.first_byte_timeout), self.end)
     }
 
-    fn answer(&self, lease: Lease, response: Response<Incoming>) -> Sent {
-        let (mut head, incoming) = response.into_parts();
+    /// An answer fit to be passed on, or why it is not.
+    pub(super) fn answer(
+        &self,
+        mut head: response::Parts,
+        source: Source,
+        hold: Hold,
+        server: &Server,
+    ) -> Result<Forwarded, Failure> {
         if let Some(kind) = headers::fault(&head) {
             let detail = "the answer's status or framing cannot be passed on";
-            return Sent::Failed(self.backend_failed(kind, Some(lease.server()), detail));
+            return Err(self.backend_failed(kind, Some(server), detail));
         }
         let identity = Identity::of(&self.admission.snapshot().config.headers);
-        headers::clean(&mut head, &identity, self.admission.principal().is_some());
-        let server = Rc::clone(&lease.server().name);
+        headers::clean(&mut head, &identity, self.keys());
+        location::rewrite(&mut head, self.admission, server);
+        let server = Rc::clone(&server.name);
         let silence = Silence::new(self.upstream.idle_timeout, self.end);
         let upload = Rc::clone(&self.upload);
-        let body = ResponseBody::new(incoming, lease, upload, silence, identity);
-        Sent::Answered(Answer {
+        let body = ResponseBody::new(source, hold, upload, silence, identity);
+        Ok(Forwarded::Answer(Answer {
             response: Response::from_parts(head, body),
             server,
-        })
+        }))
+    }
+
+    /// A 101 opens a tunnel where it grants what was asked; any other is a backend's failure, and closes its connection (S7, S42).
+    fn switch(&self, lease: Lease, mut head: response::Parts) -> Sent {
+        let granted = self
+            .handshake
+            .as_ref()
+            .is_some_and(|handshake| handshake.is_granted(&head));
+        let Some(backend) = head.extensions.remove::<OnUpgrade>().filter(|_| granted) else {
+            let detail = "a 101 that does not grant what was asked";
+            let kind = UpstreamFailure::UpgradeFailed;
+            return Sent::Failed(self.backend_failed(kind, Some(lease.server()), detail));
+        };
+        let identity = Identity::of(&self.admission.snapshot().config.headers);
+        headers::clean(&mut head, &identity, self.keys());
+        head.headers.remove(header::CONTENT_LENGTH);
+        websocket::restate(&mut head.headers);
+        let server = Rc::clone(&lease.server().name);
+        let opening = Opening::new(backend, lease, self.upstream.tunnel_idle_timeout);
+        Sent::Answered(Forwarded::Switched(Box::new(Switched {
+            head,
+            server,
+            opening,
+        })))
+    }
+
+    /// Where this gateway takes keys from, if one was taken.
+    fn keys(&self) -> Option<&Auth> {
+        let principal = self.admission.principal();
+        principal.map(|_| &self.admission.snapshot().config.auth)
     }
 
     fn after_error(
@@ -322,7 +460,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn timed_out(&self, server: &Server) -> Failure {
+    pub(super) fn timed_out(&self, server: &Server) -> Failure {
         if self.upload.awaits_client() {
             return self.client_failed(BodyFault::ClientStalled, Some(server));
         }
@@ -330,13 +468,14 @@ impl<'a> Exchange<'a> {
         self.backend_failed(UpstreamFailure::ResponseTimeout, Some(server), detail)
     }
 
-    fn client_failed(&self, fault: BodyFault, server: Option<&Server>) -> Failure {
+    pub(super) fn client_failed(&self, fault: BodyFault, server: Option<&Server>) -> Failure {
         let kind = match fault {
             BodyFault::ClientStalled => FailureKind::ClientStalled,
             BodyFault::TooLarge => FailureKind::BodyTooLarge,
             BodyFault::Malformed => FailureKind::BodyMalformed,
+            BodyFault::Unfit => FailureKind::BodyUnfit,
             BodyFault::ClientGone => FailureKind::ClientGone,
-            BodyFault::UpstreamSilent | BodyFault::UpstreamBroke => {
+            BodyFault::UpstreamSilent | BodyFault::UpstreamBroke | BodyFault::GuardCut => {
                 FailureKind::Backend(UpstreamFailure::ConnectionTerminated)
             }
         };
@@ -347,7 +486,15 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn backend_failed(
+    fn type_unfit(&self) -> Failure {
+        Failure {
+            kind: FailureKind::TypeUnfit,
+            server: None,
+            detail: "the guard reads no body of this type".to_owned(),
+        }
+    }
+
+    pub(super) fn backend_failed(
         &self,
         kind: UpstreamFailure,
         server: Option<&Server>,
@@ -360,8 +507,6 @@ impl<'a> Exchange<'a> {
         }
     }
 }
-
-type HeadResult = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
 
 /// What hyper's error says of the backend.
 fn backend_fault(error: &hyper::Error) -> UpstreamFailure {
@@ -376,7 +521,7 @@ fn backend_fault(error: &hyper::Error) -> UpstreamFailure {
 }
 
 /// An error with its causes, for the log.
-fn story(error: &dyn Error) -> String {
+pub(super) fn story(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,5 +1,7 @@
 //! Hop-by-hop and forged headers out, our own in; and the backend's answer cleaned the same way.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
@@ -11,6 +13,7 @@ use http::request;
 use http::response;
 
 use crate::access_log::write_address;
+use crate::config::Auth;
 use crate::config::Config;
 use crate::config::Headers;
 use crate::gate::Admission;
@@ -65,12 +68,43 @@ pub(super) fn frame(head: &mut request::Parts, length: Option<u64>) {
     }
 }
 
+/// The same for HTTP/2, whose frames say where a body ends. `takes_trailers` is said on: gRPC servers insist on it.
+pub(super) fn frame_http2(head: &mut request::Parts, length: Option<u64>, takes_trailers: bool) {
+    frame(head, length);
+    head.headers.remove(header::TRANSFER_ENCODING);
+    if takes_trailers {
+        let trailers = HeaderValue::from_static("trailers");
+        head.headers.insert(header::TE, trailers);
+    }
+}
+
+/// Whether the client wants trailers.
+pub(super) fn takes_trailers(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::TE).iter();
+    let mut codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// How long a gRPC client waits for all of an exchange. What is not written as gRPC writes it says nothing.
+pub(super) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let is_number = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let count: u64 = is_number.then(|| digits.parse().ok())??;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
 /// What makes an answer head unfit to be passed on, although hyper could parse it (S33, S42).
 pub(super) fn fault(head: &response::Parts) -> Option<UpstreamFailure> {
     let status = head.status.as_u16();
-    if status == 101 {
-        return Some(UpstreamFailure::UpgradeFailed);
-    }
     if !(200..600).contains(&status) || !framed_once(&head.headers) {
         return Some(UpstreamFailure::ProtocolError);
     }
@@ -100,14 +134,15 @@ impl Identity {
 }
 
 /// Makes the head of an answer fit for the client: no hop-by-hop header and no tenant or subject header in any spelling leaves the
-/// gateway; an authenticated answer without a cache policy becomes private (FM5).
-pub(super) fn clean(head: &mut response::Parts, identity: &Identity, authenticated: bool) {
+/// gateway. `keys` says where keys are taken from, if this request had one: then no shared cache may give the answer to another (FM5).
+pub(super) fn clean(head: &mut response::Parts, identity: &Identity, keys: Option<&Auth>) {
     let headers = &mut head.headers;
     let mut doomed = nominated(headers);
     for name in headers.keys() {
         // `Trailer` stays: hyper sends a client of HTTP/1.1 those trailers only that it names.
         let hop_by_hop = is_hop_by_hop(name.as_str()) && name != header::TRAILER;
-        if hop_by_hop || identity.has(name.as_str()) {
+        let directs_caches = keys.is_some() && directs_one_cache(name.as_str());
+        if hop_by_hop || directs_caches || identity.has(name.as_str()) {
             doomed.push(name.clone());
         }
     }
@@ -116,12 +151,71 @@ pub(super) fn clean(head: &mut response::Parts, identity: &Identity, authenticat
     if head.status == http::StatusCode::NO_CONTENT {
         headers.remove(header::CONTENT_LENGTH);
     }
-    if authenticated && !headers.contains_key(header::CACHE_CONTROL) {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    if let Some(auth) = keys {
+        keep_for_one_caller(headers, auth);
     }
     // The reason phrase and an upgrade handle are the backend's connection's; hyper writes the version that the client speaks.
     head.version = Version::HTTP_11;
     head.extensions.clear();
+}
+
+/// Headers that tell one make of cache more than `Cache-Control` tells all, and beat it there: nginx, CDNs (RFC 9213), surrogates.
+fn directs_one_cache(name: &str) -> bool {
+    match name.len() {
+        15 => name == "x-accel-expires",
+        17.. => name == "surrogate-control" || name.ends_with("cdn-cache-control"),
+        _ => false,
+    }
+}
+
+/// Without a word of the backend that shared caches may keep an answer, they may not. With it they keep one for each key: a backend that
+/// knows of no tenants calls public what only looks so. What is the same for everybody belongs on a public route.
+fn keep_for_one_caller(headers: &mut HeaderMap, auth: &Auth) {
+    const PRIVATE: HeaderValue = HeaderValue::from_static("private");
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, PRIVATE);
+        return;
+    }
+    if says(headers, &["private", "no-store"]) {
+        return;
+    }
+    if says(headers, &["public", "s-maxage"]) {
+        headers.append(header::VARY, credentials(auth));
+        return;
+    }
+    let lines: Vec<&[u8]> = headers
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .chain([&b"private"[..]])
+        .filter(|line| !line.is_empty())
+        .collect();
+    // Joined from valid values by valid bytes; the one word alone is strict enough, should it fail nevertheless.
+    let joined = HeaderValue::try_from(lines.join(&b", "[..])).unwrap_or(PRIVATE);
+    headers.insert(header::CACHE_CONTROL, joined);
+}
+
+/// Whether one of these directives stands whole in the cache policy; `private="x-name"` is about that header alone.
+fn says(headers: &HeaderMap, directives: &[&str]) -> bool {
+    let lines = headers.get_all(header::CACHE_CONTROL).iter();
+    let mut there = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    there.any(|directive| {
+        let name = directive.trim_ascii();
+        directives.iter().any(|wanted| {
+            let has_value = *wanted == "s-maxage";
+            let end = name.iter().position(|byte| has_value && *byte == b'=');
+            let name = &name[..end.unwrap_or(name.len())];
+            name.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes())
+        })
+    })
+}
+
+fn credentials(auth: &Auth) -> HeaderValue {
+    HeaderValue::from_static(match (auth.bearer, auth.x_api_key) {
+        (true, true) => "Authorization, X-API-Key",
+        (true, false) => "Authorization",
+        (false, _) => "X-API-Key",
+    })
 }
 
 /// Takes out of an answer's trailers what may not stand in its head either (S11, S43).
@@ -385,6 +479,7 @@ static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port"
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use http::HeaderMap;
     use http::HeaderName;
@@ -402,7 +497,9 @@ mod tests {
     use super::fault;
     use super::folded;
     use super::frame;
+    use super::grpc_timeout;
     use super::prepare;
+    use super::takes_trailers;
     use crate::config::Config;
     use crate::refusal::UpstreamFailure;
     use crate::upstream::tests::admission;
@@ -413,6 +510,18 @@ mod tests {
         Identity {
             tenant: HeaderName::from_static("x-tenant-id"),
             subject: Some(HeaderName::from_static("x-subject-id")),
+        }
+    }
+
+    fn auth() -> crate::config::Auth {
+        crate::config::Auth {
+            bearer: true,
+            failures: None,
+            x_api_key: true,
+            realm: "api".to_owned(),
+            pass_foreign_authorization: false,
+            query_parameter: None,
+            refuse_secret_keys_in_browsers: false,
         }
     }
 
@@ -446,6 +555,52 @@ mod tests {
             .into_iter()
             .filter(|line| !set_by_us.contains(line))
             .collect()
+    }
+
+    #[test]
+    fn a_grpc_deadline_is_written_as_grpc_writes_it() {
+        let cases = [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("10S", Some(Duration::from_secs(10))),
+            ("0S", Some(Duration::ZERO)),
+            ("150m", Some(Duration::from_millis(150))),
+            ("99999999u", Some(Duration::from_micros(99_999_999))),
+            ("5n", Some(Duration::from_nanos(5))),
+            ("100000000S", None),
+            ("S", None),
+            ("", None),
+            ("10", None),
+            ("10s", None),
+            ("+1S", None),
+            ("-1S", None),
+            ("1.5S", None),
+            ("1 S", None),
+        ];
+        for (text, span) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", HeaderValue::from_str(text).unwrap());
+            assert_eq!(grpc_timeout(&headers), span, "{text}");
+        }
+        assert_eq!(grpc_timeout(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn trailers_are_wanted_when_a_te_line_says_so() {
+        let cases: [(&[&str], bool); 5] = [
+            (&[], false),
+            (&["trailers"], true),
+            (&["gzip"], false),
+            (&["gzip, Trailers"], true),
+            (&["gzip", " trailers "], true),
+        ];
+        for (lines, wanted) in cases {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("te", HeaderValue::from_str(line).unwrap());
+            }
+            assert_eq!(takes_trailers(&headers), wanted, "{lines:?}");
+        }
     }
 
     #[test]
@@ -742,7 +897,7 @@ mod tests {
             .header("trailer", "x-sum")
             .header("content-length", "5");
         let mut head = response.body(()).unwrap().into_parts().0;
-        clean(&mut head, &identity(), true);
+        clean(&mut head, &identity(), Some(&auth()));
         let mut names: Vec<&str> = head.headers.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         let expected = [
@@ -758,23 +913,58 @@ mod tests {
         assert_eq!(head.headers["cache-control"], "private");
     }
 
+    // FM5: what the backend left open is private; what it called shared is kept apart by key; public routes are left alone.
     #[test]
-    fn a_cache_policy_is_the_backends_where_it_has_one() {
-        let cases = [
-            (Some("public"), true, Some("public")),
-            (Some("public"), false, Some("public")),
-            (None, true, Some("private")),
-            (None, false, None),
+    fn fm5_no_answer_to_a_key_is_shared_by_caches() {
+        let both = "Authorization, X-API-Key";
+        let cases: [(&[&str], &str, &str); 14] = [
+            (&[], "private", ""),
+            (&[""], "private", ""),
+            (&["max-age=60"], "max-age=60, private", ""),
+            (
+                &["max-age=60", "must-revalidate"],
+                "max-age=60, must-revalidate, private",
+                "",
+            ),
+            (&["no-cache"], "no-cache, private", ""),
+            (&["private=\"x-name\""], "private=\"x-name\", private", ""),
+            (&["private"], "private", ""),
+            (&["max-age=1, Private"], "max-age=1, Private", ""),
+            (&["no-store"], "no-store", ""),
+            (&["private, public"], "private, public", ""),
+            (&["public"], "public", both),
+            (&["PUBLIC, max-age=60"], "PUBLIC, max-age=60", both),
+            (&["s-maxage=60"], "s-maxage=60", both),
+            (
+                &["max-age=5", "s-maxage = 60"],
+                "max-age=5|s-maxage = 60",
+                both,
+            ),
         ];
-        for (policy, authenticated, expected) in cases {
-            let mut head = Response::new(()).into_parts().0;
-            if let Some(policy) = policy {
-                head.headers
-                    .insert("cache-control", policy.parse().unwrap());
+        for (lines, policy, vary) in cases {
+            let mut response = Response::builder()
+                .header("x-accel-expires", "600")
+                .header("surrogate-control", "max-age=600")
+                .header("cdn-cache-control", "max-age=600")
+                .header("cloudflare-cdn-cache-control", "public");
+            for line in lines {
+                response = response.header("cache-control", *line);
             }
-            clean(&mut head, &identity(), authenticated);
-            let seen = head.headers.get("cache-control");
-            assert_eq!(seen.map(|value| value.to_str().unwrap()), expected);
+            let came = response.body(()).unwrap().into_parts().0;
+            let all = |head: &http::response::Parts, name: &str| {
+                let lines = head.headers.get_all(name).iter();
+                let lines: Vec<&str> = lines.map(|line| line.to_str().unwrap()).collect();
+                lines.join("|")
+            };
+            let mut of_key = came.clone();
+            clean(&mut of_key, &identity(), Some(&auth()));
+            assert_eq!(all(&of_key, "cache-control"), policy, "{lines:?}");
+            assert_eq!(all(&of_key, "vary"), vary, "{lines:?}");
+            let more = of_key.headers.len() - lines.len().max(1).min(policy.split('|').count());
+            assert_eq!(more, usize::from(!vary.is_empty()), "{lines:?}");
+            let mut of_nobody = came.clone();
+            clean(&mut of_nobody, &identity(), None);
+            assert_eq!(of_nobody.headers, came.headers, "{lines:?}");
         }
     }
 
@@ -784,7 +974,7 @@ mod tests {
             .status(204)
             .header("content-length", "0");
         let mut head = response.body(()).unwrap().into_parts().0;
-        clean(&mut head, &identity(), false);
+        clean(&mut head, &identity(), None);
         assert!(head.headers.is_empty());
     }
 
@@ -792,7 +982,6 @@ mod tests {
     fn statuses_outside_the_protocol_are_faults() {
         let cases = [
             (100, Some(UpstreamFailure::ProtocolError)),
-            (101, Some(UpstreamFailure::UpgradeFailed)),
             (199, Some(UpstreamFailure::ProtocolError)),
             (200, None),
             (304, None),

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use http::HeaderValue;
 use http::Response;
 use http::request::Parts;
+use http::response;
 use hyper::body::Incoming;
 
 use crate::gate::Admission;
@@ -17,15 +18,29 @@ mod deadline;
 mod drain;
 mod forward;
 mod headers;
+mod http2;
+mod inject;
+mod link;
+mod location;
+mod payload;
 mod pool;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 #[cfg(test)]
 mod tests;
+pub mod tls;
+mod tunnel;
+mod websocket;
 
 pub use body::BodyFault;
 pub use body::Outcome;
 pub use body::ResponseBody;
 pub use drain::Unread;
 pub use drain::drain;
+pub use tunnel::Ending;
+pub use tunnel::Opening;
+pub use tunnel::Tunnel;
+pub use websocket::CloseCode;
 
 /// The connections of one worker to all upstreams; lives on one thread, inside a `LocalSet`.
 #[derive(Debug, Default)]
@@ -40,6 +55,30 @@ pub struct Answer {
     pub response: Response<ResponseBody>,
     /// `host:port` of the server that answered, for the log.
     pub server: Rc<str>,
+}
+
+/// What a forward came to.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one; a box would cost every answer an allocation"
+)]
+pub enum Forwarded {
+    /// An answer.
+    Answer(Answer),
+    /// A 101 that was asked for: HTTP ends here.
+    Switched(Box<Switched>),
+}
+
+/// A backend's consent to speak WebSocket.
+#[derive(Debug)]
+pub struct Switched {
+    /// The head of the 101, cleaned.
+    pub head: response::Parts,
+    /// `host:port` of the server, for the log.
+    pub server: Rc<str>,
+    /// What is to be opened once the client has that head.
+    pub opening: Opening,
 }
 
 /// A failed forward.
@@ -64,13 +103,18 @@ pub enum FailureKind {
     BodyTooLarge,
     /// The client's body is not framed correctly: 400, and the connection closes (S3).
     BodyMalformed,
+    /// The client's body is not the JSON object that a guarded route asks for: 400.
+    BodyUnfit,
+    /// The client's body is of a type that a guarded route does not read: 415.
+    TypeUnfit,
     /// The client's body broke off: nobody is left to answer.
     ClientGone,
 }
 
 impl Pools {
     /// Sends an admitted request and waits for the head of the answer. Headers are prepared here, last of all (DESIGN section 3, step 7).
-    /// Dropping the future, or the answer's body before its end, closes the backend's connection (S38, S44).
+    /// Dropping the future, or the answer's body before its end, closes the backend's connection, or resets the one stream of a shared one (S38, S44).
+    /// A tunnel comes only of a 101 for the WebSocket that was asked for (S7).
     ///
     /// # Errors
     /// `Failure` when no answer head came.
@@ -81,7 +125,7 @@ impl Pools {
         request_id: &HeaderValue,
         head: Parts,
         body: Incoming,
-    ) -> impl Future<Output = Result<Answer, Failure>> + use<'a> {
+    ) -> impl Future<Output = Result<Forwarded, Failure>> + use<'a> {
         forward::forward(&self.directory, admission, peer, request_id, head, body)
     }
 

@@ -14,21 +14,37 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use hyper::client::conn::http1::SendRequest;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::config::Config;
+use crate::config::Destination;
 use crate::config::Upstream;
+use crate::config::UpstreamProtocol;
 use crate::config::UpstreamServer;
 use crate::snapshot::Snapshot;
 use crate::upstream::body::RequestBody;
 use crate::upstream::deadline::after;
+use crate::upstream::link::Links;
 
-/// Every server of every upstream. Servers are known by host and port, so that a reload keeps their connections.
+/// What tells servers apart: a reload that changes none of it keeps their connections.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Known {
+    server: UpstreamServer,
+    protocol: UpstreamProtocol,
+    /// Of what TLS rests on; `None` in clear.
+    tls: Option<u64>,
+}
+
+/// Every server of every upstream.
 pub(super) struct Directory {
-    servers: RefCell<HashMap<UpstreamServer, Rc<Server>>>,
+    servers: RefCell<HashMap<Known, Rc<Server>>>,
     /// The servers of the newest configuration, found by index, so that a request hashes no name.
     current: RefCell<Option<Resolved>>,
+    /// The servers of single tenants' places, by the address of the place, which the entry holds in memory and so makes its own.
+    places: RefCell<HashMap<*const Destination, (Arc<Destination>, Servers)>>,
     /// Counts choices; also the source of chance, hence seeded: workers that start together must not choose alike.
     turn: Cell<u64>,
 }
@@ -48,6 +64,7 @@ impl Default for Directory {
         Directory {
             servers: RefCell::default(),
             current: RefCell::default(),
+            places: RefCell::default(),
             turn: Cell::new(RandomState::new().hash_one(0)),
         }
     }
@@ -75,13 +92,14 @@ impl Directory {
             .as_ref()
             .is_some_and(|resolved| resolved.generation > snapshot.generation)
         {
-            return self.resolve(&snapshot.config.upstreams[upstream]);
+            let upstream = &snapshot.config.upstreams[upstream];
+            return self.resolve(&upstream.servers, upstream);
         }
         let upstreams: Vec<Servers> = snapshot
             .config
             .upstreams
             .iter()
-            .map(|upstream| self.resolve(upstream))
+            .map(|upstream| self.resolve(&upstream.servers, upstream))
             .collect();
         let servers = Rc::clone(&upstreams[upstream]);
         *current = Some(Resolved {
@@ -92,15 +110,33 @@ impl Directory {
         servers
     }
 
-    fn resolve(&self, upstream: &Upstream) -> Servers {
+    /// The servers of a place of one tenant's own; never another's.
+    pub(super) fn servers_at(&self, place: &Arc<Destination>, upstream: &Upstream) -> Servers {
+        let mut places = self.places.borrow_mut();
+        let (_, servers) = places.entry(Arc::as_ptr(place)).or_insert_with(|| {
+            let servers = self.resolve(&place.servers, upstream);
+            (Arc::clone(place), servers)
+        });
+        Rc::clone(servers)
+    }
+
+    fn resolve(&self, servers: &[UpstreamServer], upstream: &Upstream) -> Servers {
         let mut known = self.servers.borrow_mut();
-        upstream
-            .servers
+        servers
             .iter()
             .map(|server| {
+                let prepared = upstream
+                    .tls
+                    .as_ref()
+                    .and_then(|tls| tls.prepared.0.as_ref());
+                let key = Known {
+                    server: server.clone(),
+                    protocol: upstream.protocol,
+                    tls: prepared.map(|prepared| prepared.fingerprint),
+                };
                 let entry = known
-                    .entry(server.clone())
-                    .or_insert_with(|| Rc::new(Server::new(server)));
+                    .entry(key)
+                    .or_insert_with(|| Rc::new(Server::of(server, upstream)));
                 Rc::clone(entry)
             })
             .collect()
@@ -123,13 +159,17 @@ impl Directory {
     /// Closes connections that were idle for too long or that the backend closed, and forgets servers that no configuration names any more.
     pub(super) fn sweep(&self) {
         let now = Instant::now();
+        // Places that no snapshot holds any more.
+        let mut places = self.places.borrow_mut();
+        places.retain(|_, (place, _)| Arc::strong_count(place) > 1);
         let current = self.current.borrow();
         self.servers.borrow_mut().retain(|_, server| {
             let mut idle = server.idle.borrow_mut();
             idle.retain(|entry| entry.until > now && !entry.sender.is_closed());
+            server.links.sweep(now);
             // The map holds one reference, `current` another where the configuration names the server.
             let is_known = current.is_none() || Rc::strong_count(server) > 1;
-            is_known || !idle.is_empty()
+            is_known || !idle.is_empty() || !server.links.are_none()
         });
     }
 }
@@ -187,8 +227,28 @@ pub(super) struct Server {
     pub(super) port: u16,
     /// Its address, where the configuration gives one instead of a name.
     pub(super) address: Option<SocketAddr>,
+    /// How it is spoken to over TLS; `None` in clear.
+    pub(super) secure: Option<Secure>,
+    /// Its HTTP/2 connections, which requests share.
+    pub(super) links: Links,
     idle: RefCell<Vec<Idle>>,
     outstanding: Cell<usize>,
+}
+
+/// TLS to one server.
+pub(super) struct Secure {
+    /// `None` when its files were not read: then nobody connects.
+    pub(super) client_config: Option<Arc<ClientConfig>>,
+    /// The name that is asked for and verified.
+    pub(super) name: Option<ServerName<'static>>,
+}
+
+impl fmt::Debug for Secure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Secure")
+            .field("name", &self.name)
+            .finish()
+    }
 }
 
 /// A connection on which nothing is outstanding.
@@ -200,6 +260,20 @@ struct Idle {
 }
 
 impl Server {
+    fn of(server: &UpstreamServer, upstream: &Upstream) -> Server {
+        let own = Server::new(server);
+        let secure = server.tls.then(|| {
+            let tls = upstream.tls.as_ref();
+            let name = tls.and_then(|tls| tls.server_name.clone());
+            let prepared = tls.and_then(|tls| tls.prepared.0.as_ref());
+            Secure {
+                client_config: prepared.map(|prepared| Arc::clone(&prepared.client_config)),
+                name: ServerName::try_from(name.unwrap_or_else(|| own.host.clone())).ok(),
+            }
+        });
+        Server { secure, ..own }
+    }
+
     fn new(server: &UpstreamServer) -> Server {
         let bare = server.host.trim_start_matches('[').trim_end_matches(']');
         let address: Option<IpAddr> = bare.parse().ok();
@@ -213,6 +287,8 @@ impl Server {
             host: bare.to_owned(),
             port: server.port,
             address: address.map(|address| SocketAddr::new(address, server.port)),
+            secure: None,
+            links: Links::default(),
             idle: RefCell::default(),
             outstanding: Cell::new(0),
         }
@@ -260,7 +336,7 @@ pub(super) struct Connection {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keeping {
     idle_max: usize,
-    idle_timeout: Duration,
+    pub(super) idle_timeout: Duration,
 }
 
 impl Keeping {
@@ -284,6 +360,12 @@ impl Claim {
         Claim {
             server: Rc::clone(server),
         }
+    }
+}
+
+impl Claim {
+    pub(super) fn server(&self) -> &Server {
+        &self.server
     }
 }
 
@@ -422,7 +504,11 @@ mod tests {
         ];
         for (host, name, is_address) in cases {
             let host = host.to_owned();
-            let server = Server::new(&UpstreamServer { host, port: 80 });
+            let server = Server::new(&UpstreamServer {
+                tls: false,
+                host,
+                port: 80,
+            });
             assert_eq!(&*server.name, name);
             assert_eq!(server.host_header.as_ref().unwrap(), name);
             assert_eq!(server.address.is_some(), is_address, "{name}");

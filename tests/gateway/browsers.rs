@@ -346,8 +346,11 @@ fn a_key_in_the_query_is_taken_out_byte_for_byte() {
     }
     for (said, kept) in [
         ("public, max-age=60", "private"),
-        ("max-age=60", "private"),
-        ("private=\"set-cookie\", max-age=60", "private"),
+        ("max-age=60", "max-age=60, private"),
+        (
+            "private=\"set-cookie\", max-age=60",
+            "private=\"set-cookie\", max-age=60, private",
+        ),
         ("max-age=60, Private", "max-age=60, Private"),
         ("no-store", "no-store"),
     ] {

@@ -119,6 +119,53 @@ fn malformed_content_lengths_are_refused() {
     }
 }
 
+// S1, S2, S3, S15: what hyper would take and the next reader may see otherwise: line ends without CR, in heads and between chunks, two
+// lengths that agree, a length beside a coding. Also in a request that came in one piece with the one before.
+#[test]
+fn framing_that_two_readers_could_see_in_two_ways_is_refused() {
+    let (upstream, gateway) = usual();
+    let host = "Host: localhost";
+    let coded = "Transfer-Encoding: chunked\r\n\r\n";
+    let doubtful = [
+        format!("GET /public/x HTTP/1.1\n{host}\r\n\r\n"),
+        format!("GET /public/x HTTP/1.1\r\n{host}\n\r\n"),
+        format!("GET /public/x HTTP/1.1\r\n{host}\r\nX: y\nZ: a\r\n\r\n"),
+        format!("GET /public/x HTTP/1.1\r\n{host}\r\n\n"),
+        format!("GET /public/x HTTP/1.1\n{host}\n\n"),
+        format!("{START}Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
+        format!("{START}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        format!("{START}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"),
+        format!("{START}{coded}5\nhello\r\n0\r\n\r\n"),
+        format!("{START}{coded}5\r\nhello\n0\r\n\r\n"),
+        format!("{START}{coded}5;a\nb\r\nhello\r\n0\r\n\r\n"),
+        format!("{START}{coded}5\r\nhello\r\n0\r\nX: y\n\r\n"),
+        format!("{START}{coded}5\r\nhello\r\n0\r\n\n"),
+    ];
+    let first = format!("GET /public/first HTTP/1.1\r\n{host}\r\n\r\n");
+    for request in doubtful {
+        upstream.forget();
+        assert_refused(
+            &upstream,
+            &gateway,
+            &format!("{request}{NEXT}"),
+            &[400, 502],
+        );
+        let mut client = gateway.connect();
+        client.send(format!("{first}{request}{NEXT}"));
+        client.read().expect(200);
+        if let Some(answer) = client.try_read_for("POST") {
+            assert_eq!(answer.status, 400, "{request:?}");
+        }
+        assert!(client.is_closed(), "{request:?}");
+        let whole = upstream
+            .requests()
+            .into_iter()
+            .filter(|request| request.complete);
+        let lines: Vec<String> = whole.map(|request| request.target().to_owned()).collect();
+        assert_eq!(lines, ["/public/first"], "{request:?}");
+    }
+}
+
 // S3: malformed chunks end the connection; what follows is never a request.
 #[test]
 fn malformed_chunks_are_refused() {

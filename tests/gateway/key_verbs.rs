@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use portcullis::model::key_text::digest_of;
 use portcullis::store::KeyFilter;
 use portcullis::store::NewKey;
 use portcullis::store::Verb;
@@ -328,6 +329,60 @@ fn bulk_revocation_is_one_change() {
     assert!(outcome.contains("place 2"), "{outcome}");
     gateway.get("/any", &other).expect(401);
     gateway.get("/any", &bravo).expect(200);
+}
+
+// FF19, C-19: who finds an old text of a regenerated key has not found the key: the text ends, if it still lives, and the key stays.
+#[test]
+fn revoking_an_old_text_leaves_the_living_key() {
+    let (_upstream, gateway) = usual();
+    let regenerate = |key: &Key, overlap_seconds| {
+        key_of(&act(
+            &gateway,
+            Verb::KeyRegenerate {
+                id: key.id.clone(),
+                overlap_seconds,
+            },
+        ))
+    };
+    let revoke = |texts: &[&Key]| {
+        let digest = |key: &&Key| digest_of(key.text.as_bytes()).hex();
+        let which = KeyFilter {
+            keys: Some(texts.iter().map(digest).collect()),
+            ..KeyFilter::default()
+        };
+        act(&gateway, Verb::KeyRevokeMany(which)).to_string()
+    };
+    let first = gateway.key("acme");
+    let second = regenerate(&first, 0);
+    let said = revoke(&[&first]);
+    assert!(said.contains("ended at its regeneration"), "{said}");
+    assert!(
+        said.contains(&first.id) && said.contains("\"ids\":[]"),
+        "{said}"
+    );
+    gateway.get("/any", &second).expect(200);
+    let third = regenerate(&second, 3600);
+    gateway.get("/any", &second).expect(200);
+    let said = revoke(&[&second, &second]);
+    assert!(said.contains("its overlap ends now"), "{said}");
+    let note = KeyUpdate {
+        note: Some("changed meanwhile".to_owned()),
+        ..KeyUpdate::default()
+    };
+    act(&gateway, update(&third, note));
+    for _ in 0..2 {
+        gateway.get("/any", &second).expect(401);
+        gateway.get("/any", &third).expect(200);
+        gateway.reload_as_is().unwrap();
+    }
+    let fourth = regenerate(&third, 3600);
+    let said = revoke(&[&third, &fourth]);
+    assert!(said.contains("which ends with this"), "{said}");
+    for ended in [&first, &second, &third, &fourth] {
+        gateway.get("/any", ended).expect(401);
+    }
+    let said = revoke(&[&first, &fourth]);
+    assert!(said.contains("which is revoked"), "{said}");
 }
 
 // FA13, FA32: keys that are due, and keys that nobody uses; what has ended is neither.

@@ -11,19 +11,28 @@
 
 mod support;
 
+mod abuse;
 mod admin;
 mod authentication;
 mod browsers;
+mod conformance;
 mod declared;
 mod environments;
+mod grpc;
+mod guard;
 mod harness;
 mod hostile;
+mod http2_upstreams;
+mod https_upstreams;
 mod in_flight;
+mod isolation;
 mod key_lifecycle;
 mod key_verbs;
+mod messages;
 mod observe;
 mod permissions;
 mod profiles;
+mod proxies;
 mod rate_limits;
 mod real_backends;
 mod reload;
@@ -31,3 +40,4 @@ mod shutdown;
 mod streaming;
 mod tenancy;
 mod transport;
+mod tunnels;

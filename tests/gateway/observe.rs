@@ -1,8 +1,11 @@
 //! Observe mode: what a rule would refuse passes, and is counted and logged.
 
+use portcullis::store::NewKey;
+
 use crate::support::gateway::Access;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Setup;
+use crate::support::gateway::new_key;
 use crate::support::request::Request;
 use crate::support::upstream::Upstream;
 
@@ -77,6 +80,76 @@ fn a_plan_or_a_route_is_observed_alone() {
     assert_eq!(would_refuse(&gateway, "scope_not_of_key"), 1);
     let line = gateway.log_line(r#""would_refuse":"scope_not_of_key""#);
     assert_eq!(line["http.route"], "/tried");
+}
+
+// The report: each key, route and reason once, with its name, its tenant and how often; nobody who was let in by right.
+#[test]
+fn the_report_names_who_would_have_been_refused() {
+    let upstream = Upstream::start();
+    let gateway = Setup::limited(&upstream, "2/hour", "unlimited")
+        .set("limits", "mode", r#""observe""#)
+        .set("plans.open", "mode", r#""observe""#)
+        .start();
+    let report = || -> serde_json::Value {
+        let (code, json, _) = gateway.command(&["limits", "observed", "--output", "json"]);
+        assert_eq!(code, 0);
+        serde_json::from_str(&json).unwrap()
+    };
+    assert_eq!(report()["rows"], serde_json::json!([]));
+    let (code, table, said) = gateway.command(&["limits", "observed"]);
+    assert_eq!((code, table.as_str()), (0, ""));
+    assert!(said.contains("nobody would have been refused"), "{said}");
+    let greedy = gateway.make_key(NewKey {
+        name: "nightly import".to_owned(),
+        ..new_key("acme")
+    });
+    let narrow = gateway.key_with_scopes("bravo", &["leases:read"]);
+    for _ in 0..4 {
+        gateway.get("/leases/7", &greedy).expect(200);
+    }
+    gateway.advance(std::time::Duration::from_secs(5));
+    gateway.get("/leases/8", &greedy).expect(200);
+    gateway.get("/nowhere", &greedy).expect(404);
+    gateway.get("/owners", &narrow).expect(200);
+    gateway.get("/leases", &narrow).expect(200);
+    let report = report();
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(
+        (rows.len(), &report["not_listed"]),
+        (3, &serde_json::json!(0))
+    );
+    let first = &rows[0];
+    assert_eq!(first["key_id"], greedy.id.as_str());
+    assert_eq!(
+        [&first["name"], &first["tenant"]],
+        ["nightly import", "acme"]
+    );
+    assert_eq!(
+        [&first["route"], &first["reason"]],
+        ["/leases/{*rest}", "limit_exceeded"]
+    );
+    assert_eq!(first["count"], 3);
+    let time = |name: &str| -> jiff::Timestamp { first[name].as_str().unwrap().parse().unwrap() };
+    let apart = time("last_seen").as_second() - time("first_seen").as_second();
+    assert!((5..10).contains(&apart), "{report}");
+    let nowhere = rows.iter().find(|row| row["route"].is_null()).unwrap();
+    assert_eq!(
+        [&nowhere["reason"], &nowhere["key_id"]],
+        ["limit_exceeded", greedy.id.as_str()]
+    );
+    let scope = rows.iter().find(|row| row["tenant"] == "bravo").unwrap();
+    assert_eq!(
+        [&scope["route"], &scope["reason"]],
+        ["/owners/{*rest}", "scope_not_of_key"]
+    );
+    let (_, table, said) = gateway.command(&["limits", "observed"]);
+    assert_eq!(table.lines().count(), 3);
+    assert!(
+        table.starts_with(&format!("{}\tnightly import\tacme\t", greedy.id)),
+        "{table}"
+    );
+    assert!(said.contains("would have been refused since"), "{said}");
+    assert!(!table.contains(&greedy.text));
 }
 
 // What is observed is limits and scopes: no key, no entry.

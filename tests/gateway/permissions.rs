@@ -336,7 +336,13 @@ fn keys_are_whole_under_a_plan_without_granular_scopes() {
     let basic = setup
         .tenant("acme", "basic")
         .set("plans.basic", "granular_scopes", "false");
-    gateway.reload(basic).unwrap();
+    let said = gateway.reload(basic.clone()).unwrap();
+    assert!(
+        said.contains("warning: 1 secret keys that list scopes"),
+        "{said}"
+    );
+    let again = gateway.reload(basic).unwrap();
+    assert!(!again.contains("warning"), "{again}");
     gateway.get("/leases", &secret).expect(200);
     gateway.get("/owners", &secret).expect(403);
     gateway.get("/leases", &public).expect(403);

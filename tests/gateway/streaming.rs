@@ -162,7 +162,7 @@ fn a_slow_reader_holds_the_backend_back() {
     assert_eq!(answer.body.len(), 64 * PIECE);
 }
 
-fn resident_bytes() -> usize {
+pub fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
     pages * 4096

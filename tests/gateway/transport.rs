@@ -4,6 +4,9 @@ use std::io::Read;
 use std::io::Write;
 use std::net::TcpStream;
 
+use portcullis::store::NewKey;
+use portcullis::store::Verb;
+
 use crate::support::PATIENCE;
 use crate::support::certs;
 use crate::support::client;
@@ -11,6 +14,8 @@ use crate::support::client::Http1;
 use crate::support::client::block_on;
 use crate::support::eventually;
 use crate::support::gateway::Setup;
+use crate::support::gateway::key_of;
+use crate::support::gateway::new_key;
 use crate::support::real;
 use crate::support::request::Request;
 use crate::support::upstream::Upstream;
@@ -64,6 +69,84 @@ fn plain_http_is_refused_in_the_shape_of_its_host() {
     assert_eq!(line["reason"], "key_seen_in_plaintext");
     assert_eq!(line["http.response.status_code"], 403);
     assert_eq!(upstream.hits(), 0);
+}
+
+// FA29, C-26: where the operator says so, a secret key that came in clear is revoked, once and for good, by the one writer; a key that
+// anybody can read in a web page is not, and strangers' words revoke nothing.
+#[test]
+fn a_secret_key_sent_in_clear_is_revoked_where_the_operator_says_so() {
+    let upstream = Upstream::start();
+    let gateway = Setup::usual(&upstream)
+        .set("revocation", "plaintext_key", r#""revoke""#)
+        .set("auth", "query_parameter", r#""api_key""#)
+        .start();
+    let (secret, other) = (gateway.key("acme"), gateway.key("acme"));
+    let in_query = gateway.key("bravo");
+    let public = gateway.make_key(NewKey {
+        kind: "public".to_owned(),
+        ..new_key("acme")
+    });
+    let in_clear = |request: &Request| {
+        Http1::plain(gateway.http()).exchange(request).expect(403);
+    };
+    let revision = || {
+        let metrics = gateway.admin_get("/metrics").text();
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("portcullis_store_revision "));
+        line.unwrap()
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .parse::<f64>()
+            .unwrap()
+    };
+    let before = revision();
+    for stranger in ["fp_live_nobody", "nobody"] {
+        in_clear(&Request::get("/any").bearer(stranger));
+    }
+    in_clear(&Request::get("/any").bearer(&public.text));
+    for _ in 0..20 {
+        in_clear(&Request::get("/any").bearer(&secret.text));
+    }
+    in_clear(&Request::get(&format!("/any?api_key={}", in_query.text)));
+    for burnt in [&secret, &in_query] {
+        eventually("the key has ended", || {
+            (gateway.get("/any", burnt).status == 401).then_some(())
+        });
+    }
+    gateway.get("/any", &other).expect(200);
+    gateway.get("/any", &public).expect(200);
+    assert_eq!(revision(), before + 2.0, "each of the two once");
+    let show = Verb::KeyShow {
+        id: secret.id.clone(),
+    };
+    let shown = gateway.execute(show).unwrap();
+    assert_eq!(shown["key"]["status"], "revoked");
+    let activate = Verb::KeyActivate { id: secret.id };
+    let error = gateway.execute(activate);
+    assert!(error.unwrap_err().contains("for good"));
+}
+
+// C-26: the old text of a regenerated key, in its overlap, ends alone.
+#[test]
+fn an_old_text_sent_in_clear_ends_alone() {
+    let upstream = Upstream::start();
+    let gateway = Setup::usual(&upstream)
+        .set("revocation", "plaintext_key", r#""revoke""#)
+        .start();
+    let old = gateway.key("acme");
+    let regenerate = Verb::KeyRegenerate {
+        id: old.id.clone(),
+        overlap_seconds: 3600,
+    };
+    let new = key_of(&gateway.execute(regenerate).unwrap());
+    let request = Request::get("/any").bearer(&old.text);
+    Http1::plain(gateway.http()).exchange(&request).expect(403);
+    eventually("the old text has ended", || {
+        (gateway.get("/any", &old).status == 401).then_some(())
+    });
+    gateway.get("/any", &new).expect(200);
 }
 
 // FA29: whatever the method or the target.

@@ -8,8 +8,15 @@ const values = (raw, name) =>
 
 const server = http.createServer((request, response) => {
   // The WHATWG rules: a backslash is a slash, `%2e%2e` is a dot segment.
-  const path = decodeURI(new URL(request.url, 'http://backend').pathname);
-  const place = /^\/+admin(\/|$)/.test(path) ? 'admin' : 'other';
+  let path;
+  try {
+    path = decodeURI(new URL(request.url, 'http://backend').pathname);
+  } catch {
+    response.statusCode = 400;
+    response.end();
+    return;
+  }
+  const place = (/^\/+(admin|owners)(\/|$)/.exec(path) ?? [])[1] ?? 'other';
   const body = JSON.stringify({
     backend: 'nodejs',
     place,

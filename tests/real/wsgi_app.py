@@ -23,7 +23,8 @@ def application(environ, start_response):
     # An application that leaves its request unread has its server reset the connection, and the answer may go down with it.
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     path = posixpath.normpath(environ["PATH_INFO"].replace("\\", "/").replace("//", "/"))
-    place = "admin" if path == "/admin" or path.startswith("/admin/") else "other"
+    first = path.split("/")[1]
+    place = first if first in ("admin", "owners") else "other"
     answer = {
         "backend": "python3",
         "place": place,

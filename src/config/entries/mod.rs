@@ -11,10 +11,15 @@ use crate::config::values::Wrong;
 use crate::config::values::wrong;
 use crate::model::key::Environment;
 
+mod bindings;
+mod guards;
 mod routes;
 mod tenancy;
 mod upstreams;
 
+pub(super) use bindings::destination;
+pub(super) use guards::guards;
+pub(super) use guards::words as guard_words;
 pub(super) use routes::hosts;
 pub(super) use routes::routes;
 pub(super) use tenancy::key_defaults;
@@ -46,6 +51,8 @@ pub(in crate::config) struct Places {
     pub(in crate::config) cost: Range<usize>,
     /// `environment` of an upstream, host or route.
     pub(in crate::config) environment: Range<usize>,
+    /// `isolation` of an upstream.
+    pub(in crate::config) isolation: Range<usize>,
 }
 
 /// What the entries may refer to.
@@ -58,6 +65,8 @@ pub(in crate::config) struct Declared<'a> {
     pub(in crate::config) plans: Names<'a>,
     /// Ids of tenants.
     pub(in crate::config) tenants: Names<'a>,
+    /// Names of guards.
+    pub(in crate::config) guards: Names<'a>,
     /// Names of upstreams, sorted, so that a position is an index into `Config::upstreams`.
     pub(in crate::config) upstreams: Names<'a>,
 }

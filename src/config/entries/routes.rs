@@ -10,6 +10,7 @@ use crate::config::entries::Declared;
 use crate::config::entries::Placed;
 use crate::config::entries::Places;
 use crate::config::entries::TOTAL;
+use crate::config::entries::bindings;
 use crate::config::entries::inner;
 use crate::config::entries::scope_word;
 use crate::config::file::Reader;
@@ -17,9 +18,12 @@ use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::settings;
 use crate::config::values;
+use crate::config::values::Wrong;
 use crate::config::values::wrong;
+use crate::model::guard::Guard;
 use crate::model::route::Access;
 use crate::model::route::Route;
+use crate::model::route::bind::Bindings;
 use crate::model::scope::Scope;
 
 /// `[[hosts]]`. What a host leaves out is as in `[errors]`.
@@ -55,12 +59,17 @@ pub(in crate::config) fn hosts(
 pub(in crate::config) fn routes(
     root: &mut Reader<'_>,
     declared: &Declared<'_>,
+    guards: &[Placed<Arc<Guard>>],
 ) -> Vec<Placed<Arc<Route>>> {
-    let read = root.each("routes", "routes", |table| route(table, declared));
+    let read = root.each("routes", "routes", |table| route(table, declared, guards));
     read.into_iter().flatten().collect()
 }
 
-fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<Route>>> {
+fn route(
+    table: &mut Reader<'_>,
+    declared: &Declared<'_>,
+    guards: &[Placed<Arc<Guard>>],
+) -> Option<Placed<Arc<Route>>> {
     let path = table.required(
         "path",
         "write path = \"/leases/{*rest}\"",
@@ -97,6 +106,18 @@ fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<R
     let raw_path = table.flag("raw_path", false);
     let origins = inner(table.list("origins", names::web_origin));
     let mode = settings::mode(table);
+    let bindings = bindings::bindings(
+        table,
+        path.as_ref().map(|path| path.get_ref().as_str()),
+        host.as_ref().map(|host| host.get_ref().as_str()),
+    );
+    let guard = guard(
+        table,
+        declared,
+        guards,
+        access.as_ref(),
+        bindings.as_deref(),
+    );
     let path = path?;
     at.name = path.span();
     Some(Placed {
@@ -114,8 +135,41 @@ fn route(table: &mut Reader<'_>, declared: &Declared<'_>) -> Option<Placed<Arc<R
             raw_path,
             origins,
             mode,
+            bindings,
+            guard,
         }),
     })
+}
+
+fn guard(
+    table: &mut Reader<'_>,
+    declared: &Declared<'_>,
+    guards: &[Placed<Arc<Guard>>],
+    access: Option<&Access>,
+    bindings: Option<&Bindings>,
+) -> Option<Arc<Guard>> {
+    let name = table.reference("guard", &declared.guards)?;
+    let guard = guards.iter().find(|guard| guard.value.name == name)?;
+    if !guard.value.set.is_empty() && access == Some(&Access::Public) {
+        let place = table.place("guard").unwrap_or_default();
+        let wrong = Wrong {
+            what: format!(
+                "\"{name}\" sets a member to the caller's tenant, and a public route has no caller"
+            ),
+            help: "ask for a key here, or name a guard without request_set".to_owned(),
+        };
+        table.refuse(place, "guard", wrong);
+    }
+    let echoes = bindings.is_some_and(|bindings| bindings.twin.echo);
+    if echoes && !guard.value.answers.is_empty() {
+        let place = table.place("twin_echo").unwrap_or_default();
+        let wrong = Wrong {
+            what: "a 404 in which an id is put right passes no guard".to_owned(),
+            help: "take twin_echo out, or let another guard, without remove and watch, look after this route".to_owned(),
+        };
+        table.refuse(place, "twin_echo", wrong);
+    }
+    Some(Arc::clone(&guard.value))
 }
 
 /// Who may use a route must be said, by exactly one of `scope` and `access`.

@@ -1,5 +1,7 @@
 //! `[plans]`, `[[tenants]]`, `[[keys]]` and `[[key_defaults]]`: who may come in, and what for.
 
+use std::collections::BTreeMap;
+
 use aws_lc_rs::digest;
 use toml::Spanned;
 
@@ -116,6 +118,7 @@ pub(in crate::config) fn tenants(
                 quota,
                 burst,
                 suspended,
+                upstreams: BTreeMap::new(),
                 origin: Origin::File,
             },
             at,

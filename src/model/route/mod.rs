@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::guard::Guard;
 use crate::model::key::Environment;
 use crate::model::limit::Mode;
+use crate::model::route::bind::Bindings;
 use crate::model::scope::Scope;
 
+pub mod bind;
 pub mod host;
 pub mod path;
 pub mod pattern;
@@ -51,6 +54,10 @@ pub struct Route {
     pub origins: Vec<String>,
     /// Whether limits and scope hold here or are only observed.
     pub mode: Mode,
+    /// What ties its requests to their caller; `None` is nothing.
+    pub bindings: Option<Box<Bindings>>,
+    /// What is done with its JSON; `None` is nothing, and costs nothing.
+    pub guard: Option<Arc<Guard>>,
 }
 
 /// What the table says of a request.

@@ -56,6 +56,15 @@ impl Pattern {
     }
 }
 
+/// The parameters of a path that stand for one segment: which segment, from 0, and the name. `{*rest}` is none of them.
+pub fn parameters(path: &str) -> impl Iterator<Item = (usize, &str)> {
+    let segments = path.strip_prefix('/').unwrap_or(path).split('/');
+    segments.enumerate().filter_map(|(place, segment)| {
+        let name = segment.strip_prefix('{')?.strip_suffix('}')?;
+        (!name.starts_with('*')).then_some((place, name))
+    })
+}
+
 /// What stands between the braces of a segment that is a parameter.
 fn parameter(word: &str) -> Result<Option<&str>, &'static str> {
     if let Some(name) = word

@@ -235,8 +235,10 @@ mod tests {
             body_bytes_max: None,
             total_timeout: Some(Duration::from_secs(1)),
             raw_path: false,
+            guard: None,
             origins: Vec::new(),
             mode: Mode::Enforce,
+            bindings: None,
         })
     }
 

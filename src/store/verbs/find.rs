@@ -32,7 +32,7 @@ impl Scene<'_> {
         };
         let ended = match self.store.digest_use(&key.digest)? {
             DigestUse::Free => false,
-            DigestUse::Retired(_) => true,
+            DigestUse::Retired(..) => true,
             DigestUse::Key(_, status) if status.is_final() => true,
             DigestUse::Key(other, _) => {
                 return Err(Failure::refused(format!(
@@ -124,7 +124,7 @@ impl Scene<'_> {
 
     /// How a key is shown after a change; when it was last used is asked for only where keys are listed.
     pub(super) fn view(&self, key: &ApiKey) -> KeyView {
-        KeyView::of(key, self.now, None)
+        KeyView::of(key, self.now, None, self.declared.labels)
     }
 
     /// Whether a key has expired.

@@ -194,7 +194,7 @@ fn fresh(scene: &Scene<'_>, digest: &Digest) -> Result<(), Failure> {
             "this key was revoked for good as {id}"
         ))),
         DigestUse::Key(id, _) => Err(Failure::refused(format!("this key is {id} already"))),
-        DigestUse::Retired(id) => Err(Failure::refused(format!(
+        DigestUse::Retired(id, _) => Err(Failure::refused(format!(
             "this key ended for good when {id} was regenerated"
         ))),
     }

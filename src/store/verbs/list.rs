@@ -14,7 +14,10 @@ pub(super) fn keys(scene: &Scene<'_>, which: &KeyFilter) -> Result<Prepared, Fai
     let last_used = (scene.last_used)();
     let mut keys = scene.select(which, &last_used)?.keys;
     keys.sort_by_key(|key| (key.created, key.id));
-    let view = |key: &ApiKey| KeyView::of(key, scene.now, last_used.get(&key.id).copied());
+    let view = |key: &ApiKey| {
+        let last_used = last_used.get(&key.id).copied();
+        KeyView::of(key, scene.now, last_used, scene.declared.labels)
+    };
     Ok(Prepared::read(Outcome::Keys {
         keys: keys.iter().map(view).collect(),
     }))
@@ -25,7 +28,8 @@ pub(super) fn key(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
     let key = scene.key(id)?;
     let last_used = (scene.last_used)();
     let last_used = last_used.get(&key.id).copied();
-    let key = Box::new(KeyView::of(&key, scene.now, last_used));
+    let view = KeyView::of(&key, scene.now, last_used, scene.declared.labels);
+    let key = Box::new(view);
     Ok(Prepared::read(Outcome::Key { key }))
 }
 

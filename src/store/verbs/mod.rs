@@ -7,7 +7,9 @@ use crate::clock::Wall;
 use crate::config::Config;
 use crate::config::KeyDefault;
 use crate::config::KeyFormat;
+use crate::config::KeyLabels;
 use crate::config::KeyRules;
+use crate::config::Upstream;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyStatus;
@@ -25,6 +27,8 @@ mod create;
 mod find;
 mod import;
 mod list;
+mod place;
+mod revoke_many;
 mod rules;
 mod select;
 mod status;
@@ -46,10 +50,14 @@ pub struct Declared<'a> {
     pub format: &'a KeyFormat,
     /// What new keys must be.
     pub rules: &'a KeyRules,
+    /// What lists call the states of keys.
+    pub labels: &'a KeyLabels,
     /// What they may do when nobody said it.
     pub defaults: &'a [KeyDefault],
     /// What they demand and cost, for advice.
     pub routes: &'a [Arc<Route>],
+    /// `[upstreams.NAME]`: which of them have places for single tenants.
+    pub upstreams: &'a [Arc<Upstream>],
 }
 
 impl<'a> Declared<'a> {
@@ -63,8 +71,10 @@ impl<'a> Declared<'a> {
             environments: &config.environments,
             format: &config.keys,
             rules: &config.key_rules,
+            labels: &config.key_labels,
             defaults: &config.key_defaults,
             routes: &config.routes,
+            upstreams: &config.upstreams,
         }
     }
 }
@@ -144,7 +154,7 @@ pub fn prepare(
             overlap_seconds,
         } => create::rotate(&scene, id, *overlap_seconds),
         Verb::KeyImport { file, keys } => import::import(&scene, file, keys),
-        Verb::KeyRevokeMany(which) => select::revoke_many(&scene, which),
+        Verb::KeyRevokeMany(which) => revoke_many::revoke_many(&scene, which),
         Verb::KeyRevoke { id } => status::revoke(&scene, id),
         Verb::KeyDelete { id } => status::delete(&scene, id),
         Verb::TenantCreate { id, name, plan } => tenant::create(&scene, id, name.as_deref(), plan),

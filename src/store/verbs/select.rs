@@ -6,13 +6,9 @@ use crate::model::key::Digest;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
 use crate::store::outcome::Failure;
-use crate::store::outcome::Outcome;
 use crate::store::outcome::status_word;
 use crate::store::request::KeyFilter;
 use crate::store::sqlite::DigestUse;
-use crate::store::sqlite::Write;
-use crate::store::verbs::Change;
-use crate::store::verbs::Prepared;
 use crate::store::verbs::Scene;
 
 use std::collections::HashMap;
@@ -21,15 +17,33 @@ use std::collections::HashSet;
 /// The words of `--status`.
 const STATUS_WORDS: [&str; 5] = ["active", "inactive", "expired", "revoked", "deleted"];
 
-/// How many unknown entries are named.
-const NAMED_MAX: usize = 20;
-
 /// What a filter found.
 pub(super) struct Selected {
     /// In no order.
     pub(super) keys: Vec<ApiKey>,
     /// Entries of `KeyFilter::keys` that are no key's, by their place from 1.
     pub(super) unmatched: Vec<usize>,
+    /// Entries of `KeyFilter::keys` that are texts which their keys have no more: the keys are not meant.
+    pub(super) replaced: Vec<Replaced>,
+}
+
+/// A text that a key had until it was regenerated.
+pub(super) struct Replaced {
+    /// Its place in `KeyFilter::keys`, from 1.
+    pub(super) place: usize,
+    /// The text's digest.
+    pub(super) digest: Digest,
+    /// Until then it is still taken for its key; `None` is not at all.
+    pub(super) until: Option<Wall>,
+    /// The key, which has another text now.
+    pub(super) key: ApiKey,
+}
+
+/// What an entry of `KeyFilter::keys` is.
+enum Named {
+    Key(ApiKey),
+    Replaced(Digest, Option<Wall>, ApiKey),
+    Nobody,
 }
 
 impl Scene<'_> {
@@ -53,13 +67,18 @@ impl Scene<'_> {
                 &STATUS_WORDS,
             )));
         }
-        let mut unmatched = Vec::new();
-        let mut keys = match &which.keys {
-            Some(entries) => self.named(entries, &mut unmatched)?,
-            None => self.all(which)?,
+        let mut selected = match &which.keys {
+            Some(entries) => self.named(entries)?,
+            None => Selected {
+                keys: self.all(which)?,
+                unmatched: Vec::new(),
+                replaced: Vec::new(),
+            },
         };
-        keys.retain(|key| self.fits(key, which, last_used.get(&key.id).copied()));
-        Ok(Selected { keys, unmatched })
+        let fits = |key: &ApiKey| self.fits(key, which, last_used.get(&key.id).copied());
+        selected.keys.retain(fits);
+        selected.replaced.retain(|old| fits(&old.key));
+        Ok(selected)
     }
 
     fn all(&self, which: &KeyFilter) -> Result<Vec<ApiKey>, Failure> {
@@ -73,40 +92,54 @@ impl Scene<'_> {
         Ok(keys)
     }
 
-    fn named(
-        &self,
-        entries: &[String],
-        unmatched: &mut Vec<usize>,
-    ) -> Result<Vec<ApiKey>, Failure> {
-        let mut keys: Vec<ApiKey> = Vec::new();
-        let mut seen = HashSet::new();
+    fn named(&self, entries: &[String]) -> Result<Selected, Failure> {
+        let (mut keys, mut unmatched, mut replaced) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut seen, mut seen_replaced) = (HashSet::new(), HashSet::new());
         for (index, entry) in entries.iter().enumerate() {
+            let place = index + 1;
             match self.find(entry)? {
-                Some(key) if seen.insert(key.id) => keys.push(key),
-                Some(_) => {}
-                None => unmatched.push(index + 1),
+                Named::Key(key) if seen.insert(key.id) => keys.push(key),
+                Named::Replaced(digest, until, key) if seen_replaced.insert(digest) => {
+                    replaced.push(Replaced {
+                        place,
+                        digest,
+                        until,
+                        key,
+                    });
+                }
+                Named::Key(_) | Named::Replaced(..) => {}
+                Named::Nobody => unmatched.push(place),
             }
         }
-        Ok(keys)
+        Ok(Selected {
+            keys,
+            unmatched,
+            replaced,
+        })
     }
 
-    fn find(&self, entry: &str) -> Result<Option<ApiKey>, Failure> {
+    fn find(&self, entry: &str) -> Result<Named, Failure> {
+        let or_nobody = |key: Option<ApiKey>| key.map_or(Named::Nobody, Named::Key);
         let Some(hex) = entry.strip_prefix("sha256:") else {
             let id = KeyId::parse(entry).map_err(Failure::refused)?;
             let known = self.declared.keys.iter().any(|key| key.id == id);
             return match known || self.store.key(id)?.is_some() {
-                true => self.key(entry).map(Some),
-                false => Ok(None),
+                true => self.key(entry).map(Named::Key),
+                false => Ok(Named::Nobody),
             };
         };
         let digest = Digest::from_hex(hex).map_err(Failure::refused)?;
         let declared = self.declared.keys.iter().find(|key| key.digest == digest);
         if let Some(key) = declared {
-            return self.key(&key.id.to_string()).map(Some);
+            return self.key(&key.id.to_string()).map(Named::Key);
         }
         match self.store.digest_use(&digest)? {
-            DigestUse::Free => Ok(None),
-            DigestUse::Key(id, _) | DigestUse::Retired(id) => Ok(self.store.key(id)?),
+            DigestUse::Free => Ok(Named::Nobody),
+            DigestUse::Key(id, _) => Ok(or_nobody(self.store.key(id)?)),
+            DigestUse::Retired(id, until) => Ok(match self.store.key(id)? {
+                Some(key) => Named::Replaced(digest, until, key),
+                None => Named::Nobody,
+            }),
         }
     }
 
@@ -136,65 +169,4 @@ impl Scene<'_> {
                 .unused_since_seconds
                 .is_none_or(|least| age(touched) >= least)
     }
-}
-
-/// Ends all keys that a filter means: one transaction, one change of the view (FF19).
-pub(super) fn revoke_many(scene: &Scene<'_>, which: &KeyFilter) -> Result<Prepared, Failure> {
-    if !which.names_somebody() {
-        return Err(Failure::refused(
-            "say whose keys: a tenant, a prefix, an end user, or the keys themselves",
-        ));
-    }
-    let last_used = match which.unused_since_seconds {
-        Some(_) => (scene.last_used)(),
-        None => HashMap::new(),
-    };
-    let selected = scene.select(which, &last_used)?;
-    let notes = unmatched_notes(&selected.unmatched);
-    let (mut writes, mut digests, mut ids) = (Vec::new(), Vec::new(), Vec::new());
-    for mut key in selected.keys {
-        if key.status.is_final() {
-            continue;
-        }
-        ids.push(key.id.to_string());
-        digests.extend(scene.digests_of(&key)?);
-        writes.push(if scene.store.key(key.id)?.is_some() {
-            Write::SetStatus(key.id, KeyStatus::Revoked)
-        } else {
-            key.status = KeyStatus::Revoked;
-            Write::InsertKey(Box::new(key))
-        });
-    }
-    let said = match ids.len() {
-        0 => "no key that still lives fits: nothing was revoked".to_owned(),
-        1 => "1 key is revoked for good: its requests get 401 from now on".to_owned(),
-        many => format!("{many} keys are revoked for good: their requests get 401 from now on"),
-    };
-    Ok(Prepared {
-        writes,
-        change: match digests.is_empty() {
-            true => Change::Nothing,
-            false => Change::KeyStatus(digests, KeyStatus::Revoked),
-        },
-        outcome: Outcome::KeysChanged { ids, said, notes },
-    })
-}
-
-fn unmatched_notes(unmatched: &[usize]) -> Vec<String> {
-    if unmatched.is_empty() {
-        return Vec::new();
-    }
-    let named: Vec<String> = unmatched
-        .iter()
-        .take(NAMED_MAX)
-        .map(usize::to_string)
-        .collect();
-    let more = match unmatched.len().saturating_sub(NAMED_MAX) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    vec![format!(
-        "no key was ever known by what stands at place {}{more}",
-        named.join(", ")
-    )]
 }

@@ -129,5 +129,6 @@ fn told(scene: &Scene<'_>, key: &ApiKey, changed: bool, said: &str) -> Outcome {
         key: Box::new(scene.view(key)),
         changed,
         said: format!("{} ({}) {said}", key.id, key.name),
+        notes: Vec::new(),
     }
 }

@@ -1,5 +1,7 @@
 //! Tenants: create, suspend, resume.
 
+use std::collections::BTreeMap;
+
 use crate::model::key::Override;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Origin;
@@ -44,6 +46,7 @@ pub(super) fn create(
         quota: Override::Plan,
         burst: Override::Plan,
         suspended: false,
+        upstreams: BTreeMap::new(),
         origin: Origin::Store,
     };
     Ok(Prepared {
@@ -51,6 +54,7 @@ pub(super) fn create(
             tenant: TenantView::of(&tenant),
             changed: true,
             said,
+            notes: Vec::new(),
         },
         change: Change::Tenant(tenant.clone()),
         writes: vec![Write::InsertTenant(tenant, scene.now)],
@@ -77,6 +81,7 @@ pub(super) fn suspend(scene: &Scene<'_>, id: &str, suspended: bool) -> Result<Pr
         tenant: TenantView::of(&tenant),
         changed,
         said,
+        notes: Vec::new(),
     };
     if !changed {
         return Ok(Prepared::read(outcome));

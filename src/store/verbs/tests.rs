@@ -480,7 +480,10 @@ fn regenerating_keeps_the_id_and_retires_the_old_digest() {
     let old = key_text::digest_of(old.reveal().as_bytes());
     let new = key_text::digest_of(new.reveal().as_bytes());
     let store = &bench.store;
-    assert_eq!(store.digest_use(&old).unwrap(), DigestUse::Retired(key_id));
+    assert_eq!(
+        store.digest_use(&old).unwrap(),
+        DigestUse::Retired(key_id, None)
+    );
     assert_eq!(
         store.digest_use(&new).unwrap(),
         DigestUse::Key(key_id, KeyStatus::Active)

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::model::key::ApiKey;
+use crate::model::key::KeyKind;
 use crate::model::key::Override;
 use crate::model::scope::Scope;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Origin;
+use crate::model::tenant::Tenant;
 use crate::store::outcome::Failure;
 use crate::store::outcome::Outcome;
 use crate::store::outcome::TenantView;
@@ -18,6 +20,7 @@ use crate::store::verbs::Change;
 use crate::store::verbs::Prepared;
 use crate::store::verbs::Scene;
 use crate::store::verbs::find;
+use crate::store::verbs::place;
 use crate::store::verbs::rules;
 use crate::store::verbs::status;
 use crate::store::verbs::tenant;
@@ -55,6 +58,7 @@ pub(super) fn key(scene: &Scene<'_>, update: &KeyUpdate) -> Result<Prepared, Fai
         key: Box::new(scene.view(&key)),
         changed,
         said: format!("{} ({}) {said}", key.id, key.name),
+        notes: widened_key(scene, &before, &key)?.into_iter().collect(),
     };
     if !changed {
         return Ok(Prepared::read(outcome));
@@ -67,6 +71,50 @@ pub(super) fn key(scene: &Scene<'_>, update: &KeyUpdate) -> Result<Prepared, Fai
         writes: vec![Write::UpdateKey(Box::new(key))],
         outcome,
     })
+}
+
+/// FF10: a key that comes under a plan which knows whole keys only may do more than it lists.
+fn widened_key(
+    scene: &Scene<'_>,
+    before: &ApiKey,
+    after: &ApiKey,
+) -> Result<Option<String>, Failure> {
+    let tenant = scene.tenant(after.tenant.as_str())?;
+    let whole = |key: &ApiKey| is_whole(scene, key.plan.as_deref().unwrap_or(&tenant.plan));
+    let widens = lists_scopes(after) && whole(after) && !(lists_scopes(before) && whole(before));
+    Ok(widens.then(|| {
+        "the key may do all that its tenant may, whatever scopes it lists: its plan has granular_scopes = false".to_owned()
+    }))
+}
+
+/// The same for all keys that are under the plan of their tenant.
+fn widened_keys(
+    scene: &Scene<'_>,
+    before: &Tenant,
+    after: &Tenant,
+) -> Result<Option<String>, Failure> {
+    if is_whole(scene, &before.plan) || !is_whole(scene, &after.plan) {
+        return Ok(None);
+    }
+    let keys = scene.store.keys(Some(after.id.as_str()), None, None)?;
+    let widened = |key: &&ApiKey| key.plan.is_none() && !key.status.is_final() && lists_scopes(key);
+    let count = keys.iter().filter(widened).count();
+    Ok((count > 0).then(|| {
+        format!(
+            "{count} of its secret keys list scopes of their own and may now do all that the tenant may: plan {} has granular_scopes = false",
+            after.plan
+        )
+    }))
+}
+
+/// Whether a plan knows whole keys only; one that the file does not have any more knows nothing.
+fn is_whole(scene: &Scene<'_>, plan: &str) -> bool {
+    scene.plan(plan).is_ok_and(|plan| !plan.granular_scopes)
+}
+
+/// A secret key whose scopes are its own; a public one never gets more than it lists.
+fn lists_scopes(key: &ApiKey) -> bool {
+    key.kind == KeyKind::Secret && matches!(key.scopes, Scopes::Listed(_))
 }
 
 fn words(key: &mut ApiKey, update: &KeyUpdate) -> Result<(), Failure> {
@@ -198,6 +246,9 @@ pub(super) fn of_tenant(scene: &Scene<'_>, update: &TenantUpdate) -> Result<Prep
     if let Some(burst) = &update.burst {
         tenant.burst = limit(burst)?;
     }
+    for (upstream, servers) in &update.upstreams {
+        place::set(scene, &mut tenant, upstream, servers)?;
+    }
     let changed = tenant != before;
     let id = tenant.id.as_str();
     let said = match changed {
@@ -210,6 +261,7 @@ pub(super) fn of_tenant(scene: &Scene<'_>, update: &TenantUpdate) -> Result<Prep
         tenant: TenantView::of(&tenant),
         changed,
         said,
+        notes: widened_keys(scene, &before, &tenant)?.into_iter().collect(),
     };
     if !changed {
         return Ok(Prepared::read(outcome));

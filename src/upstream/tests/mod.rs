@@ -2,14 +2,13 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderName;
 use http::HeaderValue;
 use http::Request;
 use http::Response;
@@ -25,36 +24,22 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::config::AccessLog;
-use crate::config::Auth;
-use crate::config::CertificateFiles;
 use crate::config::Config;
-use crate::config::Connections;
-use crate::config::Errors;
-use crate::config::Headers;
 use crate::config::HostHeader;
-use crate::config::Http;
-use crate::config::KeyFormat;
-use crate::config::LimitSubject;
-use crate::config::LimitsConfig;
-use crate::config::Listen;
-use crate::config::Log;
-use crate::config::Revocation;
-use crate::config::StoreConfig;
-use crate::config::Tls;
 use crate::config::Upstream;
+use crate::config::UpstreamProtocol;
 use crate::config::UpstreamServer;
 use crate::gate::Admission;
 use crate::gate::Peer;
+use crate::gate::Via;
+use crate::model::isolation::Isolation;
 use crate::model::key::Environment;
 use crate::model::limit::Mode;
 use crate::model::route::Access;
 use crate::model::route::Route;
 use crate::model::route::RouteTable;
-use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
 use crate::model::tenant::TenantId;
-use crate::refusal::Shape;
 use crate::snapshot::OwnLimits;
 use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
@@ -62,6 +47,7 @@ use crate::snapshot::TenantTable;
 use crate::snapshot::key_table::KeyTable;
 use crate::upstream::Answer;
 use crate::upstream::Failure;
+use crate::upstream::Forwarded;
 use crate::upstream::Outcome;
 use crate::upstream::Pools;
 use crate::upstream::ResponseBody;
@@ -83,6 +69,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         servers: servers
             .iter()
             .map(|address| UpstreamServer {
+                tls: false,
                 host: address.ip().to_string(),
                 port: address.port(),
             })
@@ -90,6 +77,7 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         connect_timeout: PATIENCE,
         first_byte_timeout: PATIENCE,
         idle_timeout: PATIENCE,
+        tunnel_idle_timeout: PATIENCE,
         total_timeout: None,
         pool_idle_max: 8,
         pool_idle_timeout: PATIENCE,
@@ -98,97 +86,19 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         connect_retries: 1,
         host_header: HostHeader::Client,
         environment: Environment(0),
+        isolation: Isolation::Header,
+        every_tenant_sees_all_data: false,
+        path_prefix: None,
+        tenants: BTreeMap::new(),
+        not_found: None,
+        protocol: UpstreamProtocol::Http1,
+        tls: None,
     };
-    Config {
-        listen: Listen {
-            https: Vec::new(),
-            http: Vec::new(),
-            admin: None,
-            admin_socket: PathBuf::new(),
-        },
-        server: crate::config::Server {
-            workers: 1,
-            drain_timeout: PATIENCE,
-        },
-        connections: Connections {
-            total_max: 100,
-            per_address_max: 100,
-            handshake_timeout: PATIENCE,
-            head_timeout: PATIENCE,
-            idle_timeout: PATIENCE,
-            stall_timeout: PATIENCE,
-            unread_bytes_max: 256 * 1024,
-            unread_timeout: Duration::from_secs(5),
-            http2_streams_max: 100,
-        },
-        http: Http {
-            head_bytes_max: 65536,
-            header_count_max: 100,
-            target_bytes_max: 8192,
-            body_bytes_max: 1 << 20,
-            hsts: None,
-        },
-        tls: Tls {
-            default: CertificateFiles {
-                certificate: PathBuf::new(),
-                private_key: PathBuf::new(),
-            },
-            sni: Vec::new(),
-            allow_tls12: true,
-        },
-        store: StoreConfig {
-            path: PathBuf::new(),
-            flush_interval: PATIENCE,
-        },
-        auth: Auth {
-            bearer: true,
-            x_api_key: true,
-            realm: "api".to_owned(),
-            pass_foreign_authorization: false,
-            query_parameter: None,
-            refuse_secret_keys_in_browsers: false,
-        },
-        keys: KeyFormat {
-            secret_prefix: "fp".to_owned(),
-            public_prefix: "fp".to_owned(),
-        },
-        key_rules: Default::default(),
-        key_defaults: Vec::new(),
-        headers: Headers {
-            tenant: HeaderName::from_static("x-tenant-id"),
-            subject: None,
-            keep_underscore: false,
-            remove: Vec::new(),
-            forwarded: true,
-        },
-        scopes: ScopeRules::default(),
-        errors: Errors {
-            shape: Shape::Problem,
-            name_permission: true,
-        },
-        limits: LimitsConfig {
-            subject: LimitSubject::Key,
-            x_headers: true,
-            ietf_headers: true,
-            reset_as_delta: false,
-            mode: Mode::Enforce,
-        },
-        revocation: Revocation {
-            abort_in_flight: true,
-        },
-        log: Log {
-            access: AccessLog::Off,
-            queue_bytes_max: 1 << 20,
-            level: tracing::Level::INFO,
-        },
-        environments: vec!["live".to_owned()],
-        plans: Vec::new(),
-        tenants: Vec::new(),
-        declared_keys: Vec::new(),
-        upstreams: vec![Arc::new(upstream)],
-        hosts: Vec::new(),
-        routes: Vec::new(),
-    }
+    let mut config = Config::for_tests("");
+    config.connections.stall_timeout = PATIENCE;
+    config.http.body_bytes_max = 1 << 20;
+    config.upstreams = vec![Arc::new(upstream)];
+    config
 }
 
 /// An admission under this configuration, of tenant `acme` or of nobody.
@@ -202,6 +112,7 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
             scopes: Scopes::Inherit,
             own: OwnLimits::NONE,
             suspended: false,
+            places: Vec::new(),
         }],
         by_id: Default::default(),
     };
@@ -225,8 +136,10 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
         body_bytes_max: None,
         total_timeout: None,
         raw_path: false,
+        guard: None,
         origins: Vec::new(),
         mode: Mode::Enforce,
+        bindings: None,
     };
     let tenant = authenticated.then_some(0);
     let host = "api.example";
@@ -238,6 +151,7 @@ pub(super) fn peer() -> Peer {
     Peer {
         address: "192.0.2.7:50000".parse().unwrap(),
         local: "198.51.100.1:8443".parse().unwrap(),
+        via: Via::Direct,
     }
 }
 
@@ -297,7 +211,10 @@ impl Gateway {
         let id = HeaderValue::from_static("request-1");
         let peer = peer();
         let forward = self.pools.forward(&admission, &peer, &id, head, body);
-        forward.await
+        match forward.await? {
+            Forwarded::Answer(answer) => Ok(answer),
+            Forwarded::Switched(_) => panic!("a tunnel, which no edge of these tests can open"),
+        }
     }
 
     async fn handle(&self, request: Request<Incoming>) -> Response<Either<Watched, Full<Bytes>>> {

@@ -160,3 +160,16 @@ fn no_answer_speaks_of_limits() {
         !answer.has("x-ratelimit-limit") && !answer.has("ratelimit") && !answer.has("retry-after")
     );
 }
+
+// CW13, FM5, FM13: the same address for two tenants is two requests, each with its own tenant, and no cache may share the answers.
+#[test]
+fn data_is_the_tenants_own() {
+    let upstream = Upstream::start();
+    let gateway = setup(&upstream).tenant("village", "council").start();
+    for tenant in ["city", "village"] {
+        let answer = gateway.get("/cases?all=1", &gateway.key(tenant));
+        assert_eq!(answer.expect(200).one("cache-control"), "private");
+        assert_eq!(upstream.last().all("x-tenant-id"), [tenant]);
+    }
+    assert_eq!(upstream.hits(), 2);
+}

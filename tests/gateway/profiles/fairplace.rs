@@ -40,6 +40,55 @@ fn keys_travel_as_bearer_alone() {
     assert_eq!(upstream.hits(), 1);
 }
 
+// FA17: what acts has permissions of its own; without them nothing is bought, signed or uploaded.
+#[test]
+fn action_routes_have_permissions_of_their_own() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    let reader =
+        gateway.key_with_scopes("acme", &["signatures:read", "credits:read", "media:read"]);
+    let actions = [
+        ("POST", "/credits/purchase"),
+        ("POST", "/signatures/1/initiate"),
+        ("POST", "/signatures/1/otp"),
+        ("POST", "/media"),
+        ("PUT", "/media/1"),
+    ];
+    let host = "localhost";
+    assert_eq!(statuses(&gateway, host, &reader, &actions), [403; 5]);
+    assert_eq!(upstream.hits(), 0);
+    let reads = [
+        ("GET", "/credits"),
+        ("GET", "/signatures/1"),
+        ("GET", "/media/1"),
+    ];
+    assert_eq!(statuses(&gateway, host, &reader, &reads), [200; 3]);
+    let writer = gateway.key_with_scopes(
+        "acme",
+        &["signatures:write", "credits:write", "media:write"],
+    );
+    assert_eq!(statuses(&gateway, host, &writer, &actions), [200; 5]);
+    assert_eq!(statuses(&gateway, host, &writer, &reads), [403; 3]);
+}
+
+// FM11: users are no resource of the API, whatever the method and whatever the key may do.
+#[test]
+fn users_are_not_managed_here() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    let key = gateway.key("acme");
+    let mut requests = Vec::new();
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+        requests.extend([
+            (method, "/users"),
+            (method, "/users/1"),
+            (method, "/users/1/keys"),
+        ]);
+    }
+    assert_eq!(statuses(&gateway, "localhost", &key, &requests), [404; 15]);
+    assert_eq!(upstream.hits(), 0);
+}
+
 // FA14, C-3: the permissions of the reference, each by itself; three parts are one word.
 #[test]
 fn each_permission_opens_its_own_routes() {
@@ -195,4 +244,56 @@ fn a_test_key_is_refused() {
     assert!(key.text.starts_with("fp_test_"));
     gateway.get("/leases", &key).expect(401);
     assert_eq!(upstream.hits(), 0);
+}
+
+// FA18: a renter's key reads the renter's own leases, by path too; nobody asks the backend for another's.
+#[test]
+fn a_renter_reads_own_leases_only() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    let key = gateway.make_key(NewKey {
+        subject: Some("7".to_owned()),
+        scopes: Some(vec!["lessee:leases:read".to_owned()]),
+        ..new_key("acme")
+    });
+    gateway.get("/lessees/7/leases", &key).expect(200);
+    gateway.get("/lessees/8/leases", &key).expect(404);
+    assert_eq!(upstream.hits_on("/lessees/7/leases"), 1);
+    assert_eq!(upstream.hits_on("/lessees/8/leases"), 0);
+}
+
+// FM11: no endpoint for user management, by whatever method and path.
+#[test]
+fn users_are_not_served() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream);
+    let key = gateway.key("acme");
+    for method in [
+        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE",
+    ] {
+        for path in [
+            "/users",
+            "/users/",
+            "/users/1",
+            "/users/1/roles",
+            "/users?x=1",
+            "/users.json",
+        ] {
+            let request = Request::new(method, path).bearer(&key.text);
+            assert_eq!(gateway.send(&request).status, 404, "{method} {path}");
+        }
+    }
+    assert_eq!(upstream.hits(), 0);
+}
+
+// FA20, FM13: the file states that the backend filters; what it says of another tenant's lease, its own 404, is what the client gets.
+#[test]
+fn what_the_backend_calls_missing_is_missing() {
+    let upstream = Upstream::start();
+    let missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 8\r\n\r\nno lease";
+    upstream.answer("/leases/of-bravo", missing);
+    let gateway = start(&upstream);
+    let answer = gateway.get("/leases/of-bravo", &gateway.key("acme"));
+    assert_eq!(answer.expect(404).text(), "no lease");
+    assert_eq!(upstream.last().all("x-tenant-id"), ["acme"]);
 }

@@ -147,6 +147,113 @@ fn keys_are_switched_off_and_deleted() {
     assert_eq!(get(), [401]);
 }
 
+// FF5, C-17, C-27: name, type, created, last used and status, in Fanfare's words.
+#[test]
+fn the_list_has_five_columns_in_their_words() {
+    let World {
+        live: _live,
+        test: _test,
+        gateway,
+    } = start();
+    let named = |name: &str, expires_in_seconds| {
+        gateway.make_key(NewKey {
+            name: name.to_owned(),
+            expires_in_seconds,
+            ..new_key("acme")
+        })
+    };
+    let used = named("shop", None);
+    let paused = named("partner", None);
+    named("trial", Some(60));
+    let gone = named("old", None);
+    let id = paused.id.clone();
+    gateway.execute(Verb::KeyDeactivate { id }).unwrap();
+    gateway.execute(Verb::KeyDelete { id: gone.id }).unwrap();
+    gateway.advance(std::time::Duration::from_secs(120));
+    assert_eq!(
+        statuses(&gateway, HOST, &used, &[("GET", "/v1/experiences")]),
+        [200]
+    );
+    let columns = "name,type,created,last-used,status";
+    let list = |more: &[&str]| {
+        let words = [&["keys", "list", "--columns", columns], more].concat();
+        let (code, out, _) = gateway.command(&words);
+        assert_eq!(code, 0);
+        let mut rows: Vec<Vec<String>> = out
+            .lines()
+            .map(|line| line.split('\t').map(str::to_owned).collect())
+            .collect();
+        rows.sort();
+        rows
+    };
+    let rows = list(&[]);
+    let seen: Vec<[&str; 3]> = rows
+        .iter()
+        .map(|row| [row[0].as_str(), row[1].as_str(), row[4].as_str()])
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ["partner", "secret", "Inactive"],
+            ["shop", "secret", "Active"],
+            ["trial", "secret", "Expired"],
+        ]
+    );
+    let is_date = |text: &str| text.len() == 20 && text.ends_with('Z');
+    assert!(rows.iter().all(|row| is_date(&row[2])), "{rows:?}");
+    assert_eq!([&rows[0][3], &rows[2][3]], ["never", "never"]);
+    assert!(is_date(&rows[1][3]) && rows[1][3] > rows[1][2], "{rows:?}");
+    assert_eq!(list(&["--all"])[0][4], "Deleted");
+    let (_, json, _) = gateway.command(&["keys", "show", &paused.id, "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        [&json["status"], &json["status_label"]],
+        ["inactive", "Inactive"]
+    );
+}
+
+// FF10: under the smallest plan no key may list scopes, and one that did before counts as whole; whoever changes the plan is told.
+#[test]
+fn a_smaller_plan_makes_keys_whole_and_says_so() {
+    let World {
+        live: _live,
+        test: _test,
+        gateway,
+    } = start();
+    let create = Verb::TenantCreate {
+        id: "shop".to_owned(),
+        name: None,
+        plan: "pro".to_owned(),
+    };
+    gateway.execute(create).unwrap();
+    let narrow = gateway.key_with_scopes("shop", &["read:experiences"]);
+    gateway.key_with_scopes("shop", &["read:analytics"]);
+    gateway.key("shop");
+    let writes = [("POST", "/v1/experiences")];
+    assert_eq!(statuses(&gateway, HOST, &narrow, &writes), [403]);
+    let (code, _, said) = gateway.command(&["tenants", "update", "shop", "--plan", "free"]);
+    assert_eq!(code, 0);
+    assert!(
+        said.contains("note: 2 of its secret keys list scopes of their own"),
+        "{said}"
+    );
+    assert_eq!(statuses(&gateway, HOST, &narrow, &writes), [200]);
+    let words = [
+        "keys", "create", "--tenant", "shop", "--name", "x", "--scope", "read:x",
+    ];
+    let (code, _, said) = gateway.command(&words);
+    assert_eq!(code, 1, "{said}");
+    let (_, _, said) = gateway.command(&["tenants", "update", "shop", "--plan", "basic"]);
+    assert!(!said.contains("note:"), "{said}");
+    let (_, _, said) = gateway.command(&["keys", "update", &narrow.id, "--plan", "free"]);
+    assert!(
+        said.contains("note: the key may do all that its tenant may"),
+        "{said}"
+    );
+    let (_, _, said) = gateway.command(&["keys", "update", &narrow.id, "--note", "x"]);
+    assert!(!said.contains("note: the key may"), "{said}");
+}
+
 // FF9, C-3, C-4: the scopes of the reference, each by itself, and admin, which is all of them.
 #[test]
 fn admin_is_every_scope() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use portcullis::store::NewKey;
+use portcullis::store::Verb;
 
 use crate::profiles::only_the_diagonal;
 use crate::profiles::statuses;
@@ -47,6 +48,89 @@ fn keys_never_expire() {
         statuses(&gateway, HOST, &key, &[("GET", "/v1/leads")]),
         [401]
     );
+}
+
+// PB2: a text that is no key is 401, whatever it looks like; one that looks like a key and is not goes no other way.
+#[test]
+fn what_is_no_key_is_401() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream, &upstream);
+    let key = key_for(&gateway, "live");
+    let last = if key.text.ends_with('0') { "1" } else { "0" };
+    let mistyped = format!("{}{last}", &key.text[..key.text.len() - 1]);
+    let texts = [
+        mistyped.as_str(),
+        "pb_live_",
+        "pb_live_short",
+        "sk_live_0123456789abcdefghijABCDEFGHIJ0123456789",
+        "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl",
+        "0123456789abcdef0123456789abcdef",
+    ];
+    for text in texts {
+        let answer = gateway.send(&Request::get("/v1/leads").host(HOST).bearer(text));
+        answer.expect(401);
+    }
+    assert_eq!(upstream.hits(), 0);
+}
+
+// PB4: revoking asks; with nobody to ask and no --yes nothing happens.
+#[test]
+fn revoking_asks_for_confirmation() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream, &upstream);
+    let key = key_for(&gateway, "live");
+    let works = || statuses(&gateway, HOST, &key, &[("GET", "/v1/leads")])[0];
+    for verb in ["revoke", "delete", "regenerate"] {
+        let (code, out, said) = gateway.command(&["keys", verb, &key.id]);
+        assert_eq!((code, out.as_str()), (2, ""), "{verb}");
+        assert!(said.contains("add --yes"), "{said}");
+        assert_eq!(works(), 200);
+    }
+    let (code, _, _) = gateway.command(&["keys", "revoke", &key.id, "--yes"]);
+    assert_eq!((code, works()), (0, 401));
+}
+
+// PB14: a key that is good and may not is 403, never 401; one that is not good is 401, never 403; and a store that fails makes no difference
+// to either, since this node's view of its own store is never behind.
+#[test]
+fn a_store_that_fails_refuses_nobody() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream, &upstream);
+    let key = gateway.key_with_scopes("acme", &["read:leads"]);
+    let requests = [("GET", "/v1/leads"), ("POST", "/v1/leads")];
+    let as_ever = || {
+        assert_eq!(statuses(&gateway, HOST, &key, &requests), [200, 403]);
+        let unknown = Key {
+            id: String::new(),
+            text: "pb_live_unknown".to_owned(),
+        };
+        assert_eq!(statuses(&gateway, HOST, &unknown, &requests), [401, 401]);
+    };
+    as_ever();
+    // Somebody else holds the database: no change can be written.
+    let store = gateway.directory().join("state/keys.db");
+    let other = rusqlite::Connection::open(store).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = gateway.execute(Verb::KeyCreate(new_key("acme")));
+    assert!(refused.is_err());
+    as_ever();
+    other.execute_batch("ROLLBACK").unwrap();
+    gateway.key("acme");
+    as_ever();
+}
+
+// PB18: data is not a gateway's to reset; while the sandbox's backend is away for it, the live world does not notice.
+#[test]
+fn a_sandbox_that_is_away_is_away_alone() {
+    let (live, sandbox) = (Upstream::start(), Upstream::start());
+    let gateway = start(&live, &sandbox);
+    let (of_live, of_test) = (key_for(&gateway, "live"), key_for(&gateway, "test"));
+    let get = |host: &str, key: &Key| statuses(&gateway, host, key, &[("GET", "/v1/leads")])[0];
+    assert_eq!(get(SANDBOX, &of_test), 200);
+    drop(sandbox);
+    assert!((502..=504).contains(&get(SANDBOX, &of_test)));
+    assert_eq!(get(HOST, &of_live), 200);
+    assert_eq!(get(HOST, &of_test), 401, "no failover into production");
 }
 
 // PB3, C-3, C-4: the scopes of the reference, `webhooks` with every method; admin is all of them.

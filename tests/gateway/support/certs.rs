@@ -65,6 +65,20 @@ pub fn leaf(names: &[&str]) -> Leaf {
     }
 }
 
+/// The same, but its time was over long ago.
+pub fn expired(names: &[&str]) -> Leaf {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &authority().issuer).unwrap();
+    Leaf {
+        certificate: certificate.pem(),
+        private_key: key.serialize_pem(),
+    }
+}
+
 /// The certificate most gateways serve: `localhost`, `api.test`, 127.0.0.1. Made once.
 pub fn usual() -> &'static Leaf {
     static LEAF: OnceLock<Leaf> = OnceLock::new();

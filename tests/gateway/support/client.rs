@@ -55,10 +55,34 @@ pub fn tls(
     name: &str,
     config: Arc<ClientConfig>,
 ) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
-    let mut socket = TcpStream::connect(address)?;
+    tls_over(socket_from(None, address)?, name, config)
+}
+
+/// A connection, if need be from this address of the machine's (all of 127.0.0.0/8 are).
+pub fn socket_from(source: Option<&str>, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        None,
+    )?;
+    if let Some(source) = source {
+        let source = SocketAddr::new(source.parse().unwrap(), 0);
+        socket.bind(&source.into())?;
+    }
+    socket.connect(&address.into())?;
+    let socket = TcpStream::from(socket);
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
+/// A TLS handshake on a connection that is there already.
+pub fn tls_over(
+    mut socket: TcpStream,
+    name: &str,
+    config: Arc<ClientConfig>,
+) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut session = ClientConnection::new(config, name).map_err(std::io::Error::other)?;
     while session.is_handshaking() {
@@ -83,6 +107,11 @@ impl Http1 {
     #[track_caller]
     pub fn tls(address: SocketAddr) -> Http1 {
         Http1::over(tls(address, "localhost", usual_tls()).unwrap())
+    }
+
+    /// The same, or `None` when the gateway does not let it in.
+    pub fn tls_try(address: SocketAddr) -> Option<Http1> {
+        tls(address, "localhost", usual_tls()).ok().map(Http1::over)
     }
 
     /// In clear.
@@ -266,7 +295,7 @@ impl Http1 {
     }
 }
 
-fn parse_head(head: &[u8]) -> Answer {
+pub fn parse_head(head: &[u8]) -> Answer {
     let text = String::from_utf8_lossy(head).into_owned();
     let mut lines = text.trim_end_matches("\r\n").split("\r\n");
     let status_line = lines.next().unwrap_or("");

@@ -31,18 +31,30 @@ pub struct Frames {
 pub const DATA: u8 = 0;
 /// HEADERS.
 pub const HEADERS: u8 = 1;
+/// PRIORITY.
+pub const PRIORITY: u8 = 2;
 /// RST_STREAM.
 pub const RST_STREAM: u8 = 3;
 /// SETTINGS.
 pub const SETTINGS: u8 = 4;
+/// PUSH_PROMISE.
+pub const PUSH_PROMISE: u8 = 5;
 /// PING.
 pub const PING: u8 = 6;
 /// GOAWAY.
 pub const GOAWAY: u8 = 7;
+/// WINDOW_UPDATE.
+pub const WINDOW_UPDATE: u8 = 8;
 /// CONTINUATION.
 pub const CONTINUATION: u8 = 9;
-/// END_STREAM, also ACK.
+/// END_STREAM.
 pub const END_STREAM: u8 = 1;
+/// ACK of SETTINGS and PING.
+pub const ACK: u8 = 1;
+/// PADDED.
+pub const PADDED: u8 = 8;
+/// PRIORITY as a flag of HEADERS.
+pub const WITH_PRIORITY: u8 = 0x20;
 /// END_HEADERS.
 pub const END_HEADERS: u8 = 4;
 
@@ -50,23 +62,72 @@ impl Frames {
     /// Over TLS, preface and SETTINGS sent.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Frames {
-        let mut frames = Frames {
-            wire: Box::new(tls(address, "localhost", tls_config(&["h2"])).unwrap()),
-            next_stream: 1,
-        };
+        let mut frames = Frames::silent(address);
         frames.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         // SETTINGS_HEADER_TABLE_SIZE 0: answers then hold no reference to earlier ones, and `status_of` needs no memory.
         frames.send(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]);
         frames
     }
 
+    /// Over TLS, without a word.
+    #[track_caller]
+    pub fn silent(address: SocketAddr) -> Frames {
+        Frames {
+            wire: Box::new(tls(address, "localhost", tls_config(&["h2"])).unwrap()),
+            next_stream: 1,
+        }
+    }
+
+    /// Waits until both sides' SETTINGS are acknowledged.
+    #[track_caller]
+    pub fn greet(&mut self) {
+        let (mut theirs, mut ours) = (false, false);
+        while !(theirs && ours) {
+            match self.read().expect("the gateway greets") {
+                (SETTINGS, flags, ..) if flags & ACK != 0 => ours = true,
+                (SETTINGS, ..) => {
+                    self.send(SETTINGS, ACK, 0, &[]);
+                    theirs = true;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the connection still answers a PING.
+    pub fn lives(&mut self) -> bool {
+        const WORD: [u8; 8] = *b"alive???";
+        self.send(PING, 0, 0, &WORD);
+        loop {
+            match self.read() {
+                Some((PING, flags, _, payload)) if flags & ACK != 0 && payload == WORD => {
+                    return true;
+                }
+                Some((GOAWAY, ..)) | None => return false,
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Reads frames, past any answers, until this stream or the connection is ended by an error.
+    pub fn outcome_unanswered(&mut self, stream: u32) -> Outcome {
+        loop {
+            match self.read() {
+                None => return Outcome::Closed,
+                Some((RST_STREAM, _, on, payload)) if on == stream => {
+                    return Outcome::Reset(number(&payload));
+                }
+                Some((GOAWAY, _, _, payload)) if number(&payload[4..]) != 0 => {
+                    return Outcome::GoAway(number(&payload[4..]));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
     /// Sends one frame. A connection that has ended is no failure here; the outcome tells.
     pub fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
-        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        frame.extend_from_slice(&[kind, flags]);
-        frame.extend_from_slice(&stream.to_be_bytes());
-        frame.extend_from_slice(payload);
-        self.write(&frame)
+        self.write(&frame(kind, flags, stream, payload))
     }
 
     /// Opens a stream with these fields, names and values as they are; the stream's number.
@@ -132,12 +193,22 @@ impl Frames {
         Some((head[3], head[4], number(&head[5..]), payload))
     }
 
-    fn write(&mut self, bytes: &[u8]) -> bool {
+    /// Sends these bytes; whether the connection took them.
+    pub fn write(&mut self, bytes: &[u8]) -> bool {
         self.wire
             .write_all(bytes)
             .and_then(|()| self.wire.flush())
             .is_ok()
     }
+}
+
+/// The bytes of one frame.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend_from_slice(&[kind, flags]);
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
 }
 
 /// The four pseudo-header fields of a GET of `path`.

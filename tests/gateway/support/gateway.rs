@@ -140,6 +140,12 @@ impl Setup {
         self
     }
 
+    /// Takes one key of one table out.
+    pub fn unset(mut self, table: &str, key: &str) -> Setup {
+        self.tables.entry(table.to_owned()).or_default().remove(key);
+        self
+    }
+
     /// Adds or replaces an upstream.
     pub fn upstream(self, name: &str, address: SocketAddr) -> Setup {
         let servers = format!(r#"["http://{address}"]"#);
@@ -313,6 +319,24 @@ impl Gateway {
         }
     }
 
+    /// What the real command line prints when it is asked this of the running gateway, over its admin socket; standard error behind.
+    #[track_caller]
+    pub fn command(&self, words: &[&str]) -> (i32, String, String) {
+        let beside = self.directory().join("admin.sock");
+        let in_store = self.directory().join("state/admin.sock");
+        let socket = if beside.exists() { beside } else { in_store };
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(words)
+            .arg("--admin-socket")
+            .arg(socket)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code().unwrap();
+        (code, text(output.stdout), text(output.stderr))
+    }
+
     /// A key of this tenant that inherits everything.
     #[track_caller]
     pub fn key(&self, tenant: &str) -> Key {
@@ -375,6 +399,22 @@ impl Gateway {
     #[track_caller]
     pub fn admin_get(&self, path: &str) -> Answer {
         Http1::plain(self.admin()).exchange(&Request::get(path).header("Connection", "close"))
+    }
+
+    /// How often this has happened to client connections.
+    pub fn connection_events(&self, event: &str) -> u64 {
+        self.metric(&format!(
+            r#"portcullis_connection_events_total{{event="{event}"}}"#
+        ))
+    }
+
+    /// The number of one series; 0 when it is not there.
+    pub fn metric(&self, series: &str) -> u64 {
+        let text = self.admin_get("/metrics").text();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse::<f64>().unwrap() as u64)
     }
 
     /// Puts a changed file in place and asks for a reload.

@@ -4,10 +4,14 @@ pub mod certs;
 pub mod client;
 pub mod frames;
 pub mod gateway;
+pub mod grpc;
+pub mod h2_upstream;
 pub mod ports;
 pub mod real;
 pub mod request;
+pub mod site;
 pub mod upstream;
+pub mod websocket;
 
 use std::sync::Arc;
 use std::sync::Condvar;

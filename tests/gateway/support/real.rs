@@ -1,18 +1,23 @@
 //! Three unmodified real backends on free loopback ports: nginx, a Python WSGI server, a Node server.
 
 use std::fs;
+use std::io::BufRead;
+use std::io::BufReader;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
+use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
 
 use tempfile::TempDir;
 
+use crate::support::certs;
 use crate::support::eventually;
+use crate::support::gateway::Gateway;
 use crate::support::ports::free_port;
 
 /// A running backend process; killed when dropped.
@@ -57,11 +62,23 @@ pub fn left_out(name: &str) -> bool {
 /// nginx, with `X_Tenant_Id` allowed as an alias: the worst case.
 #[track_caller]
 pub fn nginx() -> Backend {
+    nginx_of("nginx.conf.in", SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+/// nginx as a cache that clients share, before the gateway at this address.
+#[track_caller]
+pub fn nginx_cache(gateway: SocketAddr) -> Backend {
+    nginx_of("nginx_cache.conf.in", gateway)
+}
+
+#[track_caller]
+fn nginx_of(template: &str, gateway: SocketAddr) -> Backend {
     let directory = tempfile::tempdir().unwrap();
     let port = free_port();
-    let template = fs::read_to_string(source("nginx.conf.in")).unwrap();
+    let template = fs::read_to_string(source(template)).unwrap();
     let config = template
         .replace("@DIRECTORY@", directory.path().to_str().unwrap())
+        .replace("@GATEWAY@", &gateway.to_string())
         .replace("@PORT@", &port.to_string());
     let path = directory.path().join("nginx.conf");
     fs::write(&path, config).unwrap();
@@ -69,6 +86,60 @@ pub fn nginx() -> Backend {
     command.arg("-c").arg(&path).arg("-p").arg(directory.path());
     command.arg("-e").arg(directory.path().join("error.log"));
     begin("nginx", command, port, directory)
+}
+
+/// nginx as a backend over TLS and HTTP/2, each on a port of its own.
+pub struct SecureNginx {
+    /// The process; its address is that of `https`.
+    pub backend: Backend,
+    /// HTTP/1.1 over TLS, certificate for `localhost` and 127.0.0.1.
+    pub https: SocketAddr,
+    /// The same, for clients with a certificate of the test authority.
+    pub mutual: SocketAddr,
+    /// HTTP/2 or HTTP/1.1 over TLS.
+    pub http2: SocketAddr,
+    /// HTTP/2 in clear.
+    pub clear: SocketAddr,
+    /// HTTP/1.1 over TLS, certificate expired.
+    pub expired: SocketAddr,
+}
+
+/// That nginx, or `None` where nginx is left out.
+#[track_caller]
+pub fn secure_nginx() -> Option<SecureNginx> {
+    if left_out("nginx") {
+        return None;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let [https, mutual, http2, clear, expired] = [(); 5].map(|()| free_port());
+    certs::usual().write(directory.path(), "cert");
+    certs::expired(&["localhost", "127.0.0.1"]).write(directory.path(), "expired");
+    fs::write(directory.path().join("ca.pem"), &certs::authority().pem).unwrap();
+    let mut config = fs::read_to_string(source("nginx_tls.conf.in")).unwrap();
+    for (name, port) in [
+        ("@HTTPS@", https),
+        ("@MUTUAL@", mutual),
+        ("@HTTP2@", http2),
+        ("@CLEAR@", clear),
+        ("@EXPIRED@", expired),
+    ] {
+        config = config.replace(name, &port.to_string());
+    }
+    let config = config.replace("@DIRECTORY@", directory.path().to_str().unwrap());
+    let path = directory.path().join("nginx.conf");
+    fs::write(&path, config).unwrap();
+    let mut command = Command::new(first_found("nginx", &["/usr/sbin/nginx", "nginx"]));
+    command.arg("-c").arg(&path).arg("-p").arg(directory.path());
+    command.arg("-e").arg(directory.path().join("error.log"));
+    let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    Some(SecureNginx {
+        backend: begin("nginx", command, https, directory),
+        https: at(https),
+        mutual: at(mutual),
+        http2: at(http2),
+        clear: at(clear),
+        expired: at(expired),
+    })
 }
 
 /// Python's own WSGI server, where `X_Tenant_Id` and `X-Tenant-Id` become one variable.
@@ -80,6 +151,17 @@ pub fn wsgi() -> Backend {
     begin("python3", command, port, tempfile::tempdir().unwrap())
 }
 
+/// A multi-tenant application over SQLite that leaks on purpose; see `tests/real/leaky_app.py` for its modes. It holds the rows of these
+/// tenants, `acme` and `bravo` if none is named.
+#[track_caller]
+pub fn leaky(mode: &str, tenants: &[&str]) -> Backend {
+    let port = free_port();
+    let mut command = Command::new("python3");
+    command.arg(source("leaky_app.py"));
+    command.arg(port.to_string()).arg(mode).args(tenants);
+    begin("python3", command, port, tempfile::tempdir().unwrap())
+}
+
 /// Node's own HTTP server.
 #[track_caller]
 pub fn node() -> Backend {
@@ -87,6 +169,80 @@ pub fn node() -> Backend {
     let mut command = Command::new(first_found("nodejs", &["/usr/bin/node", "node"]));
     command.arg(source("node_app.js")).arg(port.to_string());
     begin("nodejs", command, port, tempfile::tempdir().unwrap())
+}
+
+/// A real WebSocket server, Python's `websockets`; `None` when it is left out.
+#[track_caller]
+pub fn websockets() -> Option<Backend> {
+    if left_out("python3-websockets") {
+        return None;
+    }
+    let port = free_port();
+    let mut command = debian_python();
+    command.arg(source("ws_server.py")).arg(port.to_string());
+    let directory = tempfile::tempdir().unwrap();
+    Some(begin("python3-websockets", command, port, directory))
+}
+
+/// A real WebSocket client that tries everything and says line by line what it sees; killed when dropped.
+pub struct WebsocketClient {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl WebsocketClient {
+    /// Starts it towards `/any/ws` of this gateway, with this key.
+    #[track_caller]
+    pub fn start(gateway: &Gateway, key: &str) -> WebsocketClient {
+        let authority = gateway.directory().join("ws-ca.pem");
+        fs::write(&authority, &certs::authority().pem).unwrap();
+        let url = format!("wss://localhost:{}/any/ws", gateway.https().port());
+        let mut command = debian_python();
+        command.arg(source("ws_client.py")).arg(url);
+        command.arg(authority).arg(key);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python3 starts");
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        WebsocketClient { child, lines }
+    }
+
+    /// The next line that it says; its own waits are bounded.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for WebsocketClient {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The Python that Debian's packages are for, where there is one: another may stand before it in PATH and know none of them.
+fn debian_python() -> Command {
+    Command::new(first_found(
+        "python3-websockets",
+        &["/usr/bin/python3", "python3"],
+    ))
+}
+
+/// HAProxy as a balancer that passes TLS through to the gateway, with these words behind its `server` line. Connects from 127.0.0.1.
+#[track_caller]
+pub fn haproxy(gateway: SocketAddr, options: &str) -> Backend {
+    let directory = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let config = format!(
+        "defaults\n mode tcp\n timeout connect 5s\n timeout client 10s\n timeout server 10s\n\
+         listen edge\n bind 127.0.0.1:{port}\n server gateway {gateway} {options}\n"
+    );
+    let path = directory.path().join("haproxy.cfg");
+    fs::write(&path, config).unwrap();
+    let mut command = Command::new(first_found("haproxy", &["/usr/sbin/haproxy"]));
+    command.arg("-db").arg("-f").arg(&path);
+    begin("haproxy", command, port, directory)
 }
 
 #[track_caller]
@@ -119,9 +275,11 @@ impl Drop for Backend {
     }
 }
 
+/// The first of these that is a file, or else the last, which PATH knows; `name` where there is none.
 fn first_found(name: &str, places: &[&str]) -> PathBuf {
     let there = |place: &&&str| Path::new(place).is_file();
-    PathBuf::from(places.iter().find(there).unwrap_or(&name))
+    let last = places.last().unwrap_or(&name);
+    PathBuf::from(places.iter().find(there).unwrap_or(last))
 }
 
 fn source(file: &str) -> PathBuf {

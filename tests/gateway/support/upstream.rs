@@ -25,6 +25,8 @@ use crate::support::eventually;
 pub enum Step {
     /// Reads the rest of the request and records it.
     ReadBody,
+    /// Reads so many bytes of a body and forgets them: a large upload that nobody has to keep in memory.
+    Forget(usize),
     /// Writes these bytes as they are.
     Send(Vec<u8>),
     /// Writes these bytes so many times: a large body that nobody has to keep in memory.
@@ -330,6 +332,7 @@ impl Conversation {
     fn perform(&mut self, step: Step, request: Recorded, index: usize) -> Option<()> {
         match step {
             Step::ReadBody => self.read_body(request, index),
+            Step::Forget(count) => self.forget(count),
             Step::Send(bytes) => self.stream.write_all(&bytes).ok(),
             Step::Repeat(bytes, times) => {
                 (0..times).try_for_each(|_| self.stream.write_all(&bytes).ok())
@@ -343,6 +346,18 @@ impl Conversation {
                 None
             }
             Step::Close => None,
+        }
+    }
+
+    fn forget(&mut self, mut count: usize) -> Option<()> {
+        loop {
+            let now = count.min(self.buffer.len());
+            self.buffer.drain(..now);
+            count -= now;
+            if count == 0 {
+                return Some(());
+            }
+            self.fill()?;
         }
     }
 
@@ -419,7 +434,7 @@ impl Conversation {
     }
 }
 
-fn parse_head(head: &[u8], connection: usize) -> Recorded {
+pub fn parse_head(head: &[u8], connection: usize) -> Recorded {
     let text = String::from_utf8_lossy(head).into_owned();
     let mut lines = text.trim_end_matches("\r\n").split("\r\n");
     let line = lines.next().unwrap_or("").to_owned();

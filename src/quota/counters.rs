@@ -1,0 +1,174 @@
+//! Every live counter of this node: charged, looked at, exported and restored.
+
+use crate::clock::Now;
+use crate::model::key::KeyId;
+use crate::model::limit::Limits;
+use crate::model::tenant::TenantId;
+use crate::quota::Changes;
+use crate::quota::Charge;
+use crate::quota::Exhausted;
+use crate::quota::Numbers;
+use crate::quota::saves::Saves;
+use crate::quota::strangers::Strangers;
+use crate::quota::window;
+use crate::store::counters::Row;
+use crate::store::counters::Subject;
+
+use super::local;
+
+/// Every live counter of this node. Exists only for real keys and tenants: strangers create none (S28).
+///
+/// An unlimited window keeps no state, and a subject without limits has no entry. A window under limits that change keeps what was used
+/// (`remaining = new limit - used`, ASKS 15); see `Charge` for what follows when its length changes.
+#[derive(Debug)]
+pub struct Quota {
+    tenants: local::Table<TenantId>,
+    keys: local::Table<KeyId>,
+    saves: Saves,
+    /// Who presents keys that are not known; of fixed size.
+    pub strangers: Strangers,
+}
+
+impl Quota {
+    /// No counters yet.
+    #[must_use]
+    pub fn new() -> Quota {
+        Quota {
+            tenants: local::Table::new(),
+            keys: local::Table::new(),
+            saves: Saves::new(),
+            strangers: Strangers::new(),
+        }
+    }
+
+    /// Which charges are in the store.
+    #[must_use]
+    pub fn saves(&self) -> &Saves {
+        &self.saves
+    }
+
+    /// Takes `cost` from every window, or from none: one step under the entries' locks, so that exactly as many pass as the limit says
+    /// under any concurrency (S31).
+    ///
+    /// # Errors
+    /// `Exhausted` when any window lacks room.
+    pub fn charge(&self, charge: &Charge<'_>, now: Now) -> Result<Numbers, Exhausted> {
+        // Always the tenant before the key, each in a map of its own: two threads never wait for each other.
+        let mut tenant = limited(charge.tenant).map(|(id, limits)| (self.tenants.hold(id), limits));
+        let mut key = limited(charge.key).map(|(id, limits)| (self.keys.hold(&id), limits));
+        let mut subjects = [
+            tenant
+                .as_mut()
+                .map(|(held, limits)| (&mut held.windows, *limits)),
+            key.as_mut()
+                .map(|(held, limits)| (&mut held.windows, *limits)),
+        ];
+        let numbers = window::charge(&mut subjects, charge.cost.max(1), now)?;
+        if let Some((held, _)) = &mut tenant {
+            self.tenants.mark(held, now);
+        }
+        if let Some((held, _)) = &mut key {
+            self.keys.mark(held, now);
+        }
+        Ok(numbers)
+    }
+
+    /// What `charge` would report before taking anything. For status and explain: it copies the windows.
+    #[must_use]
+    pub fn peek(&self, charge: &Charge<'_>, now: Now) -> Numbers {
+        let tenant = limited(charge.tenant)
+            .map(|(id, limits)| (self.tenants.copy(id).unwrap_or_default(), limits));
+        let key = limited(charge.key)
+            .map(|(id, limits)| (self.keys.copy(&id).unwrap_or_default(), limits));
+        [tenant, key]
+            .into_iter()
+            .flatten()
+            .map(|(mut windows, limits)| {
+                windows.roll(limits, now);
+                windows.numbers(limits, now.wall)
+            })
+            .reduce(window::tightest)
+            .unwrap_or_default()
+    }
+
+    /// Removes subjects whose windows have been over for ten seconds. Walks all entries, about a thousandth under one lock at a time; once
+    /// every few seconds is enough.
+    pub fn sweep(&self, now: Now) {
+        self.tenants.sweep(now);
+        self.keys.sweep(now);
+    }
+
+    /// What changed since the last call. If it could not be written, give it to `unexport`.
+    #[must_use]
+    pub fn export(&self) -> Changes {
+        let tenants = self.tenants.export();
+        let keys = self.keys.export();
+        let keys = keys
+            .into_iter()
+            .map(|(id, windows)| (Subject::Key(id), windows));
+        let tenants = tenants
+            .into_iter()
+            .map(|(id, windows)| (Subject::Tenant(id), windows));
+        let mut changes = Changes::default();
+        for (subject, windows) in keys.chain(tenants) {
+            let Some(windows) = windows else {
+                changes.removed.push(subject);
+                continue;
+            };
+            let (quota, burst) = windows.saved();
+            changes.rows.push(Row {
+                subject,
+                quota,
+                burst,
+            });
+        }
+        changes
+    }
+
+    /// Has the next export bring these subjects again, as they will be then.
+    pub fn unexport(&self, changes: Changes) {
+        let subjects = changes.rows.into_iter().map(|row| row.subject);
+        for subject in subjects.chain(changes.removed) {
+            self.note(subject);
+        }
+    }
+
+    /// Puts saved counters in place of what is here; meant for the start. What has passed by `now` is left out and removed by the next export.
+    pub fn restore(&self, rows: Vec<Row>, now: Now) {
+        for row in rows {
+            let windows = window::Windows::restored(row.quota.as_ref(), row.burst.as_ref(), now);
+            if windows.idle(window::instant(now)) {
+                self.note(row.subject);
+                continue;
+            }
+            match row.subject {
+                Subject::Key(id) => self.keys.restore(id, windows),
+                Subject::Tenant(id) => self.tenants.restore(id, windows),
+            }
+        }
+    }
+
+    /// How many subjects have live counters.
+    #[must_use]
+    pub fn subjects(&self) -> usize {
+        self.tenants.len() + self.keys.len()
+    }
+
+    fn note(&self, subject: Subject) {
+        match subject {
+            Subject::Key(id) => self.keys.note(std::iter::once(id)),
+            Subject::Tenant(id) => self.tenants.note(std::iter::once(id)),
+        }
+    }
+}
+
+impl Default for Quota {
+    fn default() -> Quota {
+        Quota::new()
+    }
+}
+
+/// A subject, unless all its limits are `"unlimited"`.
+fn limited<K>(subject: Option<(K, &Limits)>) -> Option<(K, &Limits)> {
+    subject.filter(|(_, limits)| limits.quota.is_some() || limits.burst.is_some())
+}

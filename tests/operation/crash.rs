@@ -1,0 +1,151 @@
+//! `kill -9` at any moment, under load and while keys are made and revoked: what was told holds, what was counted is bounded.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::load::Load;
+use crate::load::Tally;
+use crate::load::used;
+use crate::support::client::Http1;
+use crate::support::gateway::Setup;
+use crate::support::request::Request;
+use crate::support::site::Site;
+use crate::support::upstream::Upstream;
+
+const FLUSH: Duration = Duration::from_millis(100);
+
+/// A machine with other work may flush late by this much.
+const SLACK: Duration = Duration::from_millis(600);
+
+// OP4, CHECK4, ASKS 4: counts lost are at most those of one flush interval.
+#[test]
+fn kill_9_under_load_and_edits() {
+    kill_often(6, "interval");
+}
+
+// OP4, DESIGN section 1, promise 2: `durability = "strict"` forgets nothing that was forwarded.
+#[test]
+fn kill_9_under_load_and_edits_when_strict() {
+    kill_often(6, "strict");
+}
+
+#[test]
+#[ignore = "takes minutes: tests/run --long"]
+fn a_hundred_times_kill_9() {
+    kill_often(50, "interval");
+    kill_often(50, "strict");
+}
+
+fn kill_often(rounds: u64, durability: &str) {
+    let upstream = Upstream::start();
+    let setup = Setup::limited(&upstream, "100000000/hour", "unlimited")
+        .set("store", "flush_interval", r#""100ms""#)
+        .set("store", "durability", &format!("{durability:?}"));
+    let site = Site::of(setup);
+    let keys: Vec<String> = (0..3).map(|_| site.key()).collect();
+    let mut books: HashMap<&str, u64> = keys.iter().map(|key| (key.as_str(), 0)).collect();
+    let edits = Edits::default();
+    for round in 0..rounds {
+        let mut running = site.start();
+        let (load, over) = (Load::until_killed(), AtomicBool::new(false));
+        let (tallies, killed) = std::thread::scope(|scope| {
+            let clients: Vec<_> = keys
+                .iter()
+                .map(|key| scope.spawn(|| load.http1(site.https, key)))
+                .collect();
+            scope.spawn(|| edits.go_on(&site, &over));
+            load.goes_on(30);
+            // Another point of the flush and of the edits in each round.
+            std::thread::sleep(Duration::from_millis(37 * (round % 11)));
+            over.store(true, Ordering::SeqCst);
+            running.child.kill().unwrap();
+            let killed = Instant::now();
+            running.child.wait().unwrap();
+            load.stop();
+            let tallies = clients.into_iter().map(|client| client.join().unwrap());
+            (tallies.collect::<Vec<Tally>>(), killed)
+        });
+        load.expect_none_failed();
+        let again = site.start();
+        for (key, tally) in keys.iter().zip(&tallies) {
+            let before = books[key.as_str()];
+            let kept = used(&site.get(key)) - 1 - before;
+            let answered = tally.answers.len() as u64;
+            let late = |at: &&Instant| killed.duration_since(**at) <= FLUSH + SLACK;
+            let forgivable = match durability {
+                "strict" => 0,
+                _ => tally.answers.iter().filter(late).count() as u64,
+            };
+            assert!(
+                (answered - forgivable..=tally.sent).contains(&kept),
+                "round {round}: {kept} kept of {answered} answered and {} sent, {forgivable} may be lost",
+                tally.sent
+            );
+            books.insert(key, before + kept + 1);
+        }
+        edits.hold(&site);
+        // A clean end between the rounds, so that the books begin even.
+        again.signal(rustix::process::Signal::TERM);
+        let mut again = again;
+        assert_eq!(again.ended(), Some(0));
+    }
+}
+
+/// What the command line has told of keys.
+#[derive(Default)]
+struct Edits {
+    /// Text and id of keys that were printed and not yet revoked.
+    made: Mutex<Vec<(String, String)>>,
+    /// Texts of keys whose revocation was confirmed.
+    revoked: Mutex<Vec<String>>,
+}
+
+impl Edits {
+    /// Makes keys, and revokes each second one, until it is over. A command that fails has told nothing.
+    fn go_on(&self, site: &Site, over: &AtomicBool) {
+        let words = [
+            "keys",
+            "create",
+            "--tenant",
+            "acme",
+            "--name",
+            "x",
+            "--inherit",
+            "--output",
+            "json",
+        ];
+        let mut revokes = false;
+        while !over.load(Ordering::SeqCst) {
+            let output = site.command(&words);
+            let Ok(made) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
+                continue;
+            };
+            let text = |name: &str| made[name].as_str().unwrap().to_owned();
+            revokes = !revokes;
+            if !revokes {
+                self.made.lock().unwrap().push((text("text"), text("id")));
+                continue;
+            }
+            let output = site.command(&["keys", "revoke", &text("id"), "--yes"]);
+            if output.status.success() {
+                self.revoked.lock().unwrap().push(text("text"));
+            }
+        }
+    }
+
+    /// A key that was printed is there, and one that was revoked is gone.
+    fn hold(&self, site: &Site) {
+        let mut client = Http1::tls(site.https);
+        let mut status = |key: &str| client.exchange(&Request::get("/any").bearer(key)).status;
+        for (text, id) in self.made.lock().unwrap().iter() {
+            assert_eq!(status(text), 200, "{id} was printed");
+        }
+        for text in self.revoked.lock().unwrap().iter() {
+            assert_eq!(status(text), 401, "a key that was revoked is alive");
+        }
+    }
+}
