@@ -317,7 +317,7 @@ fn before_a_failing_backend(log: &Log, https: SocketAddr, key: &Counted) {
     }
 }
 
-/// Keys that nobody has, well-formed or not: 401 each.
+/// Keys that nobody has, well-formed or not: 401 each, and 429 once their source has shown too many (`auth.failures`).
 fn spray(log: &Log, https: SocketAddr) {
     let mut client = Http1::tls(https);
     let mut number: u64 = 0;
@@ -329,10 +329,10 @@ fn spray(log: &Log, https: SocketAddr) {
             _ => format!("{number:0200}"),
         };
         let answer = client.exchange(&Request::get("/steady/ok").bearer(&key));
-        log.expect(answer.status == 401, || {
+        log.expect(matches!(answer.status, 401 | 429), || {
             format!("a stranger got {}", answer.status)
         });
-        log.count("strangers: 401");
+        log.count("strangers: refused");
         thread::sleep(Duration::from_millis(6));
     }
 }
