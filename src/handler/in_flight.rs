@@ -460,7 +460,8 @@ mod tests {
         let (ended, cut) = timed(&after);
         assert_eq!((ended, cuts.0.get()), (10_000, 10_000));
         println!("10,000 requests in flight: looked at in {looked:?}, ended in {cut:?}");
-        assert!(looked.as_millis() < 500 && cut.as_millis() < 500);
+        // Usual is a few milliseconds; the bound leaves room for a machine with other work and an unoptimised build.
+        assert!(looked.as_millis() < 5_000 && cut.as_millis() < 5_000);
         for flight in flights.iter().step_by(3).chain(flights.iter()) {
             list.leave(flight);
         }
