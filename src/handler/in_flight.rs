@@ -440,31 +440,36 @@ mod tests {
         shuttle::check_random(model, 5_000);
     }
 
-    // The data thread stands still while it walks: it must be short with many requests in flight.
+    // The data thread stands still while it walks: it must be short with many requests in flight. The quickest of some walks counts, since
+    // another program may have had the processor during any one of them.
     #[test]
     fn ten_thousand_requests_are_judged_quickly() {
         let (before, after) = views();
-        let (list, cuts) = (InFlight::default(), Rc::new(Cuts::default()));
-        let flights: Vec<Rc<Flight>> = (0..10_000)
-            .map(|_| list.join(admission(&before, Some(0)), Rc::clone(&cuts) as _))
-            .collect();
-        flights.iter().for_each(|flight| flight.answers(false));
+        let same = snapshot(FILE);
         let clock = Clock::system();
-        let timed = |view: &Arc<Snapshot>| {
-            let start = clock.now().mono;
-            let ended = list.judge(view).len();
-            (ended, clock.now().mono.since(start))
+        let walk = || {
+            let (list, cuts) = (InFlight::default(), Rc::new(Cuts::default()));
+            let flights: Vec<Rc<Flight>> = (0..10_000)
+                .map(|_| list.join(admission(&before, Some(0)), Rc::clone(&cuts) as _))
+                .collect();
+            flights.iter().for_each(|flight| flight.answers(false));
+            let timed = |view: &Arc<Snapshot>| {
+                let start = clock.now().mono;
+                let ended = list.judge(view).len();
+                (ended, clock.now().mono.since(start))
+            };
+            let (ended, looked) = timed(&same);
+            assert_eq!(ended, 0);
+            let (ended, cut) = timed(&after);
+            assert_eq!((ended, cuts.0.get()), (10_000, 10_000));
+            for flight in flights.iter().step_by(3).chain(flights.iter()) {
+                list.leave(flight);
+            }
+            assert!(list.flights.borrow().is_empty());
+            looked.max(cut)
         };
-        let (ended, looked) = timed(&snapshot(FILE));
-        assert_eq!(ended, 0);
-        let (ended, cut) = timed(&after);
-        assert_eq!((ended, cuts.0.get()), (10_000, 10_000));
-        println!("10,000 requests in flight: looked at in {looked:?}, ended in {cut:?}");
-        // Usual is a few milliseconds; the bound leaves room for a machine with other work and an unoptimised build.
-        assert!(looked.as_millis() < 5_000 && cut.as_millis() < 5_000);
-        for flight in flights.iter().step_by(3).chain(flights.iter()) {
-            list.leave(flight);
-        }
-        assert!(list.flights.borrow().is_empty());
+        let quickest = (0..5).map(|_| walk()).min().unwrap();
+        println!("10,000 requests in flight: looked at and ended in {quickest:?} each");
+        assert!(quickest.as_millis() < 500, "{quickest:?}");
     }
 }
