@@ -10,6 +10,7 @@ use crate::support::client::Http1;
 use crate::support::frames;
 use crate::support::frames::Frames;
 use crate::support::frames::Outcome;
+use crate::support::gateway::Access;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Key;
 use crate::support::gateway::Setup;
@@ -247,6 +248,43 @@ fn no_tunnel_on_another_answer() {
         assert!(refused.is_none_or(|refused| refused.status == 400));
         assert_eq!(upstream.hits(), 2);
     }
+}
+
+// FM6, S7: no guard looks into a tunnel, so that a guarded route asks the backend for none; one that takes another's id for the caller's opens
+// none either.
+#[test]
+fn a_guarded_or_foreign_request_opens_no_tunnel() {
+    let upstream = Upstream::start();
+    let gateway = Setup::usual(&upstream)
+        .set("guards.tenants", "remove", r#"["tenant_id"]"#)
+        .route_to(
+            "legacy",
+            "/guarded/{*rest}",
+            &[],
+            Access::AnyKey,
+            "guard = \"tenants\"\n",
+        )
+        .route_to(
+            "legacy",
+            "/orgs/{org}/{*rest}",
+            &[],
+            Access::AnyKey,
+            "bind = { org = \"tenant\" }\n",
+        )
+        .start();
+    let key = gateway.key("acme");
+    for path in ["/guarded/x", "/orgs/bravo/x"] {
+        upstream.forget();
+        gateway.send(&handshake(path).bearer(&key.text));
+        assert_eq!(upstream.hits(), 1, "{path}");
+        assert_eq!(upstream.last().look_alikes("upgrade"), [], "{path}");
+    }
+    upstream.forget();
+    gateway.send(&handshake("/orgs/acme/x").bearer(&key.text));
+    assert_eq!(
+        upstream.last().look_alikes("upgrade"),
+        [("upgrade", "websocket")]
+    );
 }
 
 // What hyper gives back of a connection that once had an Upgrade line is closed in order: the client must not take its answer for a broken one.
