@@ -16,6 +16,7 @@ properties! {
     access_log => crate::access_log::any_entry_is_one_json_line,
     admin_request => crate::store::properties::admin_requests,
     answer => crate::upstream::properties::answers,
+    backend => crate::upstream::http1::properties::answers,
     config => crate::config::properties::texts,
     config_words => crate::config::properties::words,
     counters => crate::quota::properties::restored_counters,

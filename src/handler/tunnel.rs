@@ -51,11 +51,7 @@ struct Through {
 
 impl Through {
     async fn carry(mut self, opening: Opening, client: Upgraded) {
-        let Some(tunnel) = opening.open(client).await else {
-            self.ending = Some(Ending::BackendBroke);
-            return;
-        };
-        self.tunnel = Some(tunnel);
+        self.tunnel = Some(opening.open(client));
         self.flight.tunnels();
         self.account.tunnel_opened();
         std::future::poll_fn(|cx| self.poll(cx)).await;

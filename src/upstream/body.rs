@@ -21,6 +21,7 @@ use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers::Identity;
 use crate::upstream::headers::clean_trailers;
+use crate::upstream::http1::Connection;
 use crate::upstream::http2::Stream;
 use crate::upstream::inject::Inject;
 use crate::upstream::link::Ticket;
@@ -42,11 +43,6 @@ impl Upload {
     /// Bytes that the client has sent so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.get()
-    }
-
-    /// Whether the whole body was handed to the connection.
-    pub(super) fn is_complete(&self) -> bool {
-        self.complete.get()
     }
 
     /// Whether it is the client that everybody waits for: then the backend's time does not run.
@@ -115,6 +111,8 @@ pub(super) struct RequestBody {
     unread: Unread,
     /// Rewrites it, where the route's guard says so.
     inject: Option<Box<Inject>>,
+    /// A piece that was counted and taken, and then not sent.
+    again: Option<Bytes>,
 }
 
 impl RequestBody {
@@ -135,6 +133,7 @@ impl RequestBody {
             silence,
             unread,
             inject: None,
+            again: None,
         }
     }
 
@@ -142,6 +141,11 @@ impl RequestBody {
     pub(super) fn rewrite(&mut self, inject: Box<Inject>) {
         self.inject = Some(inject);
         self.upload.complete.set(false);
+    }
+
+    /// Gives back the first piece, of which nothing was sent: it comes once more.
+    pub(super) fn put_back(&mut self, piece: Bytes) {
+        self.again = Some(piece);
     }
 
     /// Whether it is being rewritten.
@@ -212,18 +216,6 @@ impl RequestBody {
             if let Err(fault) = ready!(self.poll_more(cx)) {
                 return Poll::Ready(Some(Err(fault)));
             }
-        }
-    }
-
-    /// No body, for the second try of a request that had none.
-    pub(super) fn none(upload: Rc<Upload>, silence: Silence, unread: Unread) -> RequestBody {
-        RequestBody {
-            incoming: None,
-            upload,
-            bytes_max: 0,
-            silence,
-            unread,
-            inject: None,
         }
     }
 
@@ -312,6 +304,9 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        if let Some(piece) = self.again.take() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
         match self.inject {
             Some(_) => self.poll_rewritten(cx),
             None => self.poll_plain(cx),
@@ -319,6 +314,9 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
+        if self.again.is_some() {
+            return false;
+        }
         if let Some(inject) = &self.inject {
             return inject.length() == Some(0) && self.upload.fault.get().is_none();
         }
@@ -356,8 +354,8 @@ pub enum Outcome {
 /// Where a backend's body comes from.
 #[derive(Debug)]
 pub(super) enum Source {
-    /// A connection of its own.
-    Own(Incoming),
+    /// A connection of its own, until it has ended.
+    Own(Option<Box<Connection>>),
     /// One stream of a shared connection.
     Shared(Stream),
 }
@@ -365,8 +363,9 @@ pub(super) enum Source {
 impl Source {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self {
-            Source::Own(incoming) => {
-                let frame = Pin::new(incoming).poll_frame(cx);
+            Source::Own(None) => Poll::Ready(None),
+            Source::Own(Some(connection)) => {
+                let frame = connection.poll_frame(cx);
                 frame.map(|frame| frame.map(|frame| frame.map_err(|_| Broken)))
             }
             Source::Shared(stream) => {
@@ -378,15 +377,26 @@ impl Source {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Source::Own(incoming) => incoming.is_end_stream(),
+            Source::Own(connection) => connection
+                .as_ref()
+                .is_none_or(|connection| connection.is_end_stream()),
             Source::Shared(stream) => stream.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Source::Own(incoming) => incoming.size_hint(),
+            Source::Own(None) => SizeHint::with_exact(0),
+            Source::Own(Some(connection)) => connection.size_hint(),
             Source::Shared(stream) => stream.size_hint(),
+        }
+    }
+
+    /// The connection of its own, which has ended its exchange.
+    fn take(&mut self) -> Option<Box<Connection>> {
+        match self {
+            Source::Own(connection) => connection.take(),
+            Source::Shared(_) => None,
         }
     }
 }
@@ -415,6 +425,8 @@ pub struct ResponseBody {
     identity: Identity,
     bytes: u64,
     outcome: Outcome,
+    /// It broke off, and the client is about to be cut off.
+    broke: bool,
 }
 
 impl ResponseBody {
@@ -433,6 +445,7 @@ impl ResponseBody {
             identity,
             bytes: 0,
             outcome: Outcome::Unfinished,
+            broke: false,
         };
         // Nobody polls a body that is over from the start (HEAD, 204, 304).
         if body.incoming.is_end_stream() {
@@ -462,9 +475,11 @@ impl ResponseBody {
     fn complete(&mut self) {
         self.outcome = Outcome::Completed;
         match self.hold.take() {
-            Some(Hold::Own(lease)) if self.upload.is_complete() => lease.release(),
-            // Answered before the request was over: the rest of it may still flow, but such a connection is not used again (S5).
-            Some(Hold::Own(lease)) => lease.detach(),
+            Some(Hold::Own(lease)) => {
+                if let Some(connection) = self.incoming.take() {
+                    lease.release(connection);
+                }
+            }
             Some(Hold::Shared(ticket)) => ticket.finish(),
             None => {}
         }
@@ -479,6 +494,8 @@ impl ResponseBody {
         if let (Outcome::TimedOut, Some(Hold::Shared(ticket))) = (outcome, &self.hold) {
             ticket.link().doubt();
         }
+        // Closes a connection of its own.
+        self.incoming.take();
         self.hold = None;
         Poll::Ready(Some(Err(fault)))
     }
@@ -527,6 +544,9 @@ impl Body for ResponseBody {
         if this.outcome != Outcome::Unfinished {
             return Poll::Ready(None);
         }
+        if this.broke {
+            return this.cut(Outcome::BrokeOff, BodyFault::UpstreamBroke);
+        }
         let Poll::Ready(frame) = this.incoming.poll_frame(cx) else {
             ready!(this.silence.poll_expired(cx));
             return this.cut(Outcome::TimedOut, BodyFault::UpstreamSilent);
@@ -536,7 +556,12 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => this.pass_on(frame),
             Some(Err(_)) => match this.upload.fault() {
                 Some(fault) => this.cut(Outcome::ClientFailed, fault),
-                None => this.cut(Outcome::BrokeOff, BodyFault::UpstreamBroke),
+                None => {
+                    // One turn later, so that the client gets what came before: with the cut at once it would get nothing, not even the head.
+                    this.broke = true;
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
             },
             None => {
                 this.complete();

@@ -5,22 +5,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::config::Upstream;
 use crate::descriptors;
 use crate::refusal::UpstreamFailure;
 use crate::upstream::deadline::after;
 use crate::upstream::deadline::earliest;
-use crate::upstream::pool::Connection;
+use crate::upstream::http1::Connection;
+use crate::upstream::http1::Limits;
 use crate::upstream::pool::Server;
+use crate::upstream::wire::Wire;
 
 /// Why there is no connection; nothing was sent.
 #[derive(Debug)]
@@ -38,7 +35,7 @@ impl ConnectFailure {
     }
 }
 
-/// Connects, and starts the task that drives the connection.
+/// Connects.
 ///
 /// # Errors
 /// `ConnectFailure` when the server could not be reached by `connect_timeout` or `end`.
@@ -46,19 +43,14 @@ pub(super) async fn connect(
     server: &Server,
     upstream: &Upstream,
     end: Option<Instant>,
-) -> Result<Connection, ConnectFailure> {
+) -> Result<Box<Connection>, ConnectFailure> {
     let due = earliest(after(Instant::now(), upstream.connect_timeout), end);
-    match open(server, due).await? {
-        Wire::Clear(stream) => start(stream, upstream).await,
-        Wire::Tls(stream) => start(*stream, upstream).await,
-    }
-}
-
-/// What bytes travel on.
-pub(super) enum Wire {
-    Clear(TcpStream),
-    /// Boxed: it is large, and the rarer one.
-    Tls(Box<TlsStream<TcpStream>>),
+    let wire = open(server, due).await?;
+    let limits = Limits {
+        head_bytes_max: upstream.head_bytes_max,
+        header_count_max: upstream.header_count_max,
+    };
+    Ok(Connection::new(wire, limits))
 }
 
 /// Which part of connecting is under way.
@@ -134,33 +126,6 @@ async fn dial(server: &Server, stage: &Cell<Stage>) -> io::Result<TcpStream> {
     TcpStream::connect(addresses.as_slice()).await
 }
 
-async fn start<T>(stream: T, upstream: &Upstream) -> Result<Connection, ConnectFailure>
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let mut builder = http1::Builder::new();
-    builder
-        .max_header_size(upstream.head_bytes_max)
-        .max_buf_size(BUFFER_BYTES_MAX.max(upstream.head_bytes_max));
-    // Saying what hyper does anyway costs every answer the filling of two arrays.
-    if upstream.header_count_max != HYPER_HEADERS {
-        builder.max_headers(upstream.header_count_max);
-    }
-    let handshake = builder.handshake(TokioIo::new(stream)).await;
-    let (sender, connection) = handshake.map_err(|error| ConnectFailure {
-        kind: UpstreamFailure::ConnectionTerminated,
-        detail: error.to_string(),
-    })?;
-    let task = tokio::task::spawn_local(async move {
-        // An error reaches the request it belongs to; on an idle connection it concerns nobody.
-        let _ = connection.with_upgrades().await;
-    });
-    Ok(Connection {
-        sender,
-        task: task.abort_handle(),
-    })
-}
-
 fn failure(error: &io::Error, resolving: bool) -> ConnectFailure {
     let kind = match error.kind() {
         _ if resolving => UpstreamFailure::DnsError,
@@ -192,8 +157,3 @@ fn is_out_of_files(error: &io::Error) -> bool {
     raw == Some(rustix::io::Errno::MFILE.raw_os_error())
         || raw == Some(rustix::io::Errno::NFILE.raw_os_error())
 }
-
-/// Most bytes held of a body on its way, in each direction of a connection; hyper's own default is 400 KiB.
-const BUFFER_BYTES_MAX: usize = 128 * 1024;
-/// Header fields that hyper takes without being told.
-const HYPER_HEADERS: usize = 100;

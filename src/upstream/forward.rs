@@ -8,6 +8,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
+use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
 use http::Request;
@@ -18,8 +19,6 @@ use http::request::Parts;
 use http::response;
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
@@ -51,6 +50,8 @@ use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers;
 use crate::upstream::headers::Identity;
+use crate::upstream::http1::Connection;
+use crate::upstream::http1::Fault;
 use crate::upstream::inject::Inject;
 use crate::upstream::inject::forget_digests;
 use crate::upstream::location;
@@ -111,10 +112,10 @@ pub(super) struct Exchange<'a> {
 /// What became of one try.
 enum Sent {
     Answered(Forwarded),
-    /// The connection was stale; here is the request to send again, on a fresh one.
-    Again(Request<RequestBody>),
+    /// The connection was stale; here is the body, to be sent again on a fresh one.
+    Again(RequestBody),
     /// Not a byte was sent, although the connection was fresh.
-    Unsent(Request<RequestBody>, Failure),
+    Unsent(RequestBody, Failure),
     Failed(Failure),
 }
 
@@ -219,8 +220,9 @@ impl<'a> Exchange<'a> {
     }
 
     /// Tries servers until one has the request. A server that could not be reached is not tried again; what was sent once is sent again
-    /// only where `spare` says so.
-    async fn run(&self, mut request: Request<RequestBody>) -> Result<Forwarded, Failure> {
+    /// only where `after_fault` says so.
+    async fn run(&self, request: Request<RequestBody>) -> Result<Forwarded, Failure> {
+        let (mut head, mut body) = request.into_parts();
         let mut failed: Vec<usize> = Vec::new();
         let mut fresh_only = false;
         loop {
@@ -228,21 +230,23 @@ impl<'a> Exchange<'a> {
                 return Err(self.backend_failed(UpstreamFailure::Unavailable, None, "no server"));
             };
             let server = &self.servers[index];
-            self.set_host(&mut request, server);
+            self.set_host(&mut head.headers, server);
             let failure = match self.lease(server, fresh_only).await {
-                Ok(lease) => match self.send(server, lease, request).await {
-                    Sent::Answered(answer) => return Ok(answer),
-                    Sent::Failed(failure) => return Err(failure),
-                    Sent::Again(again) => {
-                        request = again;
-                        fresh_only = true;
-                        continue;
+                Ok((lease, connection)) => {
+                    match self.send(lease, connection, &mut head, body).await {
+                        Sent::Answered(answer) => return Ok(answer),
+                        Sent::Failed(failure) => return Err(failure),
+                        Sent::Again(again) => {
+                            body = again;
+                            fresh_only = true;
+                            continue;
+                        }
+                        Sent::Unsent(unsent, failure) => {
+                            body = unsent;
+                            failure
+                        }
                     }
-                    Sent::Unsent(unsent, failure) => {
-                        request = unsent;
-                        failure
-                    }
-                },
+                }
                 Err(failure) => failure,
             };
             failed.push(index);
@@ -254,10 +258,10 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn set_host(&self, request: &mut Request<RequestBody>, server: &Server) {
+    fn set_host(&self, headers: &mut HeaderMap, server: &Server) {
         match self.host(server) {
-            Some(host) => request.headers_mut().insert(header::HOST, host),
-            None => request.headers_mut().remove(header::HOST),
+            Some(host) => headers.insert(header::HOST, host),
+            None => headers.remove(header::HOST),
         };
     }
 
@@ -271,64 +275,57 @@ impl<'a> Exchange<'a> {
     }
 
     /// An idle connection, or a new one.
-    async fn lease(&self, server: &Rc<Server>, fresh_only: bool) -> Result<Lease, Failure> {
+    async fn lease(
+        &self,
+        server: &Rc<Server>,
+        fresh_only: bool,
+    ) -> Result<(Lease, Box<Connection>), Failure> {
         let claim = Claim::new(server);
         let keeping = Keeping::of(self.upstream);
         if !fresh_only && let Some(connection) = server.take_idle() {
-            return Ok(Lease::new(claim, connection, keeping, true));
+            return Ok((Lease::new(claim, keeping, true), connection));
         }
         // Boxed: it is rare, and would make every request's future larger.
         match Box::pin(connect(server, self.upstream, self.end)).await {
-            Ok(connection) => Ok(Lease::new(claim, connection, keeping, false)),
+            Ok(connection) => Ok((Lease::new(claim, keeping, false), connection)),
             Err(failure) => Err(self.backend_failed(failure.kind, Some(server), &failure.detail)),
         }
     }
 
-    async fn send(&self, server: &Server, mut lease: Lease, request: Request<RequestBody>) -> Sent {
-        let spare = if lease.is_reused() {
-            self.spare(&request)
-        } else {
-            None
-        };
-        let Some(sender) = lease.sender() else {
-            let kind = UpstreamFailure::ConnectionTerminated;
-            return Sent::Failed(self.backend_failed(kind, None, "the connection is gone"));
-        };
-        let sent = sender.try_send_request(request);
-        match self.head_of(sent).await {
-            Some(Ok(response)) => {
-                let (head, incoming) = response.into_parts();
-                if head.status == StatusCode::SWITCHING_PROTOCOLS {
-                    return self.switch(lease, head);
+    async fn send(
+        &self,
+        lease: Lease,
+        mut connection: Box<Connection>,
+        head: &mut Parts,
+        body: RequestBody,
+    ) -> Sent {
+        let has_body = !body.is_end_stream();
+        turn().await;
+        connection.begin(head, body);
+        // The room of the request's fields becomes that of the answer's.
+        let fields = &mut head.headers;
+        let answered = std::future::poll_fn(|cx| connection.poll_head(cx, fields));
+        match self.head_of(answered).await {
+            Some(Ok(status)) => {
+                let mut answer = Response::new(()).into_parts().0;
+                answer.status = status;
+                answer.headers = std::mem::take(&mut head.headers);
+                if status == StatusCode::SWITCHING_PROTOCOLS {
+                    return self.switch(lease, connection, answer);
                 }
-                match self.answer(head, Source::Own(incoming), Hold::Own(lease), server) {
+                let server = Rc::clone(lease.claimed());
+                let source = Source::Own(Some(connection));
+                match self.answer(answer, source, Hold::Own(lease), &server) {
                     Ok(answer) => Sent::Answered(answer),
                     Err(failure) => Sent::Failed(failure),
                 }
             }
-            Some(Err(error)) => self.after_error(&lease, error, spare),
+            Some(Err(fault)) => {
+                let may_repeat = !has_body && is_safe(&head.method);
+                self.after_fault(&lease, &mut connection, fault, may_repeat)
+            }
             None => Sent::Failed(self.timed_out(lease.server())),
         }
-    }
-
-    /// A copy to be sent again should a kept connection turn out to be closed: only of a safe method without a body. A DELETE is idempotent
-    /// too, but answered twice it says 404 to a client whose deletion succeeded (RFC 9110 section 9.2.2; S36).
-    fn spare(&self, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-        let is_safe = matches!(
-            *request.method(),
-            Method::GET | Method::HEAD | Method::OPTIONS
-        );
-        if !is_safe || !request.body().is_end_stream() {
-            return None;
-        }
-        let silence = Silence::new(self.upstream.idle_timeout, self.end);
-        let bounds = &self.admission.snapshot().config.connections;
-        let unread = Unread::of(request.headers(), bounds);
-        let mut spare = Request::new(RequestBody::none(Rc::clone(&self.upload), silence, unread));
-        *spare.method_mut() = request.method().clone();
-        *spare.uri_mut() = request.uri().clone();
-        *spare.headers_mut() = request.headers().clone();
-        Some(spare)
     }
 
     /// Waits for the answer's head; `None` when it did not come in time. The backend's time runs from the last piece of the request that its
@@ -408,22 +405,22 @@ impl<'a> Exchange<'a> {
     }
 
     /// A 101 opens a tunnel where it grants what was asked; any other is a backend's failure, and closes its connection (S7, S42).
-    fn switch(&self, lease: Lease, mut head: response::Parts) -> Sent {
+    fn switch(&self, lease: Lease, connection: Box<Connection>, mut head: response::Parts) -> Sent {
         let granted = self
             .handshake
             .as_ref()
             .is_some_and(|handshake| handshake.is_granted(&head));
-        let Some(backend) = head.extensions.remove::<OnUpgrade>().filter(|_| granted) else {
+        if !granted {
             let detail = "a 101 that does not grant what was asked";
             let kind = UpstreamFailure::UpgradeFailed;
             return Sent::Failed(self.backend_failed(kind, Some(lease.server()), detail));
-        };
+        }
         let identity = Identity::of(&self.admission.snapshot().config.headers);
         headers::clean(&mut head, &identity, self.keys());
         head.headers.remove(header::CONTENT_LENGTH);
         websocket::restate(&mut head.headers);
         let server = Rc::clone(&lease.server().name);
-        let opening = Opening::new(backend, lease, self.upstream.tunnel_idle_timeout);
+        let opening = Opening::new(connection, lease, self.upstream.tunnel_idle_timeout);
         Sent::Answered(Forwarded::Switched(Box::new(Switched {
             head,
             server,
@@ -437,26 +434,45 @@ impl<'a> Exchange<'a> {
         principal.map(|_| &self.admission.snapshot().config.auth)
     }
 
-    fn after_error(
+    /// What is sent again: anything of which nothing was sent; and, should a kept connection turn out to be closed, what `may_repeat`: a safe method
+    /// without a body. A DELETE is idempotent too, but answered twice it says 404 to a client whose deletion succeeded (RFC 9110 section 9.2.2; S36).
+    fn after_fault(
         &self,
         lease: &Lease,
-        mut error: TrySendError<Request<RequestBody>>,
-        spare: Option<Request<RequestBody>>,
+        connection: &mut Connection,
+        fault: Fault,
+        may_repeat: bool,
     ) -> Sent {
+        let server = Some(lease.server());
         if let Some(fault) = self.upload.fault() {
-            return Sent::Failed(self.client_failed(fault, Some(lease.server())));
+            return Sent::Failed(self.client_failed(fault, server));
         }
-        let unsent = error.take_message();
-        let error = error.error();
-        let (kind, detail) = (backend_fault(error), story(error));
-        let failure = self.backend_failed(kind, Some(lease.server()), &detail);
-        match (unsent, spare) {
-            (Some(unsent), _) if lease.is_reused() => Sent::Again(unsent),
-            (Some(unsent), _) => Sent::Unsent(unsent, failure),
-            (None, Some(spare)) if kind == UpstreamFailure::ConnectionTerminated => {
-                Sent::Again(spare)
+        let (kind, detail) = match &fault {
+            Fault::Client => {
+                return Sent::Failed(self.client_failed(BodyFault::Malformed, server));
             }
-            (None, _) => Sent::Failed(failure),
+            Fault::HeadTooLarge => (
+                UpstreamFailure::HeadTooLarge,
+                "the answer's head is too large",
+            ),
+            Fault::Protocol(detail) => (UpstreamFailure::ProtocolError, *detail),
+            Fault::Unsent(detail) | Fault::Ended { detail, .. } => {
+                (UpstreamFailure::ConnectionTerminated, detail.as_str())
+            }
+        };
+        let failure = self.backend_failed(kind, server, detail);
+        let (again, stale) = match &fault {
+            Fault::Unsent(_) => (true, lease.is_reused()),
+            Fault::Ended { answering, .. } => {
+                let stale = may_repeat && lease.is_reused() && !answering;
+                (stale, stale)
+            }
+            _ => (false, false),
+        };
+        match connection.take_back().filter(|_| again) {
+            Some(body) if stale => Sent::Again(body),
+            Some(body) => Sent::Unsent(body, failure),
+            None => Sent::Failed(failure),
         }
     }
 
@@ -508,16 +524,24 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// What hyper's error says of the backend.
-fn backend_fault(error: &hyper::Error) -> UpstreamFailure {
-    if error.is_parse_too_large() {
-        UpstreamFailure::HeadTooLarge
-    } else if error.is_parse() {
-        UpstreamFailure::ProtocolError
-    } else {
-        // An end or an I/O error before the head was whole, or a connection that closed before the request reached it.
-        UpstreamFailure::ConnectionTerminated
-    }
+/// Lets every other request that is ready get as far as this one before anything is written. What is then written in one go wakes a backend once
+/// that else falls asleep between two writes, which costs more than all of the gate.
+async fn turn() {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        if waited {
+            return Poll::Ready(());
+        }
+        waited = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Whether it may be asked twice without harm.
+pub(super) fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// An error with its causes, for the log.

@@ -25,6 +25,7 @@ use crate::upstream::body::Hold;
 use crate::upstream::body::RequestBody;
 use crate::upstream::body::Source;
 use crate::upstream::forward::Exchange;
+use crate::upstream::forward::is_safe;
 use crate::upstream::forward::story;
 use crate::upstream::link::Ticket;
 use crate::upstream::link::link;
@@ -192,8 +193,7 @@ impl Exchange<'_> {
         };
         let failure = self.backend_failed(kind, Some(server), &story(error));
         // A connection that broke under a request may have been stale: as over HTTP/1.1, only what is safe and has no body is asked again (S36).
-        let is_safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-        let stale = !fresh && is_safe && payload.is_none() && error.is_io();
+        let stale = !fresh && is_safe(method) && payload.is_none() && error.is_io();
         if stale || (untouched && payload.can_be_sent_again()) {
             let reused = !fresh;
             return Sent::Unsent { failure, reused };

@@ -28,7 +28,6 @@ use crate::config::Upstream;
 use crate::config::UpstreamProtocol;
 use crate::refusal::UpstreamFailure;
 use crate::upstream::connect::ConnectFailure;
-use crate::upstream::connect::Wire;
 use crate::upstream::connect::open;
 use crate::upstream::deadline::after;
 use crate::upstream::deadline::earliest;
@@ -36,6 +35,7 @@ use crate::upstream::pool::Claim;
 use crate::upstream::pool::Keeping;
 use crate::upstream::pool::Server;
 use crate::upstream::tls;
+use crate::upstream::wire::Wire;
 
 /// The HTTP/2 connections of one server. Usually one; another only when that one has no room left.
 pub(super) struct Links {

@@ -18,6 +18,7 @@ mod deadline;
 mod drain;
 mod forward;
 mod headers;
+pub(crate) mod http1;
 mod http2;
 mod inject;
 mod link;
@@ -31,6 +32,7 @@ mod tests;
 pub mod tls;
 mod tunnel;
 mod websocket;
+mod wire;
 
 pub use body::BodyFault;
 pub use body::Outcome;

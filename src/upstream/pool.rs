@@ -13,10 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use hyper::client::conn::http1::SendRequest;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::config::Config;
@@ -25,8 +23,8 @@ use crate::config::Upstream;
 use crate::config::UpstreamProtocol;
 use crate::config::UpstreamServer;
 use crate::snapshot::Snapshot;
-use crate::upstream::body::RequestBody;
 use crate::upstream::deadline::after;
+use crate::upstream::http1::Connection;
 use crate::upstream::link::Links;
 
 /// What tells servers apart: a reload that changes none of it keeps their connections.
@@ -165,7 +163,7 @@ impl Directory {
         let current = self.current.borrow();
         self.servers.borrow_mut().retain(|_, server| {
             let mut idle = server.idle.borrow_mut();
-            idle.retain(|entry| entry.until > now && !entry.sender.is_closed());
+            idle.retain_mut(|entry| entry.until > now && entry.connection.is_quiet());
             server.links.sweep(now);
             // The map holds one reference, `current` another where the configuration names the server.
             let is_known = current.is_none() || Rc::strong_count(server) > 1;
@@ -176,11 +174,11 @@ impl Directory {
 
 #[cfg(test)]
 impl Directory {
-    /// Ends the tasks of all idle connections, without the pool being told.
-    pub(super) fn end_idle_tasks(&self) {
+    /// Breaks all idle connections so that nothing can be written to them, without a word of it to be read.
+    pub(super) fn break_idle(&self) {
         for server in self.servers.borrow().values() {
-            for entry in server.idle.borrow().iter() {
-                entry.task.abort();
+            for entry in server.idle.borrow_mut().iter_mut() {
+                entry.connection.break_off();
             }
         }
     }
@@ -254,8 +252,7 @@ impl fmt::Debug for Secure {
 /// A connection on which nothing is outstanding.
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<RequestBody>,
-    task: AbortHandle,
+    connection: Box<Connection>,
     until: Instant,
 }
 
@@ -295,41 +292,30 @@ impl Server {
     }
 
     /// The idle connection used last: the least likely to have been closed by the backend meanwhile.
-    pub(super) fn take_idle(&self) -> Option<Connection> {
+    pub(super) fn take_idle(&self) -> Option<Box<Connection>> {
         let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
-        while let Some(entry) = idle.pop() {
+        while let Some(mut entry) = idle.pop() {
             if entry.until <= now {
                 idle.clear();
                 return None;
             }
-            if entry.sender.is_ready() {
-                return Some(Connection {
-                    sender: entry.sender,
-                    task: entry.task,
-                });
+            if entry.connection.is_quiet() {
+                return Some(entry.connection);
             }
         }
         None
     }
 
-    fn keep(&self, connection: Connection, keeping: Keeping) {
+    fn keep(&self, connection: Box<Connection>, keeping: Keeping) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < keeping.idle_max {
             idle.push(Idle {
-                sender: connection.sender,
-                task: connection.task,
+                connection,
                 until: after(Instant::now(), keeping.idle_timeout),
             });
         }
     }
-}
-
-/// A connection and the task that drives it.
-#[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) sender: SendRequest<RequestBody>,
-    pub(super) task: AbortHandle,
 }
 
 /// How an upstream keeps its idle connections.
@@ -377,26 +363,20 @@ impl Drop for Claim {
     }
 }
 
-/// A connection in use for one exchange. Dropped, it is closed, whatever was on its way (S38, S44): only `release` keeps it.
+/// The right to a connection for one exchange. The connection itself is held beside it, and closed when it is dropped, whatever was on its way
+/// (S38, S44): only `release` keeps it.
 #[derive(Debug)]
 pub(super) struct Lease {
     claim: Claim,
-    connection: Option<Connection>,
     keeping: Keeping,
     /// Whether it served an exchange before this one, and so may have gone stale.
     reused: bool,
 }
 
 impl Lease {
-    pub(super) fn new(
-        claim: Claim,
-        connection: Connection,
-        keeping: Keeping,
-        reused: bool,
-    ) -> Lease {
+    pub(super) fn new(claim: Claim, keeping: Keeping, reused: bool) -> Lease {
         Lease {
             claim,
-            connection: Some(connection),
             keeping,
             reused,
         }
@@ -410,50 +390,21 @@ impl Lease {
         &self.claim.server
     }
 
-    pub(super) fn sender(&mut self) -> Option<&mut SendRequest<RequestBody>> {
-        self.connection
-            .as_mut()
-            .map(|connection| &mut connection.sender)
+    /// The server, to be held on.
+    pub(super) fn claimed(&self) -> &Rc<Server> {
+        &self.claim.server
     }
 
-    /// Keeps the connection for the next exchange, if hyper too says that this one is over and nothing is left on the wire (S35).
-    pub(super) fn release(mut self) {
-        let Some(mut connection) = self.connection.take() else {
-            return;
-        };
-        if connection.sender.is_ready() {
+    /// The answer is whole: keeps the connection for the next exchange if nothing speaks against it (S35). Where it came before the request was over,
+    /// the rest of that may still flow, but such a connection is not used again (S5).
+    pub(super) fn release(self, mut connection: Box<Connection>) {
+        if connection.is_reusable() && connection.is_quiet() {
             self.claim.server.keep(connection, self.keeping);
-            return;
-        }
-        if connection.sender.is_closed() {
-            return;
-        }
-        let server = Rc::clone(&self.claim.server);
-        let keeping = self.keeping;
-        tokio::task::spawn_local(async move {
-            match tokio::time::timeout(SETTLE_TIMEOUT, connection.sender.ready()).await {
-                Ok(Ok(())) => server.keep(connection, keeping),
-                _ => connection.task.abort(),
-            }
-        });
-    }
-
-    /// Lets the connection end what it is still sending, and then close.
-    pub(super) fn detach(mut self) {
-        self.connection = None;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(connection) = &self.connection {
-            connection.task.abort();
+        } else if connection.is_sending() {
+            tokio::task::spawn_local(connection.send_rest());
         }
     }
 }
-
-/// How long a connection whose answer has ended may take to become ready; it needs one turn of its task.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

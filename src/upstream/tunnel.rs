@@ -8,7 +8,6 @@ use std::task::Poll;
 use std::task::ready;
 use std::time::Duration;
 
-use hyper::upgrade::OnUpgrade;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncRead;
@@ -17,22 +16,24 @@ use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
 use crate::upstream::deadline::Silence;
+use crate::upstream::http1::Connection;
 use crate::upstream::pool::Lease;
 use crate::upstream::websocket::CloseCode;
 use crate::upstream::websocket::Frames;
 use crate::upstream::websocket::close_to_backend;
 use crate::upstream::websocket::close_to_client;
+use crate::upstream::wire::Wire;
 
 /// A tunnel that a backend has granted and whose client is still to be told.
 #[derive(Debug)]
 pub struct Opening {
-    backend: OnUpgrade,
+    backend: Box<Connection>,
     lease: Lease,
     idle_timeout: Duration,
 }
 
 impl Opening {
-    pub(super) fn new(backend: OnUpgrade, lease: Lease, idle_timeout: Duration) -> Opening {
+    pub(super) fn new(backend: Box<Connection>, lease: Lease, idle_timeout: Duration) -> Opening {
         Opening {
             backend,
             lease,
@@ -40,18 +41,21 @@ impl Opening {
         }
     }
 
-    /// Joins the client's connection, of which HTTP has let go, to the backend's. `None` when the backend's is gone.
-    pub async fn open(self, client: Upgraded) -> Option<Tunnel> {
-        let backend = self.backend.await.ok()?;
-        Some(Tunnel {
+    /// Joins the client's connection, of which HTTP has let go, to the backend's.
+    #[must_use]
+    pub fn open(self, client: Upgraded) -> Tunnel {
+        let (backend, early) = self.backend.into_parts();
+        // What came behind the head of the 101 is the tunnel's first piece.
+        let down = Flow::holding(early.into());
+        Tunnel {
             client: TokioIo::new(client),
-            backend: TokioIo::new(backend),
-            down: Flow::default(),
+            backend,
+            down,
             up: Flow::default(),
             silence: Silence::new(self.idle_timeout, None),
             leaving: None,
             _lease: self.lease,
-        })
+        }
     }
 }
 
@@ -75,7 +79,7 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct Tunnel {
     client: TokioIo<Upgraded>,
-    backend: TokioIo<Upgraded>,
+    backend: Wire,
     /// From the backend to the client.
     down: Flow,
     /// From the client to the backend.
@@ -214,6 +218,14 @@ struct Flow {
 }
 
 impl Flow {
+    fn holding(held: Vec<u8>) -> Flow {
+        Flow {
+            bytes: held.len() as u64,
+            held,
+            ..Flow::default()
+        }
+    }
+
     /// Moves what can be moved; ready when the source has ended and the sink knows it.
     fn poll<R, W>(
         &mut self,

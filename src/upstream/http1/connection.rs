@@ -1,0 +1,468 @@
+//! One connection and the exchange on it.
+
+use std::io;
+use std::io::IoSlice;
+use std::io::Write;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use bytes::Bytes;
+use bytes::BytesMut;
+use http::HeaderMap;
+use http::Method;
+use http::StatusCode;
+use http::header;
+use http::request;
+use http_body::Body;
+use http_body::Frame;
+use http_body::SizeHint;
+
+use crate::upstream::body::RequestBody;
+use crate::upstream::http1::Fault;
+use crate::upstream::http1::chunks::Chunks;
+use crate::upstream::http1::chunks::Next;
+use crate::upstream::http1::head;
+use crate::upstream::http1::head::Framing;
+use crate::upstream::wire::Wire;
+
+/// What the head of an answer may measure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes.
+    pub(crate) head_bytes_max: usize,
+    /// Fields.
+    pub(crate) header_count_max: usize,
+}
+
+/// A connection to a backend. Dropped, it is closed, whatever is on its way.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    wire: Wire,
+    limits: Limits,
+    /// Head or framing that is written before `piece`.
+    out: Vec<u8>,
+    /// A piece of the body.
+    piece: Bytes,
+    /// Framing that is written after it.
+    tail: &'static [u8],
+    /// How much of the three is written.
+    written: usize,
+    /// Bytes of this exchange that the socket took.
+    sent: u64,
+    framing: Outgoing,
+    sending: Sending,
+    unflushed: bool,
+    /// The body on its way out.
+    body: Option<RequestBody>,
+    /// Whether it may have more.
+    asking: bool,
+    received: BytesMut,
+    searched: usize,
+    method: Method,
+    interim: u32,
+    reading: Reading,
+    keeps_alive: bool,
+}
+
+/// How the request's own body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outgoing {
+    /// So many bytes are left.
+    Length(u64),
+    Chunked,
+}
+
+/// How far the request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    /// Something is to be written, or to be asked for.
+    Underway,
+    /// All is written and flushed.
+    Done,
+    /// The backend takes no more. It may have answered nevertheless.
+    Broken,
+}
+
+/// Where in the answer the reader stands.
+#[derive(Debug)]
+enum Reading {
+    Head,
+    Length(u64),
+    Chunked(Chunks),
+    UntilClose,
+    /// Whole.
+    Done,
+}
+
+impl Connection {
+    pub(crate) fn new(wire: Wire, limits: Limits) -> Box<Connection> {
+        Box::new(Connection {
+            wire,
+            limits,
+            out: Vec::new(),
+            piece: Bytes::new(),
+            tail: b"",
+            written: 0,
+            sent: 0,
+            framing: Outgoing::Length(0),
+            sending: Sending::Done,
+            unflushed: false,
+            body: None,
+            asking: false,
+            received: BytesMut::new(),
+            searched: 0,
+            method: Method::GET,
+            interim: 0,
+            reading: Reading::Done,
+            keeps_alive: true,
+        })
+    }
+
+    /// Whether nothing has come since the last exchange, not even the end: what a backend says unasked is no answer to anybody (S35).
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.received.is_empty() && self.wire.is_quiet()
+    }
+
+    /// Begins an exchange; `poll_head` carries it on. Nothing is written yet.
+    pub(crate) fn begin(&mut self, head: &request::Parts, body: RequestBody) {
+        self.out.clear();
+        head::write(head, &mut self.out);
+        self.framing = if head.headers.contains_key(header::TRANSFER_ENCODING) {
+            Outgoing::Chunked
+        } else {
+            let length = head.headers.get(header::CONTENT_LENGTH);
+            let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+            Outgoing::Length(length.unwrap_or(0))
+        };
+        self.asking = !body.is_end_stream();
+        self.tail = match self.framing {
+            Outgoing::Chunked if !self.asking => LAST_CHUNK,
+            _ => b"",
+        };
+        self.body = Some(body);
+        self.piece = Bytes::new();
+        self.written = 0;
+        self.sent = 0;
+        self.sending = Sending::Underway;
+        self.searched = 0;
+        self.interim = 0;
+        self.method = head.method.clone();
+        self.reading = Reading::Head;
+        self.keeps_alive = false;
+    }
+
+    /// Sends what can be sent, and waits for the head of the answer; interim ones are passed over. Its fields are then in `fields`.
+    pub(crate) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        fields: &mut HeaderMap,
+    ) -> Poll<Result<StatusCode, Fault>> {
+        // Whatever is ready of the request is written before anybody looks for the answer.
+        self.send(cx)?;
+        loop {
+            let count = match self.wire.poll_fill(cx, &mut self.received, 0) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.ended("closed"))),
+                Poll::Ready(Ok(count)) => count,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.ended(&error.to_string()))),
+            };
+            debug_assert!(count > 0, "an end was told apart above");
+            while let Some(start) = head::take(
+                &mut self.received,
+                &mut self.searched,
+                &self.method,
+                &self.limits,
+                fields,
+            )? {
+                if start.status.is_informational()
+                    && start.status != StatusCode::SWITCHING_PROTOCOLS
+                {
+                    self.interim += 1;
+                    if self.interim > INTERIM_MAX {
+                        let endless = "too many interim answers";
+                        return Poll::Ready(Err(Fault::Protocol(endless)));
+                    }
+                    continue;
+                }
+                self.reading = match start.framing {
+                    Framing::Length(0) => Reading::Done,
+                    Framing::Length(length) => Reading::Length(length),
+                    Framing::Chunked => Reading::Chunked(Chunks::new()),
+                    Framing::UntilClose => Reading::UntilClose,
+                };
+                self.keeps_alive = start.keeps_alive;
+                self.body.take_if(|_| !self.asking);
+                return Poll::Ready(Ok(start.status));
+            }
+        }
+    }
+
+    /// The body of a request of which nothing was sent, as it was.
+    pub(crate) fn take_back(&mut self) -> Option<RequestBody> {
+        let piece = std::mem::take(&mut self.piece);
+        let mut body = self.body.take()?;
+        if !piece.is_empty() {
+            body.put_back(piece);
+        }
+        Some(body)
+    }
+
+    /// The next piece of the answer's body. What is left of the request is sent meanwhile.
+    ///
+    /// # Errors
+    /// When the body ends before its end; the connection is of no more use.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        self.send(cx)?;
+        loop {
+            match self.take_frame() {
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(None) if self.is_end_stream() => return Poll::Ready(None),
+                Ok(None) => {}
+                Err(fault) => return Poll::Ready(Some(Err(fault))),
+            }
+            let expected = match &self.reading {
+                Reading::Length(rest) => *rest,
+                Reading::Chunked(chunks) => chunks.expected(),
+                Reading::UntilClose => 0,
+                Reading::Head | Reading::Done => return Poll::Ready(None),
+            };
+            let filled = ready!(self.wire.poll_fill(cx, &mut self.received, expected));
+            match filled {
+                Ok(0) if matches!(self.reading, Reading::UntilClose) => {
+                    self.reading = Reading::Done;
+                }
+                Ok(0) => return Poll::Ready(Some(Err(self.ended("closed")))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(self.ended(&error.to_string())))),
+            }
+        }
+    }
+
+    /// Whether the answer is whole.
+    pub(crate) fn is_end_stream(&self) -> bool {
+        matches!(self.reading, Reading::Done)
+    }
+
+    /// What is known of what is to come.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self.reading {
+            Reading::Done => SizeHint::with_exact(0),
+            Reading::Length(rest) => SizeHint::with_exact(rest),
+            Reading::Head | Reading::Chunked(_) | Reading::UntilClose => SizeHint::default(),
+        }
+    }
+
+    /// Whether some of the request is still to be written.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.sending == Sending::Underway
+    }
+
+    /// Whether another exchange may follow: both messages are whole, the backend has not said otherwise, and nothing is left over (S35).
+    pub(crate) fn is_reusable(&self) -> bool {
+        let is_sent = self.sending == Sending::Done;
+        self.keeps_alive && is_sent && self.is_end_stream() && self.received.is_empty()
+    }
+
+    /// Sends the rest of a request whose answer is whole.
+    pub(crate) async fn send_rest(mut self: Box<Connection>) {
+        std::future::poll_fn(|cx| match self.send(cx) {
+            Ok(()) if self.sending == Sending::Underway => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+        .await;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn break_off(&mut self) {
+        self.wire.break_off();
+    }
+
+    /// The socket after a 101, and what came behind that head.
+    pub(crate) fn into_parts(self: Box<Connection>) -> (Wire, Bytes) {
+        let this = *self;
+        (this.wire, this.received.freeze())
+    }
+
+    fn take_frame(&mut self) -> Result<Option<Frame<Bytes>>, Fault> {
+        let received = &mut self.received;
+        let data = match &mut self.reading {
+            Reading::Length(rest) => {
+                let there = usize::try_from(*rest).map_or(received.len(), |rest| {
+                    // No more than was announced.
+                    rest.min(received.len())
+                });
+                if there == 0 {
+                    return Ok(None);
+                }
+                let data = take_front(received, there);
+                *rest -= there as u64;
+                if *rest == 0 {
+                    self.reading = Reading::Done;
+                }
+                data
+            }
+            Reading::Chunked(chunks) => match chunks.next(received)? {
+                Next::Data(data) => {
+                    if chunks.ends_here(received) {
+                        self.reading = Reading::Done;
+                    }
+                    data
+                }
+                Next::End(trailers) => {
+                    self.reading = Reading::Done;
+                    return Ok(trailers.map(Frame::trailers));
+                }
+                Next::More => return Ok(None),
+            },
+            Reading::UntilClose if !received.is_empty() => std::mem::take(received).freeze(),
+            Reading::UntilClose | Reading::Head | Reading::Done => return Ok(None),
+        };
+        Ok(Some(Frame::data(data)))
+    }
+
+    fn ended(&self, how: &str) -> Fault {
+        if self.sent == 0 {
+            return Fault::Unsent(how.to_owned());
+        }
+        Fault::Ended {
+            answering: !self.received.is_empty() || self.interim > 0,
+            detail: format!("the connection ended before the answer did: {how}"),
+        }
+    }
+
+    /// Writes what can be written. A backend that takes no more may have answered, so that only a request of which nothing was taken is an error.
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        while self.sending == Sending::Underway {
+            let awaited = self.fetch(cx)?;
+            match self.poll_write(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) if self.sent == 0 => {
+                    return Err(Fault::Unsent(error.to_string()));
+                }
+                Poll::Ready(Err(_)) => {
+                    self.sending = Sending::Broken;
+                    self.body = None;
+                    return Ok(());
+                }
+            }
+            if awaited || !self.asking {
+                let flushed = self.poll_flush(cx).is_ready();
+                if flushed && !self.asking {
+                    self.sending = Sending::Done;
+                }
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the body for its next piece, once the last one is written. Whether the client is waited for.
+    fn fetch(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let is_written = self.piece.is_empty() && self.tail.is_empty();
+        let Some(body) = self.body.as_mut().filter(|_| self.asking && is_written) else {
+            return Ok(false);
+        };
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => return Ok(true),
+            Poll::Ready(Some(Ok(frame))) => {
+                // Trailers do not go on (S11).
+                let data = frame.into_data().unwrap_or_default();
+                self.frame(data)?;
+            }
+            Poll::Ready(Some(Err(_))) => return Err(Fault::Client),
+            Poll::Ready(None) => self.end_body()?,
+        }
+        Ok(false)
+    }
+
+    fn end_body(&mut self) -> Result<(), Fault> {
+        self.asking = false;
+        match self.framing {
+            Outgoing::Length(0) => {}
+            Outgoing::Length(_) => return Err(Fault::Client),
+            Outgoing::Chunked => self.tail = LAST_CHUNK,
+        }
+        Ok(())
+    }
+
+    /// Puts a piece of the body behind what is still to be written, framed.
+    fn frame(&mut self, data: Bytes) -> Result<(), Fault> {
+        let ended = self.body.as_ref().is_none_or(Body::is_end_stream);
+        self.asking = !ended;
+        match &mut self.framing {
+            Outgoing::Length(rest) => {
+                // A body that is longer than it says would be the start of the next request (S1), one that is shorter would swallow it.
+                let left = rest.checked_sub(data.len() as u64);
+                *rest = left
+                    .filter(|left| !ended || *left == 0)
+                    .ok_or(Fault::Client)?;
+            }
+            Outgoing::Chunked if data.is_empty() => {
+                self.tail = if ended { LAST_CHUNK } else { b"" }
+            }
+            Outgoing::Chunked => {
+                // Writing to a vector cannot fail.
+                let _ = write!(self.out, "{:x}\r\n", data.len());
+                self.tail = if ended { b"\r\n0\r\n\r\n" } else { b"\r\n" };
+            }
+        }
+        self.piece = data;
+        Ok(())
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let (head, piece) = (self.out.len(), self.piece.len());
+            let total = head + piece + self.tail.len();
+            if self.written == total {
+                break;
+            }
+            let after_head = self.written.saturating_sub(head);
+            let parts = [
+                IoSlice::new(&self.out[self.written.min(head)..]),
+                IoSlice::new(&self.piece[after_head.min(piece)..]),
+                IoSlice::new(&self.tail[after_head.saturating_sub(piece)..]),
+            ];
+            let count = ready!(self.wire.poll_write(cx, &parts))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += count;
+            self.sent += count as u64;
+            self.unflushed = true;
+        }
+        self.written = 0;
+        self.out.clear();
+        self.piece = Bytes::new();
+        self.tail = b"";
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.unflushed {
+            // An error shows when the answer is read.
+            let _ = ready!(self.wire.poll_flush(cx));
+            self.unflushed = false;
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Takes bytes from the front; without a second owner where that is all there is.
+fn take_front(received: &mut BytesMut, count: usize) -> Bytes {
+    if count == received.len() {
+        return std::mem::take(received).freeze();
+    }
+    received.split_to(count).freeze()
+}
+
+/// Interim answers to one request, 100 and 101 aside, that are borne (S40).
+const INTERIM_MAX: u32 = 64;
+/// Ends a chunked body.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";

@@ -1,0 +1,213 @@
+//! Heads on the wire: ours written, the backend's read (RFC 9112 sections 3 to 6).
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use bytes::BytesMut;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::StatusCode;
+use http::header;
+use http::request;
+use httparse::Header;
+use httparse::ParserConfig;
+use httparse::Response;
+use httparse::Status;
+
+use crate::upstream::http1::Fault;
+use crate::upstream::http1::Limits;
+
+/// Writes a request head behind what `out` holds.
+pub(crate) fn write(head: &request::Parts, out: &mut Vec<u8>) {
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    let target = head.uri.path_and_query();
+    out.extend_from_slice(target.map_or("/", |target| target.as_str()).as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in &head.headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// How the body of an answer is told from what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// So many bytes.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+    /// It ends with the connection.
+    UntilClose,
+}
+
+/// What the start of an answer says, its fields aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) status: StatusCode,
+    pub(crate) framing: Framing,
+    /// Whether the backend takes another request on the connection.
+    pub(crate) keeps_alive: bool,
+}
+
+/// Takes a head from the front of `received` if all of it is there; its fields are then in `fields`, which is emptied first.
+/// `searched` is kept by the caller from one call to the next: how many bytes have no end of a head in them.
+///
+/// # Errors
+/// `Fault::HeadTooLarge` and `Fault::Protocol`.
+pub(crate) fn take(
+    received: &mut BytesMut,
+    searched: &mut usize,
+    method: &Method,
+    limits: &Limits,
+    fields: &mut HeaderMap,
+) -> Result<Option<Start>, Fault> {
+    begins_well(received)?;
+    let Some(length) = end_of_head(received, *searched) else {
+        *searched = received.len();
+        if received.len() > limits.head_bytes_max {
+            return Err(Fault::HeadTooLarge);
+        }
+        return Ok(None);
+    };
+    *searched = 0;
+    if length > limits.head_bytes_max {
+        return Err(Fault::HeadTooLarge);
+    }
+    let head = received.split_to(length).freeze();
+    parse(&head, method, limits, fields).map(Some)
+}
+
+/// Whether the first bytes can become an answer: what is not HTTP is told at once, and not when its time is up.
+fn begins_well(received: &[u8]) -> Result<(), Fault> {
+    const START: &[u8] = b"HTTP/1.";
+    let known = received.len().min(START.len());
+    if received[..known] == START[..known] {
+        return Ok(());
+    }
+    Err(Fault::Protocol("no HTTP/1.1 answer begins like this"))
+}
+
+/// Behind the first empty line; `from` is where looking began to be of use.
+fn end_of_head(received: &[u8], from: usize) -> Option<usize> {
+    // An end may straddle what was searched before.
+    let mut at = from.saturating_sub(3);
+    while let Some(found) = memchr::memchr(b'\n', received.get(at..)?) {
+        at += found + 1;
+        match received.get(at..) {
+            Some([b'\n', ..]) => return Some(at + 1),
+            Some([b'\r', b'\n', ..]) => return Some(at + 2),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn parse(
+    head: &Bytes,
+    method: &Method,
+    limits: &Limits,
+    fields: &mut HeaderMap,
+) -> Result<Start, Fault> {
+    let mut few = [const { MaybeUninit::<Header<'_>>::uninit() }; FEW];
+    let mut many = Vec::new();
+    let lines = match few.get_mut(..limits.header_count_max) {
+        Some(lines) => lines,
+        None => {
+            many.resize_with(limits.header_count_max, MaybeUninit::uninit);
+            &mut many[..]
+        }
+    };
+    let mut answer = Response::new(&mut []);
+    let parser = ParserConfig::default();
+    match parser.parse_response_with_uninit_headers(&mut answer, head, lines) {
+        Ok(Status::Complete(length)) if length == head.len() => {}
+        Ok(_) => return Err(Fault::Protocol("the head ends before its end")),
+        Err(httparse::Error::TooManyHeaders) => return Err(Fault::HeadTooLarge),
+        Err(_) => return Err(Fault::Protocol("the head is not HTTP/1.1")),
+    }
+    let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(Fault::Protocol("the status is no status"))?;
+    fields.clear();
+    for line in answer.headers.iter() {
+        const NO_FIELD: Fault = Fault::Protocol("a header field that cannot be passed on");
+        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| NO_FIELD)?;
+        let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value));
+        fields.append(name, value.map_err(|_| NO_FIELD)?);
+    }
+    let is_old = answer.version == Some(0);
+    let framing = framing(status, method, is_old, fields)?;
+    let keeps_alive = framing != Framing::UntilClose && keeps_alive(is_old, fields);
+    Ok(Start {
+        status,
+        framing,
+        keeps_alive,
+    })
+}
+
+/// RFC 9112 section 6.3. A length beside a coding, two lengths, or another coding is what smuggling is made of: an error (S33).
+fn framing(
+    status: StatusCode,
+    method: &Method,
+    is_old: bool,
+    fields: &HeaderMap,
+) -> Result<Framing, Fault> {
+    const LENGTH: Fault = Fault::Protocol("Content-Length is not one number");
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
+    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let framing = match (lengths.next(), codings.next()) {
+        (None, None) => Framing::UntilClose,
+        (Some(length), None) if lengths.next().is_none() => {
+            let digits = length.as_bytes();
+            let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+            let length = length.to_str().ok().filter(|_| is_number);
+            let length = length.and_then(|length| length.parse().ok());
+            Framing::Length(length.ok_or(LENGTH)?)
+        }
+        (Some(_), None) => return Err(LENGTH),
+        (None, Some(coding)) => {
+            let is_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+            if !is_chunked || codings.next().is_some() || is_old {
+                return Err(Fault::Protocol("a Transfer-Encoding other than chunked"));
+            }
+            Framing::Chunked
+        }
+        (Some(_), Some(_)) => {
+            let both = "Content-Length beside Transfer-Encoding";
+            return Err(Fault::Protocol(both));
+        }
+    };
+    let has_no_body = *method == Method::HEAD
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    Ok(if has_no_body {
+        Framing::Length(0)
+    } else {
+        framing
+    })
+}
+
+/// RFC 9112 section 9.3.
+fn keeps_alive(is_old: bool, fields: &HeaderMap) -> bool {
+    let mut lines = fields.get_all(header::CONNECTION).iter();
+    let says = |line: &HeaderValue, option: &[u8]| {
+        let mut options = line.as_bytes().split(|byte| *byte == b',');
+        options.any(|there| there.trim_ascii().eq_ignore_ascii_case(option))
+    };
+    if is_old {
+        let mut keeps = false;
+        for line in lines {
+            keeps = (keeps || says(line, b"keep-alive")) && !says(line, b"close");
+        }
+        return keeps;
+    }
+    !lines.any(|line| says(line, b"close"))
+}
+
+/// Fields for which the stack has room.
+const FEW: usize = 100;
