@@ -67,7 +67,7 @@ pub(in crate::config) fn upstreams(
             // Libraries that ping do so within a minute and people think for longer; but a peer that vanished must not hold its place for hours.
             tunnel_idle_timeout: table.duration("tunnel_idle_timeout", "10min", ("100ms", "24h")),
             total_timeout: table.duration_or_unlimited("total_timeout", None, TOTAL),
-            pool_idle_max: table.number("pool_idle_max", 64, 0, 10_000) as usize,
+            pool_idle_max: table.number("pool_idle_max", 1024, 0, 10_000) as usize,
             // Below the 5 s after which common application servers close: a request that meets the close half-way fails.
             pool_idle_timeout: table.duration("pool_idle_timeout", "4s", ("100ms", "1h")),
             head_bytes_max: table.size("head_bytes_max", "32KiB", ("8KiB", "1MiB")),
