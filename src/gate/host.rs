@@ -1,6 +1,5 @@
 //! The host that a request is for: exactly one, valid, in one spelling (S16).
 
-use std::fmt::Write;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 
@@ -101,7 +100,8 @@ fn registered_name(name: &str) -> Option<String> {
     }
     let last = name.rsplit('.').next()?;
     if last.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(name.parse::<Ipv4Addr>().ok()?.to_string());
+        // It has one spelling only: what parses is written like this.
+        return name.parse::<Ipv4Addr>().ok().map(|_| name.to_owned());
     }
     Some(name.to_ascii_lowercase())
 }
@@ -111,8 +111,9 @@ fn with_port(name: String, port: Option<&str>) -> Option<Host> {
     let name_length = text.len();
     if let Some(port) = port {
         let plain = !port.starts_with('0') && port.bytes().all(|byte| byte.is_ascii_digit());
-        let number: u16 = plain.then(|| port.parse().ok())??;
-        let _ = write!(text, ":{number}");
+        let _: u16 = plain.then(|| port.parse().ok())??;
+        text.push(':');
+        text.push_str(port);
     }
     Some(Host { text, name_length })
 }

@@ -209,9 +209,10 @@ pub(crate) fn switch(
 /// What a backend's answer says of the gateway.
 fn own_headers(headers: &mut HeaderMap, admission: &Admission, account: &Account) {
     let config = &admission.snapshot().config;
-    if admission.principal().is_some() {
-        headers::strip(headers);
-        rate_headers(headers, config, admission.numbers());
+    match admission.numbers() {
+        Some(numbers) => rate_headers(headers, config, Some(numbers)),
+        None if admission.principal().is_some() => headers::strip(headers),
+        None => {}
     }
     manner_headers(headers, admission.manner());
     common_headers(headers, config, account);

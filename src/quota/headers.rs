@@ -1,5 +1,6 @@
 //! The rate-limit header fields of an answer.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 
+use crate::model::limit::Rate;
 use crate::quota::Numbers;
 use crate::quota::WindowNumbers;
 
@@ -31,14 +33,15 @@ pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
         return;
     };
     let mut text = Text::new();
-    let limit = text.part(|out| number(out, reported.rate.count.into()));
     let remaining = text.part(|out| number(out, reported.remaining.into()));
     let reset = text.part(|out| match shown.reset_as_delta {
         true => number(out, reported.reset_in_seconds.into()),
         false => number(out, reported.reset_unix_seconds),
     });
-    let policy = text.part(|out| each(out, numbers, policy_item));
-    let state = text.part(|out| each(out, numbers, state_item));
+    let state = match shown.ietf {
+        true => text.part(|out| each(out, numbers, state_item)),
+        false => 0..0,
+    };
     let bytes = Bytes::from(text.buffer);
     let mut set = |name: &'static HeaderName, range: Range<usize>, changes: bool| {
         if let Ok(mut value) = HeaderValue::from_maybe_shared(bytes.slice(range)) {
@@ -48,13 +51,58 @@ pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
         }
     };
     if shown.x {
-        set(&X_LIMIT, limit, false);
         set(&X_REMAINING, remaining, true);
         set(&X_RESET, reset, shown.reset_as_delta);
     }
     if shown.ietf {
-        set(&POLICY, policy, false);
         set(&STATE, state, true);
+    }
+    fixed(numbers, |fixed| {
+        if shown.x {
+            headers.insert(&X_LIMIT, fixed.limit.clone());
+        }
+        if shown.ietf {
+            headers.insert(&POLICY, fixed.policy.clone());
+        }
+    });
+}
+
+/// What the fields say of a plan, whoever asks: made once for each worker, and kept for the plans that were asked for last.
+struct Fixed {
+    of: [Option<Rate>; 2],
+    limit: HeaderValue,
+    policy: HeaderValue,
+}
+
+thread_local! {
+    static FIXED: RefCell<[Option<Fixed>; PLANS]> = const { RefCell::new([const { None }; PLANS]) };
+}
+
+fn fixed(numbers: &Numbers, tell: impl FnOnce(&Fixed)) {
+    let of = [numbers.quota, numbers.burst].map(|window| window.map(|window| window.rate));
+    let counts = of.map(|rate| rate.map_or(0, |rate| rate.count ^ rate.seconds));
+    let place = (counts[0] ^ counts[1].rotate_left(3)) as usize % PLANS;
+    FIXED.with_borrow_mut(|plans| {
+        let plan = &mut plans[place];
+        if plan.as_ref().is_none_or(|fixed| fixed.of != of) {
+            *plan = Fixed::new(of, numbers);
+        }
+        if let Some(fixed) = plan {
+            tell(fixed);
+        }
+    });
+}
+
+impl Fixed {
+    fn new(of: [Option<Rate>; 2], numbers: &Numbers) -> Option<Fixed> {
+        let reported = of[0].or(of[1])?;
+        let mut policy = Vec::new();
+        each(&mut policy, numbers, policy_item);
+        Some(Fixed {
+            of,
+            limit: HeaderValue::from(reported.count),
+            policy: HeaderValue::try_from(policy).ok()?,
+        })
     }
 }
 
@@ -145,6 +193,8 @@ fn quota_name(seconds: u32) -> &'static str {
     }
 }
 
+/// Plans whose fixed values a worker remembers. With more they are made anew now and then.
+const PLANS: usize = 16;
 /// Enough for the values of an everyday plan; more only costs a second allocation.
 const TEXT_BYTES: usize = 128;
 
