@@ -31,10 +31,6 @@ pub struct Body {
 }
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the usual one; a box would cost every answer an allocation"
-)]
 enum Source {
     /// A refusal's text, until it is taken.
     Local(Option<Bytes>),

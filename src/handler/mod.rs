@@ -295,7 +295,7 @@ async fn forward(
         Ok(Ok(Forwarded::Switched(switched))) => {
             flight.answers(false);
             account.forwarded(Rc::clone(&switched.server), switched.head.status);
-            tunnel::open(account, flight, switched)
+            tunnel::open(account, flight, *switched)
         }
         Ok(Err(failure)) => {
             account.server(failure.server);

@@ -23,9 +23,9 @@ use super::in_flight::Passage;
 pub(crate) fn open(
     account: Account,
     flight: &Rc<Flight>,
-    switched: Box<Switched>,
+    switched: Switched,
 ) -> Response<Body> {
-    let Switched { head, opening, .. } = *switched;
+    let Switched { head, opening, .. } = switched;
     let head = answer::switch(head, flight.admission(), &account);
     let through = Through {
         account,

@@ -315,10 +315,7 @@ impl<'a> Exchange<'a> {
                 }
                 let server = Rc::clone(lease.claimed());
                 let source = Source::Own(Some(connection));
-                match self.answer(answer, source, Hold::Own(lease), &server) {
-                    Ok(answer) => Sent::Answered(answer),
-                    Err(failure) => Sent::Failed(failure),
-                }
+                Sent::Answered(self.answer(answer, source, Hold::Own(lease), &server))
             }
             Some(Err(fault)) => {
                 let may_repeat = !has_body && is_safe(&head.method);
@@ -379,18 +376,14 @@ impl<'a> Exchange<'a> {
         earliest(after(from, self.upstream.first_byte_timeout), self.end)
     }
 
-    /// An answer fit to be passed on, or why it is not.
+    /// An answer on its way to the client. The caller has seen to it that its status and framing can be passed on.
     pub(super) fn answer(
         &self,
         mut head: response::Parts,
         source: Source,
         hold: Hold,
         server: &Server,
-    ) -> Result<Forwarded, Failure> {
-        if let Some(kind) = headers::fault(&head) {
-            let detail = "the answer's status or framing cannot be passed on";
-            return Err(self.backend_failed(kind, Some(server), detail));
-        }
+    ) -> Forwarded {
         let identity = Identity::of(&self.admission.snapshot().config.headers);
         headers::clean(&mut head, &identity, self.keys());
         location::rewrite(&mut head, self.admission, server);
@@ -398,10 +391,10 @@ impl<'a> Exchange<'a> {
         let silence = Silence::new(self.upstream.idle_timeout, self.end);
         let upload = Rc::clone(&self.upload);
         let body = ResponseBody::new(source, hold, upload, silence, identity);
-        Ok(Forwarded::Answer(Answer {
+        Forwarded::Answer(Answer {
             response: Response::from_parts(head, body),
             server,
-        }))
+        })
     }
 
     /// A 101 opens a tunnel where it grants what was asked; any other is a backend's failure, and closes its connection (S7, S42).

@@ -27,6 +27,7 @@ use crate::upstream::body::Source;
 use crate::upstream::forward::Exchange;
 use crate::upstream::forward::is_safe;
 use crate::upstream::forward::story;
+use crate::upstream::headers;
 use crate::upstream::link::Ticket;
 use crate::upstream::link::link;
 use crate::upstream::payload::Payload;
@@ -166,12 +167,12 @@ impl Exchange<'_> {
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
         let (head, stream) = response.into_parts();
-        let source = Source::Shared(Stream { stream, length });
-        let answer = self.answer(head, source, Hold::Shared(Box::new(ticket)), server);
-        match answer {
-            Ok(answer) => Sent::Answered(answer),
-            Err(failure) => Sent::Failed(failure),
+        if let Some(kind) = headers::fault(&head) {
+            let detail = "the answer's status or framing cannot be passed on";
+            return Sent::Failed(self.backend_failed(kind, Some(server), detail));
         }
+        let source = Source::Shared(Stream { stream, length });
+        Sent::Answered(self.answer(head, source, Hold::Shared(Box::new(ticket)), server))
     }
 
     fn after_http2_error(

@@ -132,6 +132,8 @@ fn parse(
         Err(_) => return Err(Fault::Protocol("the head is not HTTP/1.1")),
     }
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
+    // What lies beyond 599 no client knows (S42).
+    let status = status.filter(|status| status.as_u16() < 600);
     let status = status.ok_or(Fault::Protocol("the status is no status"))?;
     fields.clear();
     for line in answer.headers.iter() {

@@ -115,9 +115,9 @@ fn chunked<'a>(
 }
 
 fn hypers(data: &[u8], method: &Method) -> Option<Reading> {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    let runtime = RUNTIME.get_or_init(|| Builder::new_current_thread().build().unwrap());
-    runtime.block_on(async {
+    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| Builder::new_current_thread().build().ok());
+    runtime.as_ref()?.block_on(async {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near))
             .await

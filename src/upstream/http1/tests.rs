@@ -136,6 +136,7 @@ fn what_two_readers_could_read_differently_is_refused() {
         "\r\nHTTP/1.1 200 OK\r\n\r\n",
         "HTTP/2.0 200 OK\r\n\r\n",
         "HTTP/1.1 20 OK\r\n\r\n",
+        "HTTP/1.1 600 OK\r\n\r\n",
         "nonsense",
         "HTTP/1.0 200\r\nTransfer-Encoding: chunked\r\n\r\n",
     ] {
