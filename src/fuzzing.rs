@@ -27,6 +27,7 @@ properties! {
     host => crate::gate::properties::hosts,
     key_text => crate::model::properties::key_texts,
     rate => crate::model::properties::rates,
+    reference => crate::upstream::properties::references,
     request => crate::upstream::properties::requests,
     route => crate::model::properties::routes,
 }

@@ -35,6 +35,7 @@ use crate::model::route::bind::QueryBinding;
 use crate::model::route::bind::TwinId;
 use crate::model::route::bind::TwinSource;
 use crate::model::route::bind::Whom;
+use crate::model::route::reference::References;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
@@ -353,6 +354,9 @@ impl Config {
         if let Some(guard) = &route.guard {
             out.text("guard", &guard.name);
         }
+        if let Some(references) = &route.references {
+            dump_references(out, references);
+        }
     }
 
     fn environment(&self, environment: Environment) -> &str {
@@ -448,6 +452,17 @@ fn dump_bindings(out: &mut Writer, bindings: &Bindings) {
         out.text("twin_id", id);
         out.bare("twin_echo", bindings.twin.echo);
     }
+}
+
+fn dump_references(out: &mut Writer, references: &References) {
+    let members = references.members.iter();
+    let members: Vec<String> = members
+        .map(|one| format!("{} = {}", key(&one.member), quoted(one.place.text())))
+        .collect();
+    out.bare("references", format!("{{ {} }}", members.join(", ")));
+    let bytes = show_size(references.body_bytes_max as u64);
+    out.text("references_bytes_max", &bytes);
+    out.text("references_mode", mode(references.mode));
 }
 
 fn dump_guard(out: &mut Writer, guard: &Guard) {
@@ -578,9 +593,10 @@ fn rate(limit: Option<Rate>) -> String {
 
 /// A name as a TOML key: quoted when it holds a dot.
 fn key(name: &str) -> String {
-    match name.contains('.') {
-        true => quoted(name),
-        false => name.to_owned(),
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    match !name.is_empty() && name.bytes().all(is_bare) {
+        true => name.to_owned(),
+        false => quoted(name),
     }
 }
 

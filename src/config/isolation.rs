@@ -17,6 +17,9 @@ use crate::model::isolation::PathPrefix;
 use crate::model::limit::Mode;
 use crate::model::route::Access;
 use crate::model::route::Route;
+use crate::model::route::bind::Bindings;
+use crate::model::route::bind::Whom;
+use crate::model::route::reference::Reference;
 
 /// What the table of an upstream says must fit together.
 pub(super) fn stated(table: &Reader<'_>, upstream: &Upstream) {
@@ -143,6 +146,7 @@ fn one(route: &Placed<Arc<Route>>, upstream: &Placed<Arc<Upstream>>, notes: &Not
         Isolation::Guard => guarded(&route.value),
         _ => true,
     };
+    lookups(route, &upstream.value, report);
     if !holds {
         let help = match upstream.value.isolation {
             Isolation::Guard => "put the response guard on this route",
@@ -156,6 +160,42 @@ fn one(route: &Placed<Arc<Route>>, upstream: &Placed<Arc<Upstream>>, notes: &Not
                 "[[routes]] path: upstream \"{name}\" has isolation \"{isolation}\", and nothing holds this route to it"
             ),
             help,
+        );
+    }
+}
+
+/// A lookup that finds everybody's things tells nobody's apart.
+fn lookups(route: &Placed<Arc<Route>>, upstream: &Upstream, report: impl Fn(String, &str)) {
+    let Some(references) = &route.value.references else {
+        return;
+    };
+    let name = &upstream.name;
+    if upstream.isolation == Isolation::None {
+        return report(
+            format!(
+                "[[routes]] references: upstream \"{name}\" shows every tenant the data of all, so that a lookup finds everything"
+            ),
+            "take references out, or state what keeps tenants apart",
+        );
+    }
+    let bindings = route.value.bindings.as_deref();
+    // The host and the query go along; the path of a lookup is its own.
+    let goes_along = |bindings: &Bindings| {
+        let query = bindings.query.iter().chain(&bindings.set_query);
+        let mut all = query.map(|bound| bound.whom).chain(bindings.host);
+        all.any(|whom| whom == Whom::Tenant)
+    };
+    let told = names_tenant(upstream) || bindings.is_some_and(goes_along);
+    let lost = |one: &&Reference| !told && !one.place.names_tenant();
+    if let Some(one) = references.members.iter().find(lost)
+        && upstream.isolation == Isolation::Path
+    {
+        report(
+            format!(
+                "[[routes]] references: upstream \"{name}\" tells tenants apart by the path, and that of \"{}\" names none",
+                one.member
+            ),
+            "write {tenant} where the caller's tenant stands, such as \"/orgs/{tenant}/estates/{}\"",
         );
     }
 }

@@ -414,6 +414,21 @@ fn isolation_view(snapshot: &Snapshot, key: &KeyEntry, route: &Route) -> Isolati
             .map(|part| format!("?{}= is set to {}", part.name, caller(part.whom)));
         path.chain(query).chain(host).chain(set).collect::<Vec<_>>()
     });
+    let references = route.references.iter();
+    let looked_up = references.flat_map(|references| {
+        let watched = match references.mode {
+            Mode::Enforce => "",
+            Mode::Observe => ", and only observed",
+        };
+        let members = references.members.iter();
+        members.map(move |one| {
+            let place = one.place.text();
+            format!(
+                "{} of a body must be the caller's: GET {place} is asked first{watched}",
+                one.member
+            )
+        })
+    });
     IsolationView {
         upstream: upstream.name.clone(),
         level: level.to_owned(),
@@ -421,7 +436,7 @@ fn isolation_view(snapshot: &Snapshot, key: &KeyEntry, route: &Route) -> Isolati
             .iter()
             .map(|server| format!("{}:{}{prefix}", server.host, server.port))
             .collect(),
-        bound: bound.collect(),
+        bound: bound.chain(looked_up).collect(),
     }
 }
 

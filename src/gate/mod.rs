@@ -1,5 +1,6 @@
 //! The order of the checks that a request passes, and their proof: `Admission`.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -107,7 +108,8 @@ pub struct Admission {
     host: String,
     target: PathAndQuery,
     manner: Manner,
-    would_refuse: Option<&'static str>,
+    /// A cell, since what the body says is known later.
+    would_refuse: Cell<Option<&'static str>>,
     foreign: Option<Box<Foreign>>,
 }
 
@@ -200,7 +202,7 @@ pub fn admit(
             host: host.into_text(),
             target,
             manner: known.manner,
-            would_refuse: known.would_refuse,
+            would_refuse: Cell::new(known.would_refuse),
             foreign: known.foreign,
         }),
         Err(fault) => Err(known.refused(fault, Some(host.into_name()))),
@@ -619,7 +621,13 @@ impl Admission {
     /// Why it would have been refused, if a rule were not only observed.
     #[must_use]
     pub fn would_refuse(&self) -> Option<&'static str> {
-        self.would_refuse
+        self.would_refuse.get()
+    }
+
+    /// Something was found out that would have refused it, and is only observed. The first of it counts.
+    pub fn observe(&self, reason: &'static str) {
+        let first = self.would_refuse.get().unwrap_or(reason);
+        self.would_refuse.set(Some(first));
     }
 
     /// The host that the client asked for, as it is forwarded: lower case, with its port if one was given.
@@ -693,7 +701,7 @@ impl Admission {
             host: host.to_owned(),
             target: path.parse().expect("a test's path is a valid path"),
             manner: Manner::default(),
-            would_refuse: None,
+            would_refuse: Cell::default(),
             foreign: None,
         }
     }

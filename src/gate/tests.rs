@@ -137,6 +137,7 @@ fn route(path: &str, methods: &[&str], access: Access) -> Route {
         total_timeout: None,
         raw_path: false,
         guard: None,
+        references: None,
         origins: Vec::new(),
         mode: Mode::Enforce,
         bindings: None,

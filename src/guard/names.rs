@@ -81,8 +81,14 @@ impl Names {
         let name = std::str::from_utf8(name).ok()?;
         self.members
             .iter()
-            .position(|member| name.chars().map(folded).eq(member.name.chars().map(folded)))
+            .position(|member| same_member(name, &member.name))
     }
+}
+
+/// Whether some decoder takes two names for the same member.
+#[must_use]
+pub fn same_member(one: &str, other: &str) -> bool {
+    one.chars().map(folded).eq(other.chars().map(folded))
 }
 
 /// Whether a string's spelling says this text.

@@ -229,6 +229,21 @@ impl Account {
         self.worker.meters.refusal(foreign.reason);
     }
 
+    /// The request's body refers to another's, or to nothing, and no backend has seen it; never what it says there.
+    pub(crate) fn refers_to_foreign(&mut self, reason: &'static str, detail: String) {
+        self.decision = "refused";
+        self.reason = reason;
+        self.detail = detail;
+        self.worker.meters.refusal(reason);
+    }
+
+    /// What was found out after the admission and only observed.
+    pub(crate) fn observed_meanwhile(&mut self, admission: &Admission) {
+        if self.would_refuse.is_empty() {
+            self.observed(admission.would_refuse());
+        }
+    }
+
     pub(crate) fn status(&mut self, status: StatusCode) {
         self.status = status.as_u16();
     }

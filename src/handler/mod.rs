@@ -257,6 +257,9 @@ async fn forward(
         poll_fn(|cx| flight.poll_unless_ended(cx, |cx| exchange.as_mut().poll(cx))).await
     };
     account.answered(worker.clock.now());
+    if admission.route().references.is_some() {
+        account.observed_meanwhile(admission);
+    }
     // The answer may have come between the change and the walk over the requests in flight.
     let outcome = outcome.and_then(|outcome| match admission.ended(&worker.snapshot.load()) {
         Some(ended) => Err(ended),
@@ -299,7 +302,11 @@ async fn forward(
         }
         Ok(Err(failure)) => {
             account.server(failure.server);
-            let (refusal, reason) = refusal_of(failure.kind);
+            if failure.kind == FailureKind::ReferenceForeign {
+                let text = twin::of_reference(&mut account, flight, failure.detail);
+                return text.map(|text| Body::local(text, account));
+            }
+            let (refusal, reason) = (refusal_of(failure.kind), failure.kind.reason());
             failed(account, flight, refusal, reason, failure.detail)
         }
     }
@@ -355,23 +362,18 @@ fn failed(
     answer.map(|text| Body::local(text, account))
 }
 
-fn refusal_of(kind: FailureKind) -> (Refusal, &'static str) {
+fn refusal_of(kind: FailureKind) -> Refusal {
     match kind {
-        FailureKind::Backend(failure) => (Refusal::Upstream(failure), failure.error_type()),
-        FailureKind::ClientStalled => (Refusal::RequestTimeout, "client_stalled"),
-        FailureKind::BodyTooLarge => (Refusal::BodyTooLarge, "body_too_large"),
-        FailureKind::BodyMalformed => (
-            Refusal::BadRequest("The request body is malformed."),
-            "body_malformed",
+        FailureKind::Backend(failure) => Refusal::Upstream(failure),
+        FailureKind::ClientStalled => Refusal::RequestTimeout,
+        FailureKind::BodyTooLarge => Refusal::BodyTooLarge,
+        FailureKind::BodyMalformed => Refusal::BadRequest("The request body is malformed."),
+        FailureKind::BodyUnfit => Refusal::BadRequest("The request body must be one JSON object."),
+        FailureKind::TypeUnfit => Refusal::UnsupportedType,
+        FailureKind::ReferenceUnfit => Refusal::BadRequest(
+            "The request body refers to something by no id that can be looked up.",
         ),
-        FailureKind::BodyUnfit => (
-            Refusal::BadRequest("The request body must be one JSON object."),
-            "body_unfit",
-        ),
-        FailureKind::TypeUnfit => (Refusal::UnsupportedType, "type_unfit"),
-        FailureKind::ClientGone => (
-            Refusal::BadRequest("The request body broke off."),
-            "client_gone",
-        ),
+        FailureKind::ReferenceForeign => Refusal::NoRoute,
+        FailureKind::ClientGone => Refusal::BadRequest("The request body broke off."),
     }
 }

@@ -18,6 +18,7 @@ use http_body_util::Limited;
 use crate::gate::Ended;
 use crate::gate::Foreign;
 use crate::upstream;
+use crate::upstream::FailureKind;
 use crate::upstream::ResponseBody;
 
 use super::account::Account;
@@ -93,6 +94,17 @@ pub(crate) fn instead(
 ) -> Response<Bytes> {
     let answer = made(account, flight);
     account.failed(reason, String::new(), answer.status());
+    answer
+}
+
+/// The same instead of a write that names in its body what the caller has not (FM10).
+pub(crate) fn of_reference(
+    account: &mut Account,
+    flight: &Flight,
+    detail: String,
+) -> Response<Bytes> {
+    let answer = made(account, flight);
+    account.refers_to_foreign(FailureKind::ReferenceForeign.reason(), detail);
     answer
 }
 

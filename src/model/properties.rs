@@ -125,6 +125,7 @@ fn route(path: &str) -> Arc<Route> {
         mode: Mode::Enforce,
         bindings: None,
         guard: None,
+        references: None,
     })
 }
 

@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::task::ready;
 
 use bytes::Bytes;
+use bytes::BytesMut;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -148,6 +149,14 @@ impl RequestBody {
         self.again = Some(piece);
     }
 
+    /// Takes back what was read of it before anything was sent: it goes on from there.
+    pub(super) fn begin_again(&mut self, read: BytesMut) {
+        let ended = self.incoming.is_none();
+        let inject = self.inject.get_or_insert_with(|| Inject::nothing(ended));
+        inject.put_back(read);
+        self.upload.complete.set(inject.length() == Some(0));
+    }
+
     /// Whether it is being rewritten.
     pub(super) fn is_rewritten(&self) -> bool {
         self.inject.is_some()
@@ -216,6 +225,20 @@ impl RequestBody {
             if let Err(fault) = ready!(self.poll_more(cx)) {
                 return Poll::Ready(Some(Err(fault)));
             }
+        }
+    }
+
+    /// No body, for a request of our own.
+    pub(super) fn none(upload: Rc<Upload>, silence: Silence, unread: Unread) -> RequestBody {
+        upload.complete.set(true);
+        RequestBody {
+            incoming: None,
+            upload,
+            bytes_max: 0,
+            silence,
+            unread,
+            inject: None,
+            again: None,
         }
     }
 

@@ -61,6 +61,7 @@ use crate::upstream::pool::Keeping;
 use crate::upstream::pool::Lease;
 use crate::upstream::pool::Server;
 use crate::upstream::pool::Servers;
+use crate::upstream::references;
 use crate::upstream::tunnel::Opening;
 use crate::upstream::websocket;
 use crate::upstream::websocket::Handshake;
@@ -82,8 +83,10 @@ pub(super) fn forward<'a>(
     let request = exchange.request(peer, request_id, head, body);
     async move {
         let mut request = request?;
-        if request.body().is_rewritten() {
-            // Boxed: it is rare.
+        if let Some(rules) = references::of(admission, request.method()) {
+            // Boxed: both are rare.
+            Box::pin(references::check(&exchange, rules, &mut request)).await?;
+        } else if request.body().is_rewritten() {
             Box::pin(exchange.gather(&mut request)).await?;
         }
         if exchange.upstream.protocol == UpstreamProtocol::Http2 {
@@ -97,7 +100,7 @@ pub(super) fn forward<'a>(
 /// What stays the same over all tries of one request.
 pub(super) struct Exchange<'a> {
     pub(super) directory: &'a Directory,
-    admission: &'a Admission,
+    pub(super) admission: &'a Admission,
     pub(super) upstream: &'a Upstream,
     pub(super) servers: Servers,
     pub(super) upload: Rc<Upload>,
@@ -150,6 +153,17 @@ impl<'a> Exchange<'a> {
                 .filter(|protocol| *protocol == UpstreamProtocol::Http1)
                 .and_then(|_| Handshake::asked(head, body)),
             end: total.map(|total| after(Instant::now(), total)),
+        }
+    }
+
+    /// Room for another request of the same caller, to the same servers, that must be over when this one is.
+    pub(super) fn beside(&self) -> Exchange<'a> {
+        Exchange {
+            servers: Rc::clone(&self.servers),
+            upload: Rc::default(),
+            client_host: self.client_host.clone(),
+            handshake: None,
+            ..*self
         }
     }
 
@@ -212,16 +226,14 @@ impl<'a> Exchange<'a> {
         let length = std::future::poll_fn(|cx| body.poll_gather(cx)).await;
         let length = length.map_err(|fault| self.client_failed(fault, None))?;
         if let Some(length) = length {
-            let headers = request.headers_mut();
-            headers.remove(header::TRANSFER_ENCODING);
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            headers::restate_length(request.headers_mut(), length);
         }
         Ok(())
     }
 
     /// Tries servers until one has the request. A server that could not be reached is not tried again; what was sent once is sent again
     /// only where `after_fault` says so.
-    async fn run(&self, request: Request<RequestBody>) -> Result<Forwarded, Failure> {
+    pub(super) async fn run(&self, request: Request<RequestBody>) -> Result<Forwarded, Failure> {
         let (mut head, mut body) = request.into_parts();
         let mut failed: Vec<usize> = Vec::new();
         let mut fresh_only = false;
@@ -495,11 +507,11 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn type_unfit(&self) -> Failure {
+    pub(super) fn type_unfit(&self) -> Failure {
         Failure {
             kind: FailureKind::TypeUnfit,
             server: None,
-            detail: "the guard reads no body of this type".to_owned(),
+            detail: "this route reads no body of this type".to_owned(),
         }
     }
 

@@ -68,6 +68,39 @@ pub(super) fn frame(head: &mut request::Parts, length: Option<u64>) {
     }
 }
 
+/// The length of a body that was not known when it was framed.
+pub(super) fn restate_length(headers: &mut HeaderMap, length: u64) {
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+}
+
+/// The head of a lookup for the caller of a prepared request (FM10): who calls and from where, and nothing by which a client could have a backend
+/// say yes where it would say no. That rules out most of what it sends: `Accept` may turn a 404 into a page, `Idempotency-Key` names the write.
+pub(super) fn of_lookup(prepared: &HeaderMap, names: &Headers) -> HeaderMap {
+    const KEPT: [&str; 10] = [
+        "authorization",
+        "cookie",
+        "traceparent",
+        "tracestate",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+        "x-request-id",
+    ];
+    let is_kept = |name: &HeaderName| {
+        let own = [Some(&names.tenant), names.subject.as_ref()];
+        KEPT.contains(&name.as_str()) || own.contains(&Some(name))
+    };
+    let kept = prepared.iter().filter(|(name, _)| is_kept(name));
+    let mut headers: HeaderMap = kept
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    headers
+}
+
 /// The same for HTTP/2, whose frames say where a body ends. `takes_trailers` is said on: gRPC servers insist on it.
 pub(super) fn frame_http2(head: &mut request::Parts, length: Option<u64>, takes_trailers: bool) {
     frame(head, length);

@@ -16,11 +16,11 @@ use crate::guard::is_one_text;
 use crate::model::guard::Guard;
 use crate::model::guard::OtherTypes;
 
-/// Rewrites one body.
+/// Rewrites one body, or only holds what of it was read before it goes on.
 #[derive(Debug)]
 pub(super) struct Inject {
-    filter: Filter,
-    utf8: Utf8,
+    /// `None` where it goes on as it came.
+    rewriting: Option<(Filter, Utf8)>,
     /// Whether anything has come: a request without a body stays one.
     begun: bool,
     ended: bool,
@@ -40,30 +40,24 @@ impl Inject {
         tenant: Option<&str>,
         headers: &HeaderMap,
     ) -> Result<Option<Box<Inject>>, ()> {
-        let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-        let is_json = match (types.next(), types.next()) {
-            (Some(media), None) => is_one_text(media.as_bytes()),
-            _ => false,
-        };
-        if !is_json {
+        if !is_json(headers) {
             return match guard.other_types {
                 OtherTypes::Refuse => Err(()),
                 OtherTypes::Pass => Ok(None),
             };
         }
-        let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
-        if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        if is_encoded(headers) {
             return Err(());
         }
+        let filter = Filter::new(&Rules {
+            members: Arc::clone(&guard.requests),
+            own: None,
+            lenient: false,
+            sniff: false,
+            insert: Some(Arc::from(ours(guard, tenant))),
+        });
         Ok(Some(Box::new(Inject {
-            filter: Filter::new(&Rules {
-                members: Arc::clone(&guard.requests),
-                own: None,
-                lenient: false,
-                sniff: false,
-                insert: Some(Arc::from(ours(guard, tenant))),
-            }),
-            utf8: Utf8::default(),
+            rewriting: Some((filter, Utf8::default())),
             begun: false,
             ended: false,
             ready: BytesMut::new(),
@@ -71,13 +65,34 @@ impl Inject {
         })))
     }
 
+    /// For a body that goes on as it came; `ended` when no more of it will.
+    pub(super) fn nothing(ended: bool) -> Box<Inject> {
+        Box::new(Inject {
+            rewriting: None,
+            begun: true,
+            ended,
+            ready: BytesMut::new(),
+            bytes_held: 0,
+        })
+    }
+
+    /// Takes back what it gave.
+    pub(super) fn put_back(&mut self, read: BytesMut) {
+        let rest = std::mem::replace(&mut self.ready, read);
+        self.ready.unsplit(rest);
+    }
+
     /// Takes a piece of the client's.
     pub(super) fn feed(&mut self, piece: Bytes) -> Result<(), Fault> {
         self.begun |= !piece.is_empty();
-        if !self.utf8.takes(&piece) {
+        let Some((filter, utf8)) = &mut self.rewriting else {
+            self.ready.extend_from_slice(&piece);
+            return Ok(());
+        };
+        if !utf8.takes(&piece) {
             return Err(Fault::Broken("it is not UTF-8"));
         }
-        let out = self.filter.feed(piece)?;
+        let out = filter.feed(piece)?;
         self.ready.extend_from_slice(&out);
         Ok(())
     }
@@ -85,8 +100,10 @@ impl Inject {
     /// The client's body is over.
     pub(super) fn finish(&mut self) -> Result<(), Fault> {
         self.ended = true;
-        if self.begun {
-            let out = self.filter.finish()?;
+        if self.begun
+            && let Some((filter, _)) = &mut self.rewriting
+        {
+            let out = filter.finish()?;
             self.ready.extend_from_slice(&out);
         }
         Ok(())
@@ -111,6 +128,21 @@ impl Inject {
     pub(super) fn length(&self) -> Option<u64> {
         self.ended.then_some(self.ready.len() as u64)
     }
+}
+
+/// Whether a body with these headers is said to be one JSON text.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    match (types.next(), types.next()) {
+        (Some(media), None) => is_one_text(media.as_bytes()),
+        _ => false,
+    }
+}
+
+/// Whether it is said to be compressed, or the like.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// The members that are set, as JSON without a comma at either end.

@@ -27,6 +27,7 @@ mod payload;
 mod pool;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod references;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -105,12 +106,34 @@ pub enum FailureKind {
     BodyTooLarge,
     /// The client's body is not framed correctly: 400, and the connection closes (S3).
     BodyMalformed,
-    /// The client's body is not the JSON object that a guarded route asks for: 400.
+    /// The client's body is not the JSON object that the route asks for: 400.
     BodyUnfit,
-    /// The client's body is of a type that a guarded route does not read: 415.
+    /// The client's body is of a type that the route does not read: 415.
     TypeUnfit,
+    /// A reference in the client's body can name nothing, or there are too many: 400 (FM10).
+    ReferenceUnfit,
+    /// A reference in the client's body names what the caller has not: the 404 twin (FM10).
+    ReferenceForeign,
     /// The client's body broke off: nobody is left to answer.
     ClientGone,
+}
+
+impl FailureKind {
+    /// A word for the log.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            FailureKind::Backend(failure) => failure.error_type(),
+            FailureKind::ClientStalled => "client_stalled",
+            FailureKind::BodyTooLarge => "body_too_large",
+            FailureKind::BodyMalformed => "body_malformed",
+            FailureKind::BodyUnfit => "body_unfit",
+            FailureKind::TypeUnfit => "type_unfit",
+            FailureKind::ReferenceUnfit => "reference_unfit",
+            FailureKind::ReferenceForeign => "foreign_reference",
+            FailureKind::ClientGone => "client_gone",
+        }
+    }
 }
 
 impl Pools {

@@ -8,7 +8,8 @@ MODE  forgets   every query lacks its WHERE clause: all rows of all tenants to e
 TENANT         the tenants whose rows it holds, `acme` and `bravo` if none is named
 
     GET /leases  /leases/ID                       the collection and its members (`/t/TENANT` may stand before, in mode path)
-    POST /leases {"title":..., "tenant_id":...}   believes the tenant_id of the body, else the header
+    POST /leases {"title":..., "tenant_id":...}   believes the tenant_id of the body, else the header; asks nobody whose the estate_id is
+    GET /estates/ID  /orgs/ORG/estates/ID         an estate, `of-TENANT`; no other method there, HEAD included
     GET /orgs/ORG/leases  /orgs/ORG/leases/ID     an organisation's; an unknown one is a 404 that names it
     GET /lessees/LESSEE/leases                    a renter's; an unknown one is a 404
     GET /search?org=ORG                           an organisation's; of two it takes the last, as many frameworks do
@@ -38,6 +39,8 @@ for number, tenant in enumerate(TENANTS):
     for lease in range(1, 4):
         row = (100 * (number + 1) + lease, tenant, str(6 + lease), f"{tenant} lease {lease}")
         database.execute("INSERT INTO lease VALUES (?, ?, ?, ?)", row)
+database.execute("CREATE TABLE estate (id TEXT, tenant_id TEXT)")
+database.executemany("INSERT INTO estate VALUES (?, ?)", [(f"of-{tenant}", tenant) for tenant in TENANTS])
 
 
 class Server(socketserver.ThreadingMixIn, WSGIServer):
@@ -79,6 +82,14 @@ def organisation(name):
     return rows("tenant_id = ?", name) or None
 
 
+def estate(environ, org, wanted):
+    if environ["REQUEST_METHOD"] != "GET":
+        return 405, {"error": "GET alone"}
+    clause, values = mine(environ, org)
+    found = database.execute(f"SELECT id, tenant_id FROM estate WHERE {clause} AND id = ?", [*values, wanted]).fetchone()
+    return (200, {"id": found[0], "tenant_id": found[1]}) if found else (404, {"error": "no such estate"})
+
+
 def create(environ):
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     try:
@@ -112,6 +123,8 @@ def answer(environ):
             return 200, organisation(found[1])
         one = rows("tenant_id = ? AND id = ?", found[1], found[2])
         return (200, one[0]) if one else (404, {"error": "no such lease"})
+    if found := re.fullmatch(r"(?:/orgs/([^/]+))?/estates/([^/]+)", path):
+        return estate(environ, found[1] or tenant, found[2])
     if found := re.fullmatch(r"/lessees/([^/]+)/leases", path):
         one = rows("lessee_id = ?", found[1])
         return (200, one) if one else (404, {"error": "no such lessee"})
@@ -142,7 +155,7 @@ def application(environ, start_response):
         headers.append(("Cache-Control", "public, max-age=60"))
     if path.endswith("/dated"):
         headers.append(("Cache-Control", "max-age=60"))
-    reasons = {200: "OK", 201: "Created", 302: "Found", 400: "Bad Request", 404: "Not Found"}
+    reasons = {200: "OK", 201: "Created", 302: "Found", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed"}
     start_response(f"{status} {reasons[status]}", headers)
     return [b"" if environ["REQUEST_METHOD"] == "HEAD" else text]
 

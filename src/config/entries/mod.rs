@@ -13,6 +13,7 @@ use crate::model::key::Environment;
 
 mod bindings;
 mod guards;
+mod references;
 mod routes;
 mod tenancy;
 mod upstreams;

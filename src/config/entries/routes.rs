@@ -12,6 +12,7 @@ use crate::config::entries::Places;
 use crate::config::entries::TOTAL;
 use crate::config::entries::bindings;
 use crate::config::entries::inner;
+use crate::config::entries::references;
 use crate::config::entries::scope_word;
 use crate::config::file::Reader;
 use crate::config::names;
@@ -118,6 +119,8 @@ fn route(
         access.as_ref(),
         bindings.as_deref(),
     );
+    let references =
+        references::references(table, methods.as_deref(), access.as_ref(), guard.as_deref());
     let path = path?;
     at.name = path.span();
     Some(Placed {
@@ -137,6 +140,7 @@ fn route(
             mode,
             bindings,
             guard,
+            references,
         }),
     })
 }

@@ -7,12 +7,14 @@ use crate::model::guard::Guard;
 use crate::model::key::Environment;
 use crate::model::limit::Mode;
 use crate::model::route::bind::Bindings;
+use crate::model::route::reference::References;
 use crate::model::scope::Scope;
 
 pub mod bind;
 pub mod host;
 pub mod path;
 pub mod pattern;
+pub mod reference;
 mod table;
 
 /// What a route demands of its caller.
@@ -58,6 +60,8 @@ pub struct Route {
     pub bindings: Option<Box<Bindings>>,
     /// What is done with its JSON; `None` is nothing, and costs nothing.
     pub guard: Option<Arc<Guard>>,
+    /// What its writes refer to and is looked up first; `None` is nothing, and costs nothing.
+    pub references: Option<Box<References>>,
 }
 
 /// What the table says of a request.

@@ -236,6 +236,7 @@ mod tests {
             total_timeout: Some(Duration::from_secs(1)),
             raw_path: false,
             guard: None,
+            references: None,
             origins: Vec::new(),
             mode: Mode::Enforce,
             bindings: None,

@@ -137,6 +137,7 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
         total_timeout: None,
         raw_path: false,
         guard: None,
+        references: None,
         origins: Vec::new(),
         mode: Mode::Enforce,
         bindings: None,

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::isolation::MISSING;
 use crate::isolation::bound;
+use crate::isolation::hits_aside;
 use crate::isolation::key_for;
 use crate::isolation::shape;
 use crate::isolation::tenants;
@@ -55,12 +56,6 @@ fn assert_twins(client: &mut Http1, key: &Key, pairs: usize, method: &str, paths
         assert_eq!(shape, *of_path, "{method} {path}");
     }
     assert_eq!(shapes[0], shapes[1], "{method}");
-}
-
-/// The leaking backend counts its answers in a header.
-fn hits_aside(text: &str) -> String {
-    let lines = text.lines().filter(|line| !line.starts_with("x-hits: "));
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 // FA20, FM7, CHECK7: foreign and missing, 200 of each, GET and HEAD, before a real backend that would have told.

@@ -187,6 +187,17 @@ impl Http1 {
         }
     }
 
+    /// The status of the next head, which is taken off; `None` when the connection was closed before.
+    pub fn read_interim(&mut self) -> Option<u16> {
+        loop {
+            if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
+                let head: Vec<u8> = self.buffer.drain(..at + 4).collect();
+                return Some(parse_head(&head).status);
+            }
+            self.fill()?;
+        }
+    }
+
     /// Reads what follows a head.
     pub fn read_body(&mut self, method: &str, answer: &mut Answer) {
         let empty = method == "HEAD" || matches!(answer.status, 101 | 204 | 304);
