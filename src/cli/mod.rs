@@ -245,7 +245,17 @@ fn an_id(id: String) -> Result<String, VerbError> {
 
 fn tenant_verb(tenants: Tenants) -> Verb {
     match tenants {
-        Tenants::Create { id, plan, name } => Verb::TenantCreate { id, name, plan },
+        Tenants::Create {
+            id,
+            plan,
+            name,
+            upstream,
+        } => Verb::TenantCreate {
+            id,
+            name,
+            plan,
+            upstreams: upstream.into_iter().collect(),
+        },
         Tenants::List => Verb::TenantList,
         Tenants::Update(update) => update.verb(),
         Tenants::Suspend { id } => Verb::TenantSuspend { id },

@@ -76,6 +76,7 @@ impl Bench {
             id: "acme".into(),
             name: None,
             plan: "free".into(),
+            upstreams: Default::default(),
         });
         bench
     }
@@ -511,6 +512,7 @@ fn fa9_what_may_end_requests_is_told_and_what_only_adds_is_not() {
                 id: tenant.clone(),
                 name: None,
                 plan,
+                upstreams: Default::default(),
             },
             false,
         ),

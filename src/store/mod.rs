@@ -1,5 +1,7 @@
 //! What outlives a restart: keys and tenants in `keys.db`, counters in `counters.db`, one process at a time.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -123,6 +125,9 @@ pub enum Verb {
         name: Option<String>,
         /// Its plan.
         plan: String,
+        /// Servers of its own, by upstream.
+        #[serde(default)]
+        upstreams: BTreeMap<String, String>,
     },
     /// All tenants.
     TenantList,

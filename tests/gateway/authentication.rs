@@ -343,6 +343,7 @@ fn a_suspended_tenant_is_403_until_it_is_resumed() {
             id: id(),
             name: None,
             plan,
+            upstreams: Default::default(),
         })
         .unwrap();
     let key = gateway.key("stored");

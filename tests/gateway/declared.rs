@@ -90,6 +90,7 @@ fn what_the_file_declares_is_not_changed_by_commands() {
             id: "acme".into(),
             name: None,
             plan: "open".into(),
+            upstreams: Default::default(),
         },
     ] {
         let error = gateway.execute(verb).unwrap_err();
@@ -107,6 +108,7 @@ fn a_tenant_in_both_places_is_refused_by_a_reload_and_the_files_at_a_start() {
         id: "twice".into(),
         name: None,
         plan: "open".into(),
+        upstreams: Default::default(),
     };
     gateway.execute(create).unwrap();
     let key = gateway.make_key(new_key("twice"));

@@ -322,7 +322,12 @@ fn whatever_ends_a_key_ends_its_requests() {
     let (upstream, gateway) = usual();
     let (id, name, plan) = ("stored".to_owned(), None, "open".to_owned());
     gateway
-        .execute(Verb::TenantCreate { id, name, plan })
+        .execute(Verb::TenantCreate {
+            id,
+            name,
+            plan,
+            upstreams: Default::default(),
+        })
         .unwrap();
     type Way = fn(&Key) -> Verb;
     let ways: [(Way, u16); 4] = [

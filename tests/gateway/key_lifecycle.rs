@@ -313,6 +313,7 @@ fn keys_and_tenants_survive_a_restart() {
             id: tenant(),
             name: Some("Stored".into()),
             plan: "open".into(),
+            upstreams: Default::default(),
         },
     );
     let key = gateway.key("stored");

@@ -55,6 +55,7 @@ fn stored_tenant(gateway: &Gateway, id: &str, plan: &str) {
         id: id.to_owned(),
         name: None,
         plan: plan.to_owned(),
+        upstreams: Default::default(),
     };
     act(gateway, verb);
 }

@@ -482,7 +482,12 @@ fn a_suspended_tenant_loses_its_tunnels() {
     let (backend, gateway) = usual();
     let (id, name, plan) = ("stored".to_owned(), None, "open".to_owned());
     gateway
-        .execute(Verb::TenantCreate { id, name, plan })
+        .execute(Verb::TenantCreate {
+            id,
+            name,
+            plan,
+            upstreams: Default::default(),
+        })
         .unwrap();
     let (mut client, _server) = tunnel(&backend, &gateway, &gateway.key("stored"));
     let id = "stored".to_owned();

@@ -18,6 +18,10 @@ pub(in crate::cli) enum Tenants {
         /// Display name
         #[arg(long)]
         name: Option<String>,
+        /// Servers of its own behind an upstream with isolation = "physical", for example legacy=http://10.0.0.7:3000/acme; several URLs are
+        /// separated by spaces; may be repeated
+        #[arg(long, value_name = "NAME=URL", value_parser = own_upstream)]
+        upstream: Vec<(String, String)>,
     },
     /// All tenants
     List,

@@ -157,7 +157,12 @@ pub fn prepare(
         Verb::KeyRevokeMany(which) => revoke_many::revoke_many(&scene, which),
         Verb::KeyRevoke { id } => status::revoke(&scene, id),
         Verb::KeyDelete { id } => status::delete(&scene, id),
-        Verb::TenantCreate { id, name, plan } => tenant::create(&scene, id, name.as_deref(), plan),
+        Verb::TenantCreate {
+            id,
+            name,
+            plan,
+            upstreams,
+        } => tenant::create(&scene, id, name.as_deref(), plan, upstreams),
         Verb::TenantList => list::tenants(&scene),
         Verb::TenantUpdate(change) => update::of_tenant(&scene, change),
         Verb::TenantSuspend { id } => tenant::suspend(&scene, id, true),

@@ -15,6 +15,7 @@ use crate::store::verbs::Change;
 use crate::store::verbs::Prepared;
 use crate::store::verbs::Scene;
 use crate::store::verbs::find;
+use crate::store::verbs::place;
 
 /// Makes a tenant in the store.
 pub(super) fn create(
@@ -22,6 +23,7 @@ pub(super) fn create(
     id: &str,
     name: Option<&str>,
     plan: &str,
+    upstreams: &BTreeMap<String, String>,
 ) -> Result<Prepared, Failure> {
     let id = TenantId::new(id).map_err(Failure::refused)?;
     let text = id.as_str();
@@ -38,7 +40,7 @@ pub(super) fn create(
     let said = format!(
         "tenant {text} is made, with plan {plan}; next: `portcullis keys create --tenant {text} --name NAME --inherit`"
     );
-    let tenant = Tenant {
+    let mut tenant = Tenant {
         id,
         name,
         plan,
@@ -49,6 +51,9 @@ pub(super) fn create(
         upstreams: BTreeMap::new(),
         origin: Origin::Store,
     };
+    for (upstream, servers) in upstreams {
+        place::set(scene, &mut tenant, upstream, servers)?;
+    }
     Ok(Prepared {
         outcome: Outcome::TenantChanged {
             tenant: TenantView::of(&tenant),

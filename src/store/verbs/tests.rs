@@ -74,6 +74,7 @@ impl Bench {
             id: "acme".into(),
             name: None,
             plan: "free".into(),
+            upstreams: Default::default(),
         });
         bench
     }
@@ -570,6 +571,7 @@ fn tenants_are_made_suspended_and_resumed() {
         id: id.into(),
         name: None,
         plan: plan.into(),
+        upstreams: Default::default(),
     };
     bench.refused(create("acme", "free"), "already");
     bench.refused(create("filed", "free"), "declared in gateway.toml");

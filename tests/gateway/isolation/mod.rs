@@ -119,6 +119,7 @@ fn places_are_hot() {
         id: "umbrella".to_owned(),
         name: None,
         plan,
+        upstreams: Default::default(),
     };
     gateway.execute(create).unwrap();
     let key = gateway.key("umbrella");
@@ -148,10 +149,25 @@ fn places_are_hot() {
     refused("legacy", &url, "has no places for single tenants");
     refused("apartt", &url, "did you mean \"apart\"");
     refused("apart", "https//x", "does not begin with");
+    // A tenant may be made with its place, and is not made where that is none.
+    let make = |id: &str, servers: &str| {
+        let entry = ("apart".to_owned(), servers.to_owned());
+        gateway.execute(Verb::TenantCreate {
+            id: id.to_owned(),
+            name: None,
+            plan: "open".to_owned(),
+            upstreams: BTreeMap::from([entry]),
+        })
+    };
+    let error = make("placed", &url).unwrap_err();
+    assert!(error.contains("tenant umbrella has that place"), "{error}");
+    make("placed", &format!("http://{}/p", three.address)).unwrap();
+    gateway.get("/a", &gateway.key("placed")).expect(200);
+    assert_eq!(three.last().target(), "/p/a");
     // It outlives a restart.
     gateway = gateway.restart();
     gateway.get("/a", &key).expect(200);
-    assert_eq!(three.hits(), 2);
+    assert_eq!(three.last().target(), "/u/a");
     gateway.execute(update("apart", "")).unwrap();
     gateway.get("/a", &key).expect(503);
 }

@@ -224,6 +224,7 @@ fn a_smaller_plan_makes_keys_whole_and_says_so() {
         id: "shop".to_owned(),
         name: None,
         plan: "pro".to_owned(),
+        upstreams: Default::default(),
     };
     gateway.execute(create).unwrap();
     let narrow = gateway.key_with_scopes("shop", &["read:experiences"]);
