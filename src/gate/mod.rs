@@ -662,6 +662,12 @@ impl Admission {
         &self.target
     }
 
+    /// Whether a parameter of the query has this name, in any spelling that some backend takes for it.
+    #[must_use]
+    pub fn query_has(&self, name: &str) -> bool {
+        query::sole(self.target.query(), name) != Ok(None)
+    }
+
     /// What has ended the request since it was admitted, as a later snapshot shows it, if anything has (FA9; DESIGN section 3, step 9).
     /// Nothing ends a request without a key, nor any where `[revocation] in_flight` says that they finish.
     #[must_use]

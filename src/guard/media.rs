@@ -40,6 +40,24 @@ pub fn is_one_text(content_type: &[u8]) -> bool {
     ) || media.ends_with("+json")
 }
 
+/// Whether a body of this type is UTF-8 to everybody who reads the type: some decoders believe a `charset`, and in `utf-7` or `iso-2022-jp` the same
+/// bytes say something else.
+#[must_use]
+pub fn is_utf8(content_type: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(content_type).to_ascii_lowercase();
+    let mut parameters = text.split(';').skip(1);
+    parameters.all(|parameter| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        match parameter.contains("charset") {
+            false => true,
+            true => {
+                name.trim() == "charset"
+                    && matches!(value.trim(), "utf-8" | "utf8" | "\"utf-8\"" | "\"utf8\"")
+            }
+        }
+    })
+}
+
 /// Type and subtype in lower case, without parameters.
 fn essence(content_type: &[u8]) -> String {
     let media = content_type.split(|byte| *byte == b';').next();
@@ -107,6 +125,29 @@ mod tests {
             is_one_text(b"application/merge-patch+json") && !is_one_text(b"application/x-ndjson")
         );
         assert!(!is_one_text(b""));
+    }
+
+    #[test]
+    fn a_charset_is_utf_8_or_is_not_read() {
+        for utf8 in [
+            "application/json",
+            "application/json;",
+            "application/json; charset=utf-8",
+            "application/json;x=y; CharSet = \"UTF-8\"",
+        ] {
+            assert!(is_utf8(utf8.as_bytes()), "{utf8}");
+        }
+        for other in [
+            "application/json; charset=utf-7",
+            "application/json; charset=utf-8; charset=utf-7",
+            "application/json; charset=\"utf-\\7\"",
+            "application/json; charset*=utf-8''utf-7",
+            "application/json; x=\"a;charset=utf-7\"",
+            "application/json; charset",
+            "application/json; charset=",
+        ] {
+            assert!(!is_utf8(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]

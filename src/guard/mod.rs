@@ -19,6 +19,7 @@ pub use json::Rules;
 pub use media::Utf8;
 pub use media::form;
 pub use media::is_one_text;
+pub use media::is_utf8;
 pub use names::same_member;
 pub use stage::Form;
 pub use stage::Stage;

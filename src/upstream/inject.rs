@@ -13,6 +13,7 @@ use crate::guard::Filter;
 use crate::guard::Rules;
 use crate::guard::Utf8;
 use crate::guard::is_one_text;
+use crate::guard::is_utf8;
 use crate::model::guard::Guard;
 use crate::model::guard::OtherTypes;
 
@@ -139,10 +140,12 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether it is said to be compressed, or the like.
+/// Whether it is said to be compressed, or to be other text than UTF-8.
 pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+        || !types.all(|media| is_utf8(media.as_bytes()))
 }
 
 /// The members that are set, as JSON without a comma at either end.

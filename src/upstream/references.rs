@@ -85,6 +85,12 @@ async fn look_up_all(
     rules: &References,
     request: &mut Request<RequestBody>,
 ) -> Result<(), Failure> {
+    // Frameworks mix both: what stands in the query too, or instead, is nothing that can be told.
+    let in_query = |name: &str| exchange.admission.query_has(name);
+    let mut members = rules.members.iter();
+    if let Some(member) = members.position(|one| in_query(&one.member)) {
+        return Err(Unfit::Member(member, "it stands in the query").failure(exchange, rules));
+    }
     if request.body().is_end_stream() {
         return Ok(());
     }
@@ -92,8 +98,9 @@ async fn look_up_all(
         return Err(exchange.type_unfit());
     }
     let body = hold(exchange, rules, request).await?;
-    let lookups = lookups(&body, rules, exchange.admission)
-        .map_err(|unfit| unfit.failure(exchange, rules))?;
+    let lookups = lookups(&body, rules, exchange.admission);
+    request.body_mut().begin_again(body);
+    let lookups = lookups.map_err(|unfit| unfit.failure(exchange, rules))?;
     for lookup in lookups {
         let member = &rules.members[lookup.member].member;
         let found = look_up(exchange, request.headers(), lookup.target).await;
@@ -105,7 +112,7 @@ async fn look_up_all(
     Ok(())
 }
 
-/// Reads the whole body, as the backend would get it, and puts it back.
+/// Reads the whole body, as the backend would get it; to be put back.
 async fn hold(
     exchange: &Exchange<'_>,
     rules: &References,
@@ -124,8 +131,8 @@ async fn hold(
         let frame = frame.map_err(|fault| exchange.client_failed(fault, None))?;
         read.extend_from_slice(&frame.into_data().unwrap_or_default());
     }
-    body.begin_again(read.clone());
     if read.len() > bytes_max {
+        body.begin_again(read);
         return Err(exchange.client_failed(BodyFault::TooLarge, None));
     }
     headers::restate_length(request.headers_mut(), read.len() as u64);

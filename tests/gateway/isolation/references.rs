@@ -278,6 +278,15 @@ fn every_reference_is_looked_up_once() {
         assert_eq!(came(&upstream), lines, "{body}");
         assert_eq!(upstream.last().body, body.as_bytes());
     }
+    upstream.forget();
+    let typed = write(&acme, r#"{"estate_id":"7"}"#);
+    let mut typed = typed.header("Content-Type", "application/json;charset=\"UTF-8\"");
+    typed
+        .headers
+        .retain(|(_, value)| value != "application/json");
+    typed.target.push_str("?x=estate_id&lease_estate_id=1");
+    gateway.send(&typed).expect(201);
+    assert_eq!(upstream.hits(), 2);
     // Reading asks for nothing, nor does a write without a body.
     for (method, body) in [
         ("GET", None),
@@ -393,7 +402,12 @@ fn what_is_in_doubt_is_refused_and_asked_of_nobody() {
             String::from_utf8_lossy(body)
         );
     }
-    let types: [&[(&str, &str)]; 7] = [
+    let types: [&[(&str, &str)]; 9] = [
+        &[("Content-Type", "application/json; charset=utf-7")],
+        &[(
+            "Content-Type",
+            "application/json; charset=utf-8; charset=iso-2022-jp",
+        )],
         &[],
         &[("Content-Type", "application/x-www-form-urlencoded")],
         &[("Content-Type", "text/plain")],
@@ -419,6 +433,16 @@ fn what_is_in_doubt_is_refused_and_asked_of_nobody() {
             request = request.header(name, value);
         }
         gateway.send(&request).expect(415);
+    }
+    for (query, body) in [
+        ("?estate_id=7", Some("{}")),
+        ("?a=b&Estate%5FID[]=7", Some(r#"{"estate_id":"7"}"#)),
+        ("?owner_id", None),
+    ] {
+        let mut request = write(&acme, "");
+        request.target.push_str(query);
+        request.body = body.map(Into::into);
+        gateway.send(&request).expect(400);
     }
     assert_eq!(upstream.hits(), 0);
 }
