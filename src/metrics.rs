@@ -65,6 +65,15 @@ pub enum Kind {
     Gauge,
 }
 
+impl Kind {
+    fn metric_type(self) -> MetricType {
+        match self {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+        }
+    }
+}
+
 /// A number that lives elsewhere and is read when somebody scrapes.
 struct Reading {
     name: &'static str,
@@ -74,6 +83,18 @@ struct Reading {
     read: Box<dyn Fn() -> f64 + Send + Sync>,
 }
 
+/// Numbers that live elsewhere, of things that come and go; their reader sees to it that they are few.
+struct Listing {
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    read: Box<dyn Fn() -> Vec<Listed> + Send + Sync>,
+}
+
+/// The values of the labels, and the number.
+pub type Listed = (Vec<String>, f64);
+
 /// All metrics of this process.
 #[derive(Default)]
 pub struct Metrics {
@@ -82,6 +103,7 @@ pub struct Metrics {
     would_refuse: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
     guards: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
     readings: RwLock<Vec<Reading>>,
+    listings: RwLock<Vec<Listing>>,
     /// Requests between their head and the end of their answer.
     pub requests_in_flight: AtomicU64,
     /// Open tunnels.
@@ -154,6 +176,24 @@ impl Metrics {
         read: impl Fn() -> f64 + Send + Sync + 'static,
     ) {
         write(&self.readings).push(Reading {
+            name,
+            help,
+            kind,
+            labels,
+            read: Box::new(read),
+        });
+    }
+
+    /// Adds a family of numbers whose members are asked for at each scrape.
+    pub fn add_listing(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        kind: Kind,
+        labels: &'static [&'static str],
+        read: impl Fn() -> Vec<Listed> + Send + Sync + 'static,
+    ) {
+        write(&self.listings).push(Listing {
             name,
             help,
             kind,
@@ -269,12 +309,8 @@ impl Metrics {
         let readings = read(&self.readings);
         for group in readings.chunk_by(|left, right| left.name == right.name) {
             let first = &group[0];
-            let metric_type = match first.kind {
-                Kind::Counter => MetricType::Counter,
-                Kind::Gauge => MetricType::Gauge,
-            };
-            let mut family =
-                encoder.encode_descriptor(first.name, first.help, None, metric_type)?;
+            let kind = first.kind.metric_type();
+            let mut family = encoder.encode_descriptor(first.name, first.help, None, kind)?;
             for reading in group {
                 let labels: Vec<(&str, &str)> = reading
                     .labels
@@ -291,6 +327,21 @@ impl Metrics {
         }
         Ok(())
     }
+
+    fn encode_listings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for listing in read(&self.listings).iter() {
+            let kind = listing.kind.metric_type();
+            let mut family = encoder.encode_descriptor(listing.name, listing.help, None, kind)?;
+            for (values, number) in (listing.read)() {
+                let values = values.iter().map(String::as_str);
+                let labels: Vec<(&str, &str)> =
+                    listing.labels.iter().copied().zip(values).collect();
+                let labels = labels.as_slice();
+                encode_number(&mut family.encode_family(&labels)?, listing.kind, number)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 type NoLabels = [(&'static str, &'static str); 0];
@@ -300,7 +351,8 @@ impl Collector for Metrics {
         self.encode_routes(&mut encoder)?;
         self.encode_refusals(&mut encoder)?;
         self.encode_tunnels(&mut encoder)?;
-        self.encode_readings(&mut encoder)
+        self.encode_readings(&mut encoder)?;
+        self.encode_listings(&mut encoder)
     }
 }
 
@@ -319,8 +371,11 @@ fn encode_by(
 }
 
 fn encode_reading(metric: &mut MetricEncoder<'_>, reading: &Reading) -> fmt::Result {
-    let value = (reading.read)();
-    match reading.kind {
+    encode_number(metric, reading.kind, (reading.read)())
+}
+
+fn encode_number(metric: &mut MetricEncoder<'_>, kind: Kind, value: f64) -> fmt::Result {
+    match kind {
         Kind::Counter => metric.encode_counter::<NoLabels, f64, f64>(&value, None),
         Kind::Gauge => metric.encode_gauge(&value),
     }

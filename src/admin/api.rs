@@ -32,7 +32,7 @@ use crate::store::error::EXIT_USAGE;
 /// Largest verb: the import of a file as large as `keys import` reads, quotes and names of fields included.
 const VERB_BYTES_MAX: usize = 1 << 30;
 
-/// The five calls.
+/// The six calls.
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route(
@@ -41,6 +41,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         )
         .route("/v1/reload", post(reload))
         .route("/v1/status", get(status))
+        .route("/v1/upstreams", get(upstreams))
         .route("/v1/explain", post(explain))
         .route("/v1/observed", get(report))
         .with_state(admin)
@@ -95,6 +96,14 @@ async fn reload(State(admin): State<Arc<Admin>>, Extension(caller): Extension<Ca
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {
     answer(StatusCode::OK, &(admin.status)())
+}
+
+async fn upstreams(State(admin): State<Arc<Admin>>) -> Response {
+    let upstreams = (admin.upstreams)();
+    answer(
+        StatusCode::OK,
+        &serde_json::json!({ "upstreams": upstreams }),
+    )
 }
 
 async fn explain(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {

@@ -8,6 +8,7 @@ use crate::clock::Wall;
 use crate::observed::Observed;
 use crate::quota::Quota;
 use crate::snapshot::change::Keeper;
+use crate::upstream::UpstreamReport;
 
 mod api;
 mod health;
@@ -38,6 +39,8 @@ pub struct Admin {
     pub reload: Arc<dyn Fn() -> Result<String, String> + Send + Sync>,
     /// What `portcullis status` shows.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// Who is in and who is not behind each upstream.
+    pub upstreams: Arc<dyn Fn() -> Vec<UpstreamReport> + Send + Sync>,
     /// The whole of `/metrics`, OpenMetrics text.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Whether new requests are welcome.

@@ -152,7 +152,7 @@ fn reload(at: &At, form: Output) -> Result<(), VerbError> {
 
 fn status(at: &At, form: Output) -> Result<(), VerbError> {
     let answer = Place::find(at)?.ask(Method::GET, "/v1/status")?;
-    written(print::object(&read(&answer)?, form))
+    written(print::status(&read(&answer)?, form))
 }
 
 fn completions(shell: Shell) -> Result<(), VerbError> {

@@ -61,6 +61,59 @@ pub(super) fn object(value: &Value, form: Output) -> io::Result<()> {
     }
 }
 
+/// Writes what a gateway says of itself: its numbers, and then each server of each upstream.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(super) fn status(value: &Value, form: Output) -> io::Result<()> {
+    let mut numbers = value.clone();
+    let upstreams = numbers
+        .as_object_mut()
+        .and_then(|all| all.remove("upstreams"));
+    let (Output::Table, Some(Value::Array(upstreams))) = (form, upstreams) else {
+        return object(value, form);
+    };
+    object(&numbers, form)?;
+    let servers = upstreams.iter().flat_map(|upstream| {
+        let servers = upstream["servers"].as_array().into_iter().flatten();
+        servers.map(|server| server_row(&upstream["upstream"], server))
+    });
+    let servers: Vec<_> = servers.collect();
+    if !servers.is_empty() {
+        raw(b"\n")?;
+        rows(&SERVER_COLUMNS, servers)?;
+    }
+    let busy = upstreams.iter().filter(|upstream| {
+        let is_some = |name| upstream[name].as_u64().is_some_and(|count| count > 0);
+        UPSTREAM_NUMBERS.iter().any(|name| is_some(*name))
+    });
+    for upstream in busy {
+        let numbers = UPSTREAM_NUMBERS.map(|name| format!("{name} {}", plain(&upstream[name])));
+        let line = format!("{}: {}\n", plain(&upstream["upstream"]), numbers.join(", "));
+        raw(line.as_bytes())?;
+    }
+    Ok(())
+}
+
+const SERVER_COLUMNS: [&str; 5] = ["UPSTREAM", "SERVER", "STATE", "IN FLIGHT", "EJECTIONS"];
+
+const UPSTREAM_NUMBERS: [&str; 4] = ["queued", "queue_refusals", "retries", "retries_refused"];
+
+fn server_row(upstream: &Value, server: &Value) -> [String; 5] {
+    let state = match server["retry_in_seconds"].as_u64() {
+        Some(seconds) => format!("{} ({seconds} s)", plain(&server["state"])),
+        None => plain(&server["state"]),
+    };
+    let number = |name| plain(&server[name]);
+    [
+        plain(upstream),
+        number("server"),
+        state,
+        number("in_flight"),
+        number("ejections"),
+    ]
+}
+
 /// Writes text as it is.
 ///
 /// # Errors

@@ -137,6 +137,7 @@ impl Site {
             clock: Clock::system(),
             reload: Arc::new(|| Err("gateway.toml:3: wrong".to_owned())),
             status: Arc::new(|| serde_json::json!({ "pid": 42 })),
+            upstreams: Arc::new(Vec::new),
             metrics: Arc::new(|| "# EOF\n".to_owned()),
             ready: Arc::new(|| false),
         };

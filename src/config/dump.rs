@@ -291,6 +291,7 @@ impl Config {
         out.text("head_bytes_max", &show_size(upstream.head_bytes_max as u64));
         out.bare("header_count_max", upstream.header_count_max);
         out.bare("connect_retries", upstream.connect_retries);
+        dump_care(out, upstream);
         match &upstream.host_header {
             HostHeader::Client => out.text("host_header", "client"),
             HostHeader::Server => out.text("host_header", "server"),
@@ -463,6 +464,38 @@ fn dump_references(out: &mut Writer, references: &References) {
     let bytes = show_size(references.body_bytes_max as u64);
     out.text("references_bytes_max", &bytes);
     out.text("references_mode", mode(references.mode));
+}
+
+/// What is done about servers that fail.
+fn dump_care(out: &mut Writer, upstream: &Upstream) {
+    out.bare("retry_budget.share", upstream.retry_budget.share);
+    let free = upstream.retry_budget.free_per_second;
+    out.bare("retry_budget.free_per_second", free);
+    let ejection = &upstream.ejection;
+    out.bare("ejection.failures", ejection.failures);
+    out.list("ejection.statuses", &ejection.statuses);
+    out.text("ejection.time", &show_duration(ejection.time));
+    out.text("ejection.time_max", &show_duration(ejection.time_max));
+    out.bare("ejection.share_max", ejection.share_max);
+    if let Some(health) = &upstream.health {
+        out.text("health.path", &health.path);
+        let host = health.host.as_ref().and_then(|host| host.to_str().ok());
+        out.text("health.host", host.unwrap_or_default());
+        out.text("health.interval", &show_duration(health.interval));
+        out.text("health.timeout", &show_duration(health.timeout));
+        out.bare("health.healthy", health.healthy);
+        out.bare("health.unhealthy", health.unhealthy);
+        let (low, high) = health.status;
+        out.text("health.status", &format!("{low}-{high}"));
+    }
+    let refuse = upstream.refuse_when_all_out;
+    out.text("all_out", if refuse { "refuse" } else { "try" });
+    match upstream.in_flight_max {
+        Some(most) => out.bare("in_flight_max", most),
+        None => out.text("in_flight_max", "unlimited"),
+    }
+    out.bare("queue_max", upstream.queue_max);
+    out.text("queue_timeout", &show_duration(upstream.queue_timeout));
 }
 
 fn dump_guard(out: &mut Writer, guard: &Guard) {

@@ -18,6 +18,7 @@ mod typed;
 mod values;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::io::Read;
 use std::net::IpAddr;
@@ -618,6 +619,20 @@ pub struct Upstream {
     pub header_count_max: usize,
     /// Tries on further servers after a connection could not be made. 0 to 10.
     pub connect_retries: u32,
+    /// How many such tries there may be in all.
+    pub retry_budget: RetryBudget,
+    /// When a server is left out for a while.
+    pub ejection: Ejection,
+    /// How its servers are asked whether they are well; `None` is not at all.
+    pub health: Option<HealthCheck>,
+    /// Whether requests are refused while every server is out, instead of sent as if none were.
+    pub refuse_when_all_out: bool,
+    /// Requests at once; `None` is any number. 1 to 1,000,000.
+    pub in_flight_max: Option<u32>,
+    /// Requests that wait until there are fewer, of all tenants together. 0 to 10,000.
+    pub queue_max: u32,
+    /// How long one waits at most. 10ms to 5min.
+    pub queue_timeout: Duration,
     /// The `Host` that the backend sees.
     pub host_header: HostHeader,
     /// Which keys may reach it.
@@ -636,6 +651,57 @@ pub struct Upstream {
     pub protocol: UpstreamProtocol,
     /// How its `https://` servers are trusted; `None` when its servers are spoken to in clear.
     pub tls: Option<UpstreamTls>,
+}
+
+/// `retry_budget` of an upstream: what a failing backend is spared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Tries on further servers, in percent of the requests. 0 to 100.
+    pub share: u32,
+    /// So many a second are free besides. 0 to 10,000.
+    pub free_per_second: u32,
+}
+
+/// `ejection` of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// Failures of one server, one after another, after which it is left out; 0 is never. 0 to 1,000.
+    pub failures: u32,
+    /// Statuses that count as failures.
+    pub statuses: Vec<u16>,
+    /// How long it is left out the first time; twice as long each further time. 100ms to 1h.
+    pub time: Duration,
+    /// But never longer. 100ms to 24h.
+    pub time_max: Duration,
+    /// Servers that may be left out at once, in percent. 0 to 100.
+    pub share_max: u32,
+}
+
+/// `health` of an upstream: how its servers are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked for, as the server gets it.
+    pub path: String,
+    /// `Host`; `None` is the upstream's fixed one, or else the server's own `host:port`.
+    pub host: Option<HeaderValue>,
+    /// From one check of a server to the next. 100ms to 1h.
+    pub interval: Duration,
+    /// For all of one check. 10ms to 5min.
+    pub timeout: Duration,
+    /// Good answers, one after another, that bring a server back. 1 to 100.
+    pub healthy: u32,
+    /// Bad or missing ones that take it out. 1 to 100.
+    pub unhealthy: u32,
+    /// Lowest and highest status that is good.
+    pub status: (u16, u16),
+}
+
+#[cfg(test)]
+impl Upstream {
+    /// `legacy`, every other key at its default.
+    pub(crate) fn for_tests() -> Upstream {
+        Upstream::clone(&Config::for_tests("").upstreams[0])
+    }
 }
 
 /// Where one tenant's requests to an upstream go.
@@ -735,6 +801,16 @@ pub struct UpstreamServer {
     pub host: String,
     /// Port.
     pub port: u16,
+}
+
+/// `host:port`, as `Host` writes it.
+impl fmt::Display for UpstreamServer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(out, "[{}]:{}", self.host, self.port),
+            false => write!(out, "{}:{}", self.host, self.port),
+        }
+    }
 }
 
 /// The `Host` that a backend sees.

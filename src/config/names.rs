@@ -118,10 +118,7 @@ pub(super) fn content_type(text: &str) -> Result<HeaderValue, Wrong> {
 /// Writes a server as it stands in the file.
 pub(super) fn show_server(server: &UpstreamServer) -> String {
     let scheme = if server.tls { "https" } else { "http" };
-    match server.host.contains(':') {
-        true => format!("{scheme}://[{}]:{}", server.host, server.port),
-        false => format!("{scheme}://{}:{}", server.host, server.port),
-    }
+    format!("{scheme}://{server}")
 }
 
 /// The name that a server's certificate is checked for: a host name or an address.
@@ -165,15 +162,40 @@ pub(super) fn host_header(text: &str) -> Result<HostHeader, Wrong> {
         "server" => return Ok(HostHeader::Server),
         _ => {}
     }
-    let fixed = text.strip_prefix("fixed:").filter(|host| {
-        let (name, port) = host.split_once(':').unwrap_or((host, "80"));
-        is_host_name(name) && digits_only(port) && port.parse::<u16>().is_ok()
-    });
-    match fixed.and_then(|host| HeaderValue::from_str(host).ok()) {
+    match text.strip_prefix("fixed:").and_then(host_value) {
         Some(value) => Ok(HostHeader::Fixed(value)),
         None => wrong(
             format!("\"{text}\" is not a host header"),
             "write \"client\" (what the client asked for), \"server\" (the server's own host:port) or \"fixed:legacy.internal\"",
+        ),
+    }
+}
+
+/// A value of `Host`.
+pub(super) fn fixed_host(text: &str) -> Result<HeaderValue, Wrong> {
+    match host_value(text) {
+        Some(value) => Ok(value),
+        None => wrong(
+            format!("\"{text}\" is not a host header"),
+            "write a name, perhaps with a port: \"legacy.internal\" or \"legacy.internal:8080\"",
+        ),
+    }
+}
+
+fn host_value(text: &str) -> Option<HeaderValue> {
+    let (name, port) = text.split_once(':').unwrap_or((text, "80"));
+    let good = is_host_name(name) && digits_only(port) && port.parse::<u16>().is_ok();
+    good.then(|| HeaderValue::from_str(text).ok()).flatten()
+}
+
+/// What a health check asks a server for: a path, perhaps with a query.
+pub(super) fn check_path(text: &str) -> Result<String, Wrong> {
+    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
+    match text.starts_with('/') && text.len() <= 1_024 && text.bytes().all(plain) {
+        true => Ok(text.to_owned()),
+        false => wrong(
+            format!("\"{text}\" is no path to ask a server for"),
+            "write \"/healthz\": printable ASCII that begins with /, at most 1024 bytes",
         ),
     }
 }

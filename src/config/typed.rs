@@ -212,6 +212,28 @@ impl Reader<'_> {
         }
     }
 
+    /// A whole number within bounds, or `"unlimited"`, which is `None`, as it is when the key is absent.
+    pub(super) fn number_or_unlimited(
+        &mut self,
+        key: &'static str,
+        min: u32,
+        max: u32,
+    ) -> Option<u32> {
+        if !self.is_text(key) {
+            let present = self.has(key);
+            let number = self.number(key, min, min, max);
+            return present.then_some(number);
+        }
+        self.word(key, |text| match text {
+            "unlimited" => Ok(()),
+            text => values::wrong(
+                format!("\"{text}\" is no number"),
+                format!("write a number from {min} to {max}, without quotes, or \"unlimited\""),
+            ),
+        });
+        None
+    }
+
     /// A duration within bounds, both included; default and bounds as they would stand in the file.
     pub(super) fn duration(
         &mut self,

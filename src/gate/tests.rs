@@ -1,8 +1,5 @@
 //! The order of the checks, seen from outside: snapshots built by hand, requests as the edge hands them over.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use http::HeaderValue;
 use http::Request;
 use http::Uri;
@@ -11,9 +8,7 @@ use super::*;
 use crate::clock::Wall;
 use crate::config::Errors;
 use crate::config::Host;
-use crate::config::HostHeader;
 use crate::config::Upstream;
-use crate::config::UpstreamProtocol;
 use crate::model::binding;
 use crate::model::binding::Binding;
 use crate::model::isolation::Isolation;
@@ -98,29 +93,11 @@ fn config() -> Config {
 
 /// Where all routes lead; no test of the gate goes there.
 fn upstream() -> Arc<Upstream> {
-    let span = Duration::from_secs(1);
     Arc::new(Upstream {
-        name: "legacy".to_owned(),
         servers: Vec::new(),
-        connect_timeout: span,
-        first_byte_timeout: span,
-        idle_timeout: span,
-        tunnel_idle_timeout: span,
-        total_timeout: None,
-        pool_idle_max: 0,
-        pool_idle_timeout: span,
-        head_bytes_max: 8192,
-        header_count_max: 100,
-        connect_retries: 0,
-        host_header: HostHeader::Client,
         environment: LIVE,
         isolation: Isolation::Header,
-        every_tenant_sees_all_data: false,
-        path_prefix: None,
-        tenants: BTreeMap::new(),
-        not_found: None,
-        protocol: UpstreamProtocol::Http1,
-        tls: None,
+        ..Upstream::for_tests()
     })
 }
 

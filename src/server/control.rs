@@ -19,6 +19,9 @@ use crate::quota::Quota;
 use crate::shutdown::State;
 use crate::shutdown::Watch;
 use crate::snapshot::change::Keeper;
+use crate::upstream::Backends;
+use crate::upstream::UpstreamReport;
+use crate::upstream::check::check_servers;
 
 use super::Addresses;
 use super::error::StartError;
@@ -55,6 +58,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) flusher: Arc<Flusher>,
+    pub(crate) backends: Arc<Backends>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) addresses: Addresses,
     pub(crate) watch: Watch,
@@ -94,6 +98,9 @@ pub(crate) fn spawn(runtime: &Runtime, listeners: AdminListeners, parts: Parts) 
     }
     runtime.spawn(flush_counters(parts.clone()));
     runtime.spawn(flush_when_asked(parts.clone()));
+    let keeper = Arc::clone(&parts.keeper);
+    let view = move || keeper.snapshot().load_full();
+    runtime.spawn(check_servers(Arc::clone(&parts.backends), view));
     runtime.spawn(watch_files(parts));
 }
 
@@ -102,6 +109,7 @@ fn admin_handles(parts: &Parts) -> admin::Admin {
     let status = parts.clone();
     let metrics = Arc::clone(&parts.metrics);
     let watch = parts.watch.clone();
+    let upstreams = parts.clone();
     admin::Admin {
         keeper: Arc::clone(&parts.keeper),
         quota: Arc::clone(&parts.quota),
@@ -110,6 +118,7 @@ fn admin_handles(parts: &Parts) -> admin::Admin {
         clock: parts.clock.clone(),
         reload: Arc::new(move || reloader.reload()),
         status: Arc::new(move || status_json(&status)),
+        upstreams: Arc::new(move || upstreams_report(&upstreams)),
         metrics: Arc::new(move || metrics.render()),
         ready: Arc::new(move || watch.state() == State::Running),
     }
@@ -136,10 +145,16 @@ fn status_json(parts: &Parts) -> serde_json::Value {
         "tenants": snapshot.tenants.entries.len(),
         "routes": snapshot.config.routes.len(),
         "requests_in_flight": parts.metrics.requests_in_flight.load(std::sync::atomic::Ordering::Relaxed),
+        "upstreams": upstreams_report(parts),
         "https": texts(&parts.addresses.https),
         "http": texts(&parts.addresses.http),
         "admin": parts.addresses.admin.map(|address| address.to_string()),
     })
+}
+
+fn upstreams_report(parts: &Parts) -> Vec<UpstreamReport> {
+    let config = Arc::clone(&parts.keeper.snapshot().load().config);
+    parts.backends.report(&config)
 }
 
 /// Has counters written as soon as a request waits for it (`store.durability = "strict"`); never ends.
@@ -167,6 +182,7 @@ async fn flush_counters(parts: Parts) {
         let sweep = now.mono.since(swept) >= SWEEP_INTERVAL;
         if sweep {
             swept = now.mono;
+            parts.backends.sweep();
         }
         let work = move || {
             if sweep {

@@ -49,6 +49,7 @@ use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::counters::Counters;
 use crate::upstream;
+use crate::upstream::Backends;
 use crate::upstream::Pools;
 use crate::usage::Usage;
 
@@ -165,6 +166,7 @@ struct DataThreads {
     shared: Shared,
     tls: Arc<ArcSwap<rustls::ServerConfig>>,
     connections: Arc<ConnectionCounters>,
+    backends: Arc<Backends>,
     /// Tells when requests in flight may have to end.
     endings: watch::Receiver<()>,
     watch: Watch,
@@ -199,7 +201,7 @@ impl DataThreads {
                 return tracing::error!(%error, "a worker could not start");
             }
         };
-        let worker = Rc::new(Worker::new(self.shared, Pools::default(), log));
+        let worker = Rc::new(Worker::new(self.shared, Pools::new(self.backends), log));
         let tasks = LocalSet::new();
         tasks.spawn_local(housekeeping(Rc::clone(&worker)));
         tasks.spawn_local(end_revoked(Rc::clone(&worker), self.endings));
@@ -273,7 +275,9 @@ impl Gateway {
             &state.keeper,
             certificates,
         ));
+        let backends = Arc::new(Backends::default());
         readings::register(&metrics, &connections, &state, &reloader);
+        readings::upstreams(&metrics, &backends, &state);
         let addresses = Addresses {
             https: bound.https,
             http: bound.http,
@@ -289,6 +293,7 @@ impl Gateway {
             shared: state.shared(&clock, &metrics, burnt),
             tls: Arc::clone(reloader.tls()),
             connections: Arc::clone(&connections),
+            backends: Arc::clone(&backends),
             endings: state.keeper.endings(),
             watch: shutdown.watch(),
         };
@@ -303,6 +308,7 @@ impl Gateway {
                 clock: clock.clone(),
                 reloader: Arc::clone(&reloader),
                 flusher: Arc::clone(&state.flusher),
+                backends,
                 metrics,
                 addresses: addresses.clone(),
                 watch: shutdown.watch(),

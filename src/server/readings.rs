@@ -6,7 +6,11 @@ use std::sync::atomic::Ordering;
 
 use crate::edge::counters::ConnectionCounters;
 use crate::metrics::Kind;
+use crate::metrics::Listed;
 use crate::metrics::Metrics;
+use crate::upstream::Backends;
+use crate::upstream::ServerReport;
+use crate::upstream::UpstreamReport;
 
 use super::State;
 use super::reload::Reloader;
@@ -152,6 +156,121 @@ fn kept(metrics: &Arc<Metrics>, state: &State) {
         vec![],
         move || keeper.not_durable() as f64,
     );
+}
+
+/// Who is in and who is not, and how much waits. A series for each server that the file names for all tenants; those of single tenants are one.
+pub(crate) fn upstreams(metrics: &Arc<Metrics>, backends: &Arc<Backends>, state: &State) {
+    let servers = |read: fn(&ServerReport) -> f64| {
+        let reports = reports(backends, state);
+        move || of_servers(&reports(), |server, add| add("", read(server)))
+    };
+    let report = reports(backends, state);
+    metrics.add_listing(
+        "portcullis_upstream_server_state",
+        "1 for the state that a server is in: up, ejected, probing (one request tries it) or down (its health checks fail)",
+        Kind::Gauge,
+        &["upstream", "server", "state"],
+        move || {
+            of_servers(&report(), |server, add| {
+                for state in ["up", "ejected", "probing", "down"] {
+                    add(state, f64::from(u8::from(server.state == state)));
+                }
+            })
+        },
+    );
+    metrics.add_listing(
+        "portcullis_upstream_server_requests_active",
+        "Requests under way at a server",
+        Kind::Gauge,
+        &["upstream", "server"],
+        servers(|server| server.in_flight as f64),
+    );
+    metrics.add_listing(
+        "portcullis_upstream_server_ejections",
+        "Times that a server was left out for a while after failures",
+        Kind::Counter,
+        &["upstream", "server"],
+        servers(|server| server.ejections as f64),
+    );
+    for (name, help, kind, read) in OF_UPSTREAMS {
+        let report = reports(backends, state);
+        metrics.add_listing(name, help, kind, &["upstream"], move || {
+            let reports = report().into_iter();
+            reports
+                .map(|report| (vec![report.upstream.clone()], read(&report) as f64))
+                .collect()
+        });
+    }
+}
+
+/// A number of an upstream.
+type OfUpstream = (&'static str, &'static str, Kind, fn(&UpstreamReport) -> u64);
+
+const OF_UPSTREAMS: [OfUpstream; 4] = [
+    (
+        "portcullis_upstream_requests_queued",
+        "Requests that wait since in_flight_max others are under way",
+        Kind::Gauge,
+        |report| report.queued,
+    ),
+    (
+        "portcullis_upstream_queue_refusals",
+        "Requests turned away by the queue, full or too slow",
+        Kind::Counter,
+        |report| report.queue_refusals,
+    ),
+    (
+        "portcullis_upstream_retries",
+        "Second tries, on another server",
+        Kind::Counter,
+        |report| report.retries,
+    ),
+    (
+        "portcullis_upstream_retries_refused",
+        "Second tries that the budget forbade",
+        Kind::Counter,
+        |report| report.retries_refused,
+    ),
+];
+
+fn reports(
+    backends: &Arc<Backends>,
+    state: &State,
+) -> impl Fn() -> Vec<UpstreamReport> + Send + Sync + use<> {
+    let (backends, snapshot) = (Arc::clone(backends), Arc::clone(state.keeper.snapshot()));
+    move || backends.report(&snapshot.load().config)
+}
+
+/// One number, or several told apart by a word more, of each server; those of tenants added up.
+fn of_servers(
+    reports: &[UpstreamReport],
+    read: impl Fn(&ServerReport, &mut dyn FnMut(&str, f64)),
+) -> Vec<Listed> {
+    let mut listed: Vec<Listed> = Vec::new();
+    for report in reports {
+        let begin = listed.len();
+        for server in &report.servers {
+            let name = if server.of_tenant {
+                "(tenants)"
+            } else {
+                &server.server
+            };
+            read(server, &mut |word, number| {
+                let mut labels = vec![report.upstream.clone(), name.to_owned()];
+                if !word.is_empty() {
+                    labels.push(word.to_owned());
+                }
+                match listed[begin..]
+                    .iter_mut()
+                    .find(|(known, _)| *known == labels)
+                {
+                    Some((_, sum)) => *sum += number,
+                    None => listed.push((labels, number)),
+                }
+            });
+        }
+    }
+    listed
 }
 
 fn reloads(metrics: &Arc<Metrics>, reloader: &Arc<Reloader>) {

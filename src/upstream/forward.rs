@@ -61,6 +61,7 @@ use crate::upstream::pool::Keeping;
 use crate::upstream::pool::Lease;
 use crate::upstream::pool::Server;
 use crate::upstream::pool::Servers;
+use crate::upstream::queue::Permit;
 use crate::upstream::references;
 use crate::upstream::tunnel::Opening;
 use crate::upstream::websocket;
@@ -99,7 +100,6 @@ pub(super) fn forward<'a>(
 
 /// What stays the same over all tries of one request.
 pub(super) struct Exchange<'a> {
-    pub(super) directory: &'a Directory,
     pub(super) admission: &'a Admission,
     pub(super) upstream: &'a Upstream,
     pub(super) servers: Servers,
@@ -110,6 +110,8 @@ pub(super) struct Exchange<'a> {
     handshake: Option<Handshake>,
     /// When all of it must be over.
     pub(super) end: Option<Instant>,
+    /// Whether that is the client's doing.
+    pub(super) hurried: bool,
 }
 
 /// What became of one try.
@@ -132,19 +134,22 @@ impl<'a> Exchange<'a> {
         let snapshot = admission.snapshot();
         let route = admission.route();
         let upstream = &*snapshot.config.upstreams[route.upstream];
-        let mut total = route.total_timeout.or(upstream.total_timeout);
+        let allowed = route.total_timeout.or(upstream.total_timeout);
+        let mut total = allowed;
         if upstream.protocol == UpstreamProtocol::Http2 {
             let wanted = headers::grpc_timeout(&head.headers);
             total = total.into_iter().chain(wanted).min();
         }
         Exchange {
-            directory,
             admission,
             upstream,
             servers: match admission.place() {
                 Place::Shared(_) => directory.servers(snapshot, route.upstream),
-                Place::Own(place) => directory.servers_at(place, upstream),
-                Place::Nowhere => Rc::new([]),
+                Place::Own(place) => {
+                    let tenant = admission.tenant().map(|tenant| &tenant.id);
+                    directory.servers_at(place, upstream, tenant)
+                }
+                Place::Nowhere => directory.none(),
             },
             upload: Rc::default(),
             client_host: headers::host_value(&head.headers, admission.host()),
@@ -153,6 +158,7 @@ impl<'a> Exchange<'a> {
                 .filter(|protocol| *protocol == UpstreamProtocol::Http1)
                 .and_then(|_| Handshake::asked(head, body)),
             end: total.map(|total| after(Instant::now(), total)),
+            hurried: total != allowed,
         }
     }
 
@@ -234,23 +240,34 @@ impl<'a> Exchange<'a> {
     /// Tries servers until one has the request. A server that could not be reached is not tried again; what was sent once is sent again
     /// only where `after_fault` says so.
     pub(super) async fn run(&self, request: Request<RequestBody>) -> Result<Forwarded, Failure> {
+        let permit = self.enter().await?;
         let (mut head, mut body) = request.into_parts();
         let mut failed: Vec<usize> = Vec::new();
+        let mut last = None;
+        let mut again = None;
         let mut fresh_only = false;
         loop {
-            let Some(index) = self.directory.choose(&self.servers, &failed) else {
-                return Err(self.backend_failed(UpstreamFailure::Unavailable, None, "no server"));
+            let mut choice = match again.take() {
+                Some(choice) => choice,
+                None => self.next_try(&failed, last.take())?,
             };
-            let server = &self.servers[index];
+            let server = &self.servers[choice.index];
             self.set_host(&mut head.headers, server);
-            let failure = match self.lease(server, fresh_only).await {
+            let failure = match self.lease(server, permit.as_ref(), fresh_only).await {
                 Ok((lease, connection)) => {
                     match self.send(lease, connection, &mut head, body).await {
-                        Sent::Answered(answer) => return Ok(answer),
-                        Sent::Failed(failure) => return Err(failure),
-                        Sent::Again(again) => {
-                            body = again;
+                        Sent::Answered(answer) => {
+                            self.judge(&mut choice, Ok(&answer));
+                            return Ok(answer);
+                        }
+                        Sent::Failed(failure) => {
+                            self.judge(&mut choice, Err(&failure));
+                            return Err(failure);
+                        }
+                        Sent::Again(unsent) => {
+                            body = unsent;
                             fresh_only = true;
+                            again = Some(choice);
                             continue;
                         }
                         Sent::Unsent(unsent, failure) => {
@@ -261,12 +278,9 @@ impl<'a> Exchange<'a> {
                 }
                 Err(failure) => failure,
             };
-            failed.push(index);
-            if failed.len() > self.upstream.connect_retries as usize
-                || failed.len() >= self.servers.len()
-            {
-                return Err(failure);
-            }
+            self.judge(&mut choice, Err(&failure));
+            failed.push(choice.index);
+            last = Some(failure);
         }
     }
 
@@ -290,9 +304,10 @@ impl<'a> Exchange<'a> {
     async fn lease(
         &self,
         server: &Rc<Server>,
+        permit: Option<&Rc<Permit>>,
         fresh_only: bool,
     ) -> Result<(Lease, Box<Connection>), Failure> {
-        let claim = Claim::new(server);
+        let claim = Claim::new(server, permit);
         let keeping = Keeping::of(self.upstream);
         if !fresh_only && let Some(connection) = server.take_idle() {
             return Ok((Lease::new(claim, keeping, true), connection));

@@ -33,6 +33,7 @@ use crate::upstream::link::link;
 use crate::upstream::payload::Payload;
 use crate::upstream::pool::Claim;
 use crate::upstream::pool::Server;
+use crate::upstream::queue::Permit;
 
 /// What became of one try.
 #[expect(
@@ -57,34 +58,49 @@ impl Exchange<'_> {
         &self,
         request: Request<RequestBody>,
     ) -> Result<Forwarded, Failure> {
+        let permit = self.enter().await?;
         let (head, body) = request.into_parts();
         let payload = Payload::new(body);
         let mut failed: Vec<usize> = Vec::new();
-        let mut again = false;
+        let mut last = None;
+        let mut again = None;
+        let mut repeated = false;
         loop {
-            let Some(index) = self.directory.choose(&self.servers, &failed) else {
-                return Err(self.backend_failed(UpstreamFailure::Unavailable, None, "no server"));
+            let mut choice = match again.take() {
+                Some(choice) => choice,
+                None => self.next_try(&failed, last.take())?,
             };
-            let failure = match self.try_on(&self.servers[index], &head, &payload).await {
-                Sent::Answered(answer) => return Ok(answer),
-                Sent::Failed(failure) => return Err(failure),
-                Sent::Unsent { reused: true, .. } if !again => {
-                    again = true;
+            let server = &self.servers[choice.index];
+            let failure = match self.try_on(server, permit.as_ref(), &head, &payload).await {
+                Sent::Answered(answer) => {
+                    self.judge(&mut choice, Ok(&answer));
+                    return Ok(answer);
+                }
+                Sent::Failed(failure) => {
+                    self.judge(&mut choice, Err(&failure));
+                    return Err(failure);
+                }
+                Sent::Unsent { reused: true, .. } if !repeated => {
+                    repeated = true;
+                    again = Some(choice);
                     continue;
                 }
                 Sent::Unsent { failure, .. } => failure,
             };
-            failed.push(index);
-            if failed.len() > self.upstream.connect_retries as usize
-                || failed.len() >= self.servers.len()
-            {
-                return Err(failure);
-            }
+            self.judge(&mut choice, Err(&failure));
+            failed.push(choice.index);
+            last = Some(failure);
         }
     }
 
-    async fn try_on(&self, server: &Rc<Server>, head: &Parts, payload: &Rc<Payload>) -> Sent {
-        let claim = Claim::new(server);
+    async fn try_on(
+        &self,
+        server: &Rc<Server>,
+        permit: Option<&Rc<Permit>>,
+        head: &Parts,
+        payload: &Rc<Payload>,
+    ) -> Sent {
+        let claim = Claim::new(server, permit);
         let (link, fresh) = match link(server, self.upstream, self.end).await {
             Ok(linked) => linked,
             Err(failure) => {

@@ -1,6 +1,7 @@
 //! The servers behind a name: choice, connection pool, and the one way to them, `forward`.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::HeaderValue;
 use http::Response;
@@ -12,12 +13,17 @@ use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::refusal::UpstreamFailure;
 
+mod backends;
+mod balance;
 mod body;
+mod budget;
+pub mod check;
 mod connect;
 mod deadline;
 mod drain;
 mod forward;
 mod headers;
+mod health;
 pub(crate) mod http1;
 mod http2;
 mod inject;
@@ -27,14 +33,19 @@ mod payload;
 mod pool;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod queue;
 mod references;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 mod tunnel;
+mod verdict;
 mod websocket;
 mod wire;
 
+pub use backends::Backends;
+pub use backends::ServerReport;
+pub use backends::UpstreamReport;
 pub use body::BodyFault;
 pub use body::Outcome;
 pub use body::ResponseBody;
@@ -137,6 +148,14 @@ impl FailureKind {
 }
 
 impl Pools {
+    /// A worker's own, beside what it shares with the others.
+    #[must_use]
+    pub fn new(backends: Arc<Backends>) -> Pools {
+        Pools {
+            directory: pool::Directory::new(backends),
+        }
+    }
+
     /// Sends an admitted request and waits for the head of the answer. Headers are prepared here, last of all (DESIGN section 3, step 7).
     /// Dropping the future, or the answer's body before its end, closes the backend's connection, or resets the one stream of a shared one (S38, S44).
     /// A tunnel comes only of a 101 for the WebSocket that was asked for (S7).

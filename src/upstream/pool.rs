@@ -1,11 +1,8 @@
-//! The servers that one worker knows, their idle connections, and the choice between them.
+//! The servers that one worker knows, and their idle connections.
 
-use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::BuildHasher;
-use std::hash::RandomState;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,14 +19,22 @@ use crate::config::Destination;
 use crate::config::Upstream;
 use crate::config::UpstreamProtocol;
 use crate::config::UpstreamServer;
+use crate::model::tenant::TenantId;
 use crate::snapshot::Snapshot;
+use crate::upstream::backends::Backends;
+use crate::upstream::balance::Group;
 use crate::upstream::deadline::after;
+use crate::upstream::health::Health;
+use crate::upstream::health::Seat;
 use crate::upstream::http1::Connection;
 use crate::upstream::link::Links;
+use crate::upstream::queue::Permit;
 
 /// What tells servers apart: a reload that changes none of it keeps their connections.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Known {
+    /// The upstream's name: others may speak to the same server under other bounds.
+    upstream: String,
     server: UpstreamServer,
     protocol: UpstreamProtocol,
     /// Of what TLS rests on; `None` in clear.
@@ -43,12 +48,12 @@ pub(super) struct Directory {
     current: RefCell<Option<Resolved>>,
     /// The servers of single tenants' places, by the address of the place, which the entry holds in memory and so makes its own.
     places: RefCell<HashMap<*const Destination, (Arc<Destination>, Servers)>>,
-    /// Counts choices; also the source of chance, hence seeded: workers that start together must not choose alike.
-    turn: Cell<u64>,
+    /// What is shared with other workers.
+    backends: Arc<Backends>,
 }
 
-/// The servers of one upstream, in the order of its `servers`.
-pub(super) type Servers = Rc<[Rc<Server>]>;
+/// The servers of one upstream.
+pub(super) type Servers = Rc<Group>;
 
 struct Resolved {
     generation: u64,
@@ -59,12 +64,7 @@ struct Resolved {
 
 impl Default for Directory {
     fn default() -> Directory {
-        Directory {
-            servers: RefCell::default(),
-            current: RefCell::default(),
-            places: RefCell::default(),
-            turn: Cell::new(RandomState::new().hash_one(0)),
-        }
+        Directory::new(Arc::default())
     }
 }
 
@@ -77,6 +77,20 @@ impl fmt::Debug for Directory {
 }
 
 impl Directory {
+    pub(super) fn new(backends: Arc<Backends>) -> Directory {
+        Directory {
+            servers: RefCell::default(),
+            current: RefCell::default(),
+            places: RefCell::default(),
+            backends,
+        }
+    }
+
+    /// No servers at all.
+    pub(super) fn none(&self) -> Servers {
+        Rc::new(Group::new(Vec::new(), Arc::default(), &self.backends))
+    }
+
     /// The servers of an upstream of this snapshot.
     pub(super) fn servers(&self, snapshot: &Snapshot, upstream: usize) -> Servers {
         let mut current = self.current.borrow_mut();
@@ -91,13 +105,13 @@ impl Directory {
             .is_some_and(|resolved| resolved.generation > snapshot.generation)
         {
             let upstream = &snapshot.config.upstreams[upstream];
-            return self.resolve(&upstream.servers, upstream);
+            return self.resolve(&upstream.servers, upstream, None);
         }
         let upstreams: Vec<Servers> = snapshot
             .config
             .upstreams
             .iter()
-            .map(|upstream| self.resolve(&upstream.servers, upstream))
+            .map(|upstream| self.resolve(&upstream.servers, upstream, None))
             .collect();
         let servers = Rc::clone(&upstreams[upstream]);
         *current = Some(Resolved {
@@ -108,19 +122,29 @@ impl Directory {
         servers
     }
 
-    /// The servers of a place of one tenant's own; never another's.
-    pub(super) fn servers_at(&self, place: &Arc<Destination>, upstream: &Upstream) -> Servers {
+    /// The servers of a place of this tenant's own; never another's.
+    pub(super) fn servers_at(
+        &self,
+        place: &Arc<Destination>,
+        upstream: &Upstream,
+        tenant: Option<&TenantId>,
+    ) -> Servers {
         let mut places = self.places.borrow_mut();
         let (_, servers) = places.entry(Arc::as_ptr(place)).or_insert_with(|| {
-            let servers = self.resolve(&place.servers, upstream);
+            let servers = self.resolve(&place.servers, upstream, tenant);
             (Arc::clone(place), servers)
         });
         Rc::clone(servers)
     }
 
-    fn resolve(&self, servers: &[UpstreamServer], upstream: &Upstream) -> Servers {
+    fn resolve(
+        &self,
+        servers: &[UpstreamServer],
+        upstream: &Upstream,
+        tenant: Option<&TenantId>,
+    ) -> Servers {
         let mut known = self.servers.borrow_mut();
-        servers
+        let servers = servers
             .iter()
             .map(|server| {
                 let prepared = upstream
@@ -128,30 +152,20 @@ impl Directory {
                     .as_ref()
                     .and_then(|tls| tls.prepared.0.as_ref());
                 let key = Known {
+                    upstream: upstream.name.clone(),
                     server: server.clone(),
                     protocol: upstream.protocol,
                     tls: prepared.map(|prepared| prepared.fingerprint),
                 };
-                let entry = known
-                    .entry(key)
-                    .or_insert_with(|| Rc::new(Server::of(server, upstream)));
-                Rc::clone(entry)
+                let new = || {
+                    let health = self.backends.health(&upstream.name, server);
+                    Rc::new(Server::of(server, upstream, health))
+                };
+                Rc::clone(known.entry(key).or_insert_with(new))
             })
-            .collect()
-    }
-
-    /// The server with the fewest requests outstanding, of two taken by chance, leaving out those at the indexes `failed`; `None` when none is left.
-    pub(super) fn choose(&self, servers: &[Rc<Server>], failed: &[usize]) -> Option<usize> {
-        let turn = self.turn.get().wrapping_add(1);
-        self.turn.set(turn);
-        let outstanding = |index: usize| servers[index].outstanding.get();
-        if failed.is_empty() {
-            return pick(servers.len(), outstanding, turn);
-        }
-        let open: Vec<usize> = (0..servers.len())
-            .filter(|index| !failed.contains(index))
             .collect();
-        pick(open.len(), |index| outstanding(open[index]), turn).map(|index| open[index])
+        let load = self.backends.load(&upstream.name, tenant);
+        Rc::new(Group::new(servers, load, &self.backends))
     }
 
     /// Closes connections that were idle for too long or that the backend closed, and forgets servers that no configuration names any more.
@@ -184,34 +198,6 @@ impl Directory {
     }
 }
 
-/// Power of two choices; with two servers that is the least loaded. Ties fall to chance, with two servers to turns.
-fn pick(count: usize, outstanding: impl Fn(usize) -> usize, turn: u64) -> Option<usize> {
-    let (first, second) = match count {
-        0 => return None,
-        1 => return Some(0),
-        2 => ((turn % 2) as usize, ((turn + 1) % 2) as usize),
-        _ => {
-            let chance = scattered(turn);
-            let first = (chance >> 32) as usize % count;
-            let step = 1 + (chance & 0xffff_ffff) as usize % (count - 1);
-            (first, (first + step) % count)
-        }
-    };
-    Some(if outstanding(second) < outstanding(first) {
-        second
-    } else {
-        first
-    })
-}
-
-/// Spreads a counter over 64 bits (Steele, Lea and Flood's SplitMix).
-fn scattered(counter: u64) -> u64 {
-    let mixed = counter.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
 /// One server with its idle connections, newest last.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -229,8 +215,11 @@ pub(super) struct Server {
     pub(super) secure: Option<Secure>,
     /// Its HTTP/2 connections, which requests share.
     pub(super) links: Links,
+    /// How it fares, as all workers see it.
+    pub(super) health: Arc<Health>,
     idle: RefCell<Vec<Idle>>,
-    outstanding: Cell<usize>,
+    /// What this worker has outstanding there.
+    seat: Arc<Seat>,
 }
 
 /// TLS to one server.
@@ -257,8 +246,8 @@ struct Idle {
 }
 
 impl Server {
-    fn of(server: &UpstreamServer, upstream: &Upstream) -> Server {
-        let own = Server::new(server);
+    fn of(server: &UpstreamServer, upstream: &Upstream, health: Arc<Health>) -> Server {
+        let own = Server::new(server, health);
         let secure = server.tls.then(|| {
             let tls = upstream.tls.as_ref();
             let name = tls.and_then(|tls| tls.server_name.clone());
@@ -271,7 +260,7 @@ impl Server {
         Server { secure, ..own }
     }
 
-    fn new(server: &UpstreamServer) -> Server {
+    fn new(server: &UpstreamServer, health: Arc<Health>) -> Server {
         let bare = server.host.trim_start_matches('[').trim_end_matches(']');
         let address: Option<IpAddr> = bare.parse().ok();
         let name = match address {
@@ -287,8 +276,14 @@ impl Server {
             secure: None,
             links: Links::default(),
             idle: RefCell::default(),
-            outstanding: Cell::new(0),
+            seat: health.seat(),
+            health,
         }
+    }
+
+    /// Requests that this worker has outstanding there.
+    pub(super) fn outstanding(&self) -> usize {
+        self.seat.outstanding()
     }
 
     /// The idle connection used last: the least likely to have been closed by the backend meanwhile.
@@ -338,13 +333,16 @@ impl Keeping {
 #[derive(Debug)]
 pub(super) struct Claim {
     server: Rc<Server>,
+    /// The request's place, where the upstream takes only so many at once.
+    _permit: Option<Rc<Permit>>,
 }
 
 impl Claim {
-    pub(super) fn new(server: &Rc<Server>) -> Claim {
-        server.outstanding.set(server.outstanding.get() + 1);
+    pub(super) fn new(server: &Rc<Server>, permit: Option<&Rc<Permit>>) -> Claim {
+        server.seat.take();
         Claim {
             server: Rc::clone(server),
+            _permit: permit.map(Rc::clone),
         }
     }
 }
@@ -357,9 +355,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.server
-            .outstanding
-            .set(self.server.outstanding.get() - 1);
+        self.server.seat.give_back();
     }
 }
 
@@ -408,42 +404,11 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::Server;
-    use super::pick;
     use crate::config::UpstreamServer;
-
-    #[test]
-    fn the_least_loaded_of_two_is_picked() {
-        for turn in 0..10 {
-            assert_eq!(pick(2, |index| [3, 2][index], turn), Some(1));
-            assert_eq!(pick(2, |index| [0, 1][index], turn), Some(0));
-        }
-    }
-
-    #[test]
-    fn two_idle_servers_take_turns() {
-        let picked: Vec<_> = (0..4).map(|turn| pick(2, |_| 0, turn)).collect();
-        assert_eq!(picked, [Some(0), Some(1), Some(0), Some(1)]);
-    }
-
-    #[test]
-    fn of_many_every_one_is_picked_but_never_the_most_loaded() {
-        let mut counts = [0; 5];
-        for turn in 0..10_000 {
-            let outstanding = |index: usize| if index == 3 { 9 } else { 1 };
-            counts[pick(5, outstanding, turn).unwrap()] += 1;
-        }
-        assert_eq!(counts[3], 0);
-        for index in [0, 1, 2, 4] {
-            assert!(counts[index] > 2_000, "{counts:?}");
-        }
-    }
-
-    #[test]
-    fn one_is_picked_and_none_is_not() {
-        assert_eq!(pick(1, |_| 7, 3), Some(0));
-        assert_eq!(pick(0, |_| 7, 3), None);
-    }
+    use crate::upstream::health::Health;
 
     #[test]
     fn addresses_are_named_as_a_host_header_writes_them() {
@@ -455,11 +420,13 @@ mod tests {
         ];
         for (host, name, is_address) in cases {
             let host = host.to_owned();
-            let server = Server::new(&UpstreamServer {
+            let server = UpstreamServer {
                 tls: false,
                 host,
                 port: 80,
-            });
+            };
+            let health = Arc::new(Health::new("legacy", name));
+            let server = Server::new(&server, health);
             assert_eq!(&*server.name, name);
             assert_eq!(server.host_header.as_ref().unwrap(), name);
             assert_eq!(server.address.is_some(), is_address, "{name}");

@@ -12,6 +12,7 @@ use crate::config::values::wrong;
 use crate::model::key::Environment;
 
 mod bindings;
+mod care;
 mod guards;
 mod references;
 mod routes;

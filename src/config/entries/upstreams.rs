@@ -20,6 +20,7 @@ use crate::config::entries::Placed;
 use crate::config::entries::Places;
 use crate::config::entries::TOTAL;
 use crate::config::entries::bindings;
+use crate::config::entries::care;
 use crate::config::entries::inner;
 use crate::config::entries::label;
 use crate::config::file::Reader;
@@ -73,6 +74,17 @@ pub(in crate::config) fn upstreams(
             head_bytes_max: table.size("head_bytes_max", "32KiB", ("8KiB", "1MiB")),
             header_count_max: table.number("header_count_max", 100, 1, 1_000) as usize,
             connect_retries: table.number("connect_retries", 1, 0, 10),
+            retry_budget: care::retry_budget(table),
+            ejection: care::ejection(table),
+            health: care::health(table),
+            refuse_when_all_out: table.choice(
+                "all_out",
+                false,
+                &[("try", false), ("refuse", true)],
+            ),
+            in_flight_max: table.number_or_unlimited("in_flight_max", 1, 1_000_000),
+            queue_max: table.number("queue_max", 100, 0, 10_000),
+            queue_timeout: table.duration("queue_timeout", "1s", ("10ms", "5min")),
             host_header: host_header.map_or(HostHeader::Client, Spanned::into_inner),
             environment: declared.environment(table),
             isolation,

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +26,6 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::config::HostHeader;
 use crate::config::Upstream;
-use crate::config::UpstreamProtocol;
 use crate::config::UpstreamServer;
 use crate::gate::Admission;
 use crate::gate::Peer;
@@ -85,14 +83,8 @@ pub(super) fn config(servers: &[SocketAddr]) -> Config {
         header_count_max: 100,
         connect_retries: 1,
         host_header: HostHeader::Client,
-        environment: Environment(0),
         isolation: Isolation::Header,
-        every_tenant_sees_all_data: false,
-        path_prefix: None,
-        tenants: BTreeMap::new(),
-        not_found: None,
-        protocol: UpstreamProtocol::Http1,
-        tls: None,
+        ..Upstream::for_tests()
     };
     let mut config = Config::for_tests("");
     config.connections.stall_timeout = PATIENCE;

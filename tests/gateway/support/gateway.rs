@@ -131,6 +131,12 @@ impl Setup {
             .tenant("acme", "limited")
     }
 
+    /// Puts these servers behind upstream `legacy`.
+    pub fn servers(self, servers: &[SocketAddr]) -> Setup {
+        let texts: Vec<String> = servers.iter().map(|at| format!("http://{at}")).collect();
+        self.set("upstreams.legacy", "servers", &format!("{texts:?}"))
+    }
+
     /// Sets one key of one table to this TOML text.
     pub fn set(mut self, table: &str, key: &str, value: &str) -> Setup {
         self.tables
@@ -415,6 +421,28 @@ impl Gateway {
             .lines()
             .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.map_or(0, |value| value.parse::<f64>().unwrap() as u64)
+    }
+
+    /// Whether this server of upstream `legacy` is in this state: `up`, `ejected`, `probing`, `down`.
+    pub fn server_is(&self, server: SocketAddr, state: &str) -> bool {
+        self.metric(&format!(
+            r#"portcullis_upstream_server_state{{upstream="legacy",server="{server}",state="{state}"}}"#
+        )) == 1
+    }
+
+    /// Waits until it is.
+    #[track_caller]
+    pub fn wait_until(&self, server: SocketAddr, state: &str) {
+        eventually(&format!("{server} is {state}"), || {
+            self.server_is(server, state).then_some(())
+        });
+    }
+
+    /// A number of upstream `legacy`: `retries_total`, `requests_queued` …
+    pub fn upstream_number(&self, name: &str) -> u64 {
+        self.metric(&format!(
+            r#"portcullis_upstream_{name}{{upstream="legacy"}}"#
+        ))
     }
 
     /// Puts a changed file in place and asks for a reload.

@@ -151,6 +151,14 @@ pub fn wsgi() -> Backend {
     begin("python3", command, port, tempfile::tempdir().unwrap())
 }
 
+/// A Python server that does as it is told at `/mood/…`: `well`, `503`, `hang` or `reset`; see `tests/real/moody_app.py`.
+#[track_caller]
+pub fn moody(port: u16) -> Backend {
+    let mut command = Command::new("python3");
+    command.arg(source("moody_app.py")).arg(port.to_string());
+    begin("python3", command, port, tempfile::tempdir().unwrap())
+}
+
 /// A multi-tenant application over SQLite that leaks on purpose; see `tests/real/leaky_app.py` for its modes. It holds the rows of these
 /// tenants, `acme` and `bravo` if none is named.
 #[track_caller]

@@ -119,7 +119,12 @@ pub struct Upstream {
 impl Upstream {
     /// Starts a backend that answers 200 and `ok` to everything.
     pub fn start() -> Upstream {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Upstream::start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// The same at this address.
+    pub fn start_at(address: SocketAddr) -> Upstream {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             requests: Mutex::default(),
