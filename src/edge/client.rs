@@ -404,6 +404,11 @@ impl UnderWay {
         self.client.answers_last()
     }
 
+    /// The answer is a 101.
+    pub(super) fn switches(&self) {
+        self.client.progress.switch();
+    }
+
     /// Notes whether something of the answer waits for the client to take it.
     pub(super) fn owed(&self, owed: bool) {
         if let Some(stream) = &self.stream {

@@ -12,6 +12,7 @@ use std::task::ready;
 use bytes::Bytes;
 use http::Request;
 use http::Response;
+use http::StatusCode;
 use http::header::CONNECTION;
 use http::header::HeaderValue;
 use http_body::Body;
@@ -111,7 +112,10 @@ pub(super) async fn serve_http1<T, H, F, B>(
     });
     let builder = bounds.http1(keep_alive);
     let connection = builder
-        .serve_connection(TokioIo::new(Strict::new(io)), service)
+        .serve_connection(
+            TokioIo::new(Strict::new(io, Arc::clone(&client.progress))),
+            service,
+        )
         .with_upgrades();
     client
         .drive(connection, http1::UpgradeableConnection::graceful_shutdown)
@@ -188,6 +192,11 @@ impl<F: Future<Output = Response<B>>, B> Future for Answering<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut response = ready!(self.answer.as_mut().poll(cx));
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(under_way) = &self.under_way
+        {
+            under_way.switches();
+        }
         let under_way = self.under_way.take();
         let under_way = under_way.expect("a future is not polled after its end");
         if under_way.is_last() {

@@ -7,6 +7,7 @@
 use std::io;
 use std::io::IoSlice;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
@@ -14,18 +15,31 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 
+use super::watched::Progress;
+
 /// A decrypted HTTP/1.1 stream of bytes under this watch.
 #[derive(Debug)]
 pub(super) struct Strict<T> {
     inner: T,
     walk: Walk,
+    /// Where it is noted that an answer ends HTTP.
+    progress: Arc<Progress>,
 }
 
 impl<T> Strict<T> {
-    pub(super) fn new(inner: T) -> Strict<T> {
+    pub(super) fn new(inner: T, progress: Arc<Progress>) -> Strict<T> {
         Strict {
             inner,
             walk: Walk::default(),
+            progress,
+        }
+    }
+
+    /// Bytes of ours go out: with the first of a 101 the walk is over, since behind it the client speaks another protocol. That it is one our own
+    /// handler has said; what stands in an answer's body does not count.
+    fn answers(&mut self) {
+        if self.walk.upgrade && self.progress.switches() {
+            self.walk.at = At::Blind;
         }
     }
 }
@@ -49,7 +63,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Strict<T> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.walk.answers(bytes);
+        self.answers();
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
@@ -58,9 +72,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Strict<T> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        for slice in slices {
-            self.walk.answers(slice);
-        }
+        self.answers();
         Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
     }
 
@@ -252,13 +264,6 @@ impl Walk {
             (false, Some(length)) => At::Body(length),
         };
     }
-
-    /// Notes a 101 on its way out: behind it the client speaks another protocol.
-    fn answers(&mut self, bytes: &[u8]) {
-        if self.upgrade && memchr::memmem::find(bytes, b"HTTP/1.1 101 ").is_some() {
-            self.at = At::Blind;
-        }
-    }
 }
 
 /// The value of a line of this name, which is given in small letters with its colon.
@@ -361,19 +366,18 @@ mod tests {
 
     #[test]
     fn a_tunnel_is_not_looked_at() {
-        let mut walk = Walk::default();
+        let progress = Arc::new(Progress::new(Arc::default()));
+        let mut stream = Strict::new((), Arc::clone(&progress));
         let mut asked = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n".to_vec();
-        walk.over(&mut asked);
-        walk.answers(b"HTTP/1.1 400 Bad Request\r\n\r\n");
-        assert_eq!(walk.at, At::Head);
-        walk.answers(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+        stream.walk.over(&mut asked);
+        // An answer, whatever its body says.
+        stream.answers();
+        assert_eq!(stream.walk.at, At::Head);
+        progress.switch();
+        stream.answers();
         let mut frames = b"\x81\x05\nhe\n\n".to_vec();
-        walk.over(&mut frames);
+        stream.walk.over(&mut frames);
         assert_eq!(frames, b"\x81\x05\nhe\n\n");
-        // Nobody asked: these are the bytes of a body.
-        let mut walk = Walk::default();
-        walk.answers(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
-        assert_eq!(walk.at, At::Head);
     }
 
     fn message() -> impl Strategy<Value = Vec<u8>> {

@@ -31,6 +31,8 @@ pub(super) struct Progress {
     block_since: AtomicU32,
     /// Set when `frames` has counted too many control frames.
     flooded: AtomicBool,
+    /// A 101 is the next answer: behind it the client speaks another protocol.
+    switches: AtomicBool,
     /// The peer closed, or the socket failed.
     ended: AtomicBool,
     /// Our side was closed in order.
@@ -69,11 +71,22 @@ impl Progress {
             blocked_since: AtomicU32::new(0),
             block_since: AtomicU32::new(0),
             flooded: AtomicBool::new(false),
+            switches: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             not_tls: Mutex::new(None),
             leftover: Mutex::new(None),
         }
+    }
+
+    /// Notes that the answer about to be written ends HTTP on this connection.
+    pub(super) fn switch(&self) {
+        self.switches.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    pub(super) fn switches(&self) -> bool {
+        self.switches.load(Ordering::Relaxed)
     }
 
     /// The worker's tick now.

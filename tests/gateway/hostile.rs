@@ -1072,3 +1072,22 @@ fn unread_bodies_and_large_answers_are_bounded_as_configured() {
     client.read().expect(401);
     assert!(client.is_closed());
 }
+
+// S1, S7, S15: a connection that once asked for an Upgrade is looked at as strictly as any other, whatever an answer's body says of a 101.
+#[test]
+fn an_answer_that_reads_like_a_101_blinds_nobody() {
+    let (upstream, gateway) = usual();
+    let body = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
+    upstream.answer("/public/echo", ok(body));
+    let mut client = gateway.connect();
+    let asked = Request::get("/public/echo")
+        .header("Upgrade", "websocket")
+        .header("Connection", "Upgrade");
+    let answer = client.exchange(&asked);
+    answer.expect(200);
+    assert_eq!(answer.text(), body);
+    let before = upstream.hits();
+    client.send("POST /public/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi");
+    client.read().expect(400);
+    assert_eq!(upstream.hits(), before);
+}
