@@ -240,6 +240,58 @@ fn what_can_never_matter_is_a_warning() {
     assert_eq!(told.len(), expected.len(), "{told:#?}");
 }
 
+// CHECK14, S18: spellings that a lenient backend takes for a guarded path are told of where a wider route lets them through; not where it asks for as
+// much, leads elsewhere, or a route stands between.
+#[test]
+fn spellings_that_go_through_a_looser_route_are_a_warning() {
+    let file = |routes: &str| {
+        let text = format!(
+            "{MINIMAL}[plans.p]\nquota = \"unlimited\"\nburst = \"unlimited\"\nscopes = [\"*\"]\n\
+            [upstreams.u]\nservers = [\"http://127.0.0.1:1\"]\nisolation = \"header\"\n\
+            [upstreams.v]\nservers = [\"http://127.0.0.1:2\"]\nisolation = \"header\"\n\
+            [[routes]]\npath = \"/v\"\naccess = \"any-key\"\nupstream = \"v\"\n{routes}"
+        );
+        let loaded = config::parse(&text, Path::new("gateway.toml")).unwrap();
+        loaded.warnings.lines().to_vec()
+    };
+    let route = |path: &str, demand: &str, upstream: &str| {
+        format!("[[routes]]\npath = \"{path}\"\n{demand}\nupstream = \"{upstream}\"\n")
+    };
+    let admin = "scope = \"admin:all\"";
+    let any = "access = \"any-key\"";
+    let wide = route("/{*rest}", any, "u");
+    assert_eq!(
+        file(&(route("/admin", admin, "u") + &wide)),
+        [
+            "gateway.toml:19:8: \"/ADMIN\" and \"/admin/\" go through /{*rest}, which asks for less; a backend that takes such spellings for /admin answers them there; make sure that the backend tells them apart, or give the wider route an upstream or a demand that holds for both"
+        ]
+    );
+    let told = file(&(route("/admin/{*rest}", admin, "u") + &wide));
+    assert!(
+        told.len() == 1 && told[0].contains("\"/ADMIN\" goes through"),
+        "{told:?}"
+    );
+    let told = file(
+        &(route(
+            "/t/{id}",
+            "access = \"any-key\"\nbind = { id = \"tenant\" }",
+            "u",
+        ) + &wide),
+    );
+    assert!(
+        told.len() == 1 && told[0].contains("\"/T/1\" and \"/t/1/\" go"),
+        "{told:?}"
+    );
+    for quiet in [
+        route("/admin", admin, "v") + &wide,
+        route("/admin", admin, "u") + &route("/{*rest}", admin, "u"),
+        route("/admin", admin, "u") + &route("/other/{*rest}", any, "u"),
+        route("/123/{*rest}", admin, "u") + &wide,
+    ] {
+        assert_eq!(file(&quiet), Vec::<String>::new(), "{quiet}");
+    }
+}
+
 // FM13, issue 3: an upstream that says nothing of isolation is told where keys lead to it, and not where none do; a tenant without a place is named.
 #[test]
 fn isolation_that_nobody_states_is_a_warning() {

@@ -1,13 +1,18 @@
 //! What a file says that can never matter: scopes that nothing demands, routes and defaults that others hide.
 
+use std::sync::Arc;
+
 use crate::config::KeyDefault;
 use crate::config::check::Entries;
 use crate::config::problem::Notes;
 use crate::config::problem::Problem;
 use crate::model::route::Access;
+use crate::model::route::Found;
 use crate::model::route::Route;
+use crate::model::route::RouteTable;
 use crate::model::route::host::covers;
 use crate::model::route::pattern::Pattern;
+use crate::model::route::pattern::Segment;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
@@ -16,6 +21,7 @@ use crate::model::scope::Scopes;
 pub(super) fn warn(all: &Entries, rules: &ScopeRules, defaults: &[KeyDefault], notes: &Notes) {
     hidden_defaults(defaults, notes);
     overlapping_routes(all, notes);
+    looser_neighbours(all, notes);
     if !all.routes.is_empty() {
         undemanded(all, rules, notes);
     }
@@ -90,6 +96,99 @@ fn overlapping_routes(all: &Entries, notes: &Notes) {
                 .beside(wide.at.name.clone(), "hidden there"),
         );
     }
+}
+
+/// Spellings that many backends take for a route's path, and that go through another route, to the same backend, which asks for less: `/ADMIN`
+/// and `/admin/` beside `/{*rest}`. Here paths are compared byte for byte; whether it matters the backend alone knows.
+fn looser_neighbours(all: &Entries, notes: &Notes) {
+    let routes: Vec<Arc<Route>> = (all.routes.iter())
+        .map(|route| Arc::clone(&route.value))
+        .collect();
+    let Ok(table) = RouteTable::build(&routes) else {
+        return;
+    };
+    for strict in &all.routes {
+        let mut told: Vec<String> = Vec::new();
+        let mut through: Option<Arc<Route>> = None;
+        for spelling in spellings(&strict.value.path) {
+            let found = neighbour(&table, &strict.value, &spelling);
+            let Some(found) = found.filter(|found| asks_for_less(found, &strict.value)) else {
+                continue;
+            };
+            if Arc::ptr_eq(through.get_or_insert_with(|| Arc::clone(&found)), &found) {
+                told.push(format!("\"{spelling}\""));
+            }
+        }
+        let Some(through) = through else {
+            continue;
+        };
+        let (spelled, goes) = match told.len() {
+            1 => (told.concat(), "goes"),
+            _ => (told.join(" and "), "go"),
+        };
+        notes.warn(Problem::context(
+            Some(strict.at.name.clone()),
+            format!(
+                "{spelled} {goes} through {}, which asks for less; a backend that takes such spellings for {} answers them there",
+                through.path, strict.value.path
+            ),
+            "make sure that the backend tells them apart, or give the wider route an upstream or a demand that holds for both",
+        ));
+    }
+}
+
+/// The path as a lenient backend may take it too: in another case, and with a slash at its end. Parameters stand for a word.
+fn spellings(path: &str) -> Vec<String> {
+    let Ok(pattern) = Pattern::parse(path) else {
+        return Vec::new();
+    };
+    let text = |change: fn(&str) -> String| -> String {
+        let words = pattern.segments.iter().map(|segment| match segment {
+            Segment::Static(word) => format!("/{}", change(word)),
+            Segment::Param => "/1".to_owned(),
+        });
+        words.collect()
+    };
+    let plain = text(str::to_owned);
+    let swapped = text(
+        |word| match word.bytes().any(|byte| byte.is_ascii_lowercase()) {
+            true => word.to_ascii_uppercase(),
+            false => word.to_ascii_lowercase(),
+        },
+    );
+    let mut all = Vec::new();
+    if swapped != plain {
+        all.push(swapped);
+    }
+    if !pattern.rest && !plain.ends_with('/') {
+        all.push(format!("{plain}/"));
+    }
+    all
+}
+
+fn neighbour(table: &RouteTable, of: &Route, path: &str) -> Option<Arc<Route>> {
+    let host = match of.host.as_deref() {
+        Some(host) => host.replacen('*', "any", 1),
+        None => "any.invalid".to_owned(),
+    };
+    let method = of.methods.first().map_or("GET", String::as_str);
+    match table.find(&host, path, method) {
+        Found::Route(route) => Some(route),
+        Found::OtherMethods(..) | Found::Nothing => None,
+    }
+}
+
+/// Whether whoever may use `wide` need not be able to use `strict`, behind which the same backend stands.
+fn asks_for_less(wide: &Route, strict: &Route) -> bool {
+    let bound = |route: &Route| route.bindings.as_ref().is_some_and(|bound| bound.demand());
+    let access = match (&wide.access, &strict.access) {
+        (Access::Public, Access::AnyKey | Access::Scope(_)) => true,
+        (Access::AnyKey, Access::Scope(_)) => true,
+        (Access::Scope(one), Access::Scope(other)) => one != other,
+        _ => false,
+    };
+    let guarded = wide.guard.is_none() && strict.guard.is_some();
+    wide.upstream == strict.upstream && (access || guarded || bound(strict) && !bound(wide))
 }
 
 fn hides(narrow: &Route, wide: &Route) -> bool {
