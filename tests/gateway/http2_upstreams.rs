@@ -30,6 +30,7 @@ use crate::support::h2_upstream::frame;
 use crate::support::h2_upstream::go_away;
 use crate::support::h2_upstream::reset;
 use crate::support::h2_upstream::send_all;
+use crate::support::real;
 use crate::support::request::Request;
 use crate::support::timed;
 use crate::support::upstream::Upstream;
@@ -743,4 +744,54 @@ fn broken_uploads_are_reset() {
         Some(endings.lock().unwrap().clone()).filter(|seen| seen.len() >= 2)
     });
     assert!(seen.iter().all(|whole| !whole), "{seen:?}");
+}
+
+// FM1, DESIGN section 7: real HTTP/2 servers, many requests at once, uploads and files whole, bodies and trailers as they are; the tenant is the key's.
+#[test]
+fn real_http2_servers_serve_many_requests() {
+    for backend in real::http2() {
+        let gateway = before(backend.address).start();
+        let key = gateway.key("acme");
+        let node = backend.name == "nodejs";
+        block_on(async {
+            let client = gateway.connect_h2().await;
+            let mut pending = Vec::new();
+            for _ in 0..90 {
+                let request = get("/any/x", &key).header("X-Tenant-Id", "forged");
+                pending.push(client.begin(&request).await.unwrap());
+            }
+            for response in pending {
+                let answer = read_h2(response.await.unwrap()).await.unwrap();
+                assert!(answer.status == 200 && answer.complete, "{answer:?}");
+                match node {
+                    true => assert_eq!(answer.json()["tenant"], "acme"),
+                    false => assert_eq!(answer.text(), "a file"),
+                }
+            }
+            let large = "x".repeat(300_000);
+            let answer = client
+                .exchange(&post("/any/x", &key, &large))
+                .await
+                .unwrap();
+            assert!(answer.status == 200 && answer.complete, "{answer:?}");
+            match node {
+                true => {
+                    let told = answer.json();
+                    assert_eq!(told["length"], 300_000);
+                    assert_eq!(
+                        (told["authorization"].as_str(), told["key"].as_str()),
+                        (Some(""), Some(""))
+                    );
+                    assert_eq!(
+                        answer.trailers,
+                        [("x-length".to_owned(), "300000".to_owned())]
+                    );
+                }
+                false => assert_eq!(answer.text(), large),
+            }
+        });
+        let head = Request::new("HEAD", "/any/x").bearer(&key.text);
+        gateway.send(&head).expect(200);
+        assert!(gateway.server_is(backend.address, "up"));
+    }
 }

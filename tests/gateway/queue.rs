@@ -1,5 +1,6 @@
 //! DESIGN section 7: no more requests at once than an upstream takes, whatever the workers; those beyond wait, and tenants take turns.
 
+use std::sync::Arc;
 use std::thread;
 
 use crate::support::Gate;
@@ -7,6 +8,7 @@ use crate::support::eventually;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Key;
 use crate::support::gateway::Setup;
+use crate::support::h2_upstream::H2Upstream;
 use crate::support::request::Request;
 use crate::support::upstream::Step;
 use crate::support::upstream::Upstream;
@@ -225,25 +227,30 @@ fn a_place_is_held_to_the_end_of_the_answer() {
 // The same bound over HTTP/2, where many requests share a connection.
 #[test]
 fn the_bound_holds_over_http2_backends() {
-    use crate::support::client::block_on;
-    use crate::support::real;
-    let Some(nginx) = real::secure_nginx() else {
-        return;
-    };
-    let gateway = Setup::usual_at(nginx.clear)
-        .set("upstreams.legacy", "protocol", r#""http2""#)
-        .set("upstreams.legacy", "in_flight_max", "2")
-        .start();
-    block_on(async {
-        let client = gateway.connect_h2().await;
-        let mut pending = Vec::new();
-        for _ in 0..50 {
-            pending.push(client.begin(&Request::get("/public/x")).await.unwrap());
+    let open = Arc::new(tokio::sync::Semaphore::new(0));
+    let door = Arc::clone(&open);
+    let upstream = H2Upstream::start(move |mut call| {
+        let door = Arc::clone(&door);
+        async move {
+            let _ = door.acquire().await;
+            call.answer(200, &[], "ok");
         }
-        for response in pending {
-            let response = response.await.unwrap();
-            assert_eq!(response.status(), 200);
-            crate::support::client::read_h2(response).await.unwrap();
+    });
+    let gateway = Setup::usual_at(upstream.address)
+        .set("upstreams.legacy", "protocol", r#""http2""#)
+        .set("upstreams.legacy", "in_flight_max", "3")
+        .set("upstreams.legacy", "queue_timeout", r#""1min""#)
+        .start();
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..20)
+            .map(|_| scope.spawn(|| gateway.send(&Request::get("/public/x"))))
+            .collect();
+        wait_for_queue(&gateway, 17);
+        upstream.wait_for_hits(3);
+        assert_eq!(upstream.hits(), 3);
+        open.close();
+        for client in clients {
+            client.join().unwrap().expect(200);
         }
     });
     wait_for_queue(&gateway, 0);

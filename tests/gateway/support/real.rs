@@ -179,6 +179,40 @@ pub fn node() -> Backend {
     begin("nodejs", command, port, tempfile::tempdir().unwrap())
 }
 
+/// Servers that speak HTTP/2 known beforehand, in clear: nghttp2's, which sends uploads back and has a file `/any/x`, and Node's, which says what
+/// it got; without those that are left out.
+#[track_caller]
+pub fn http2() -> Vec<Backend> {
+    let starters = [
+        ("nghttp2-server", nghttpd as fn() -> Backend),
+        ("nodejs", node_http2),
+    ];
+    starters
+        .into_iter()
+        .filter(|(name, _)| !left_out(name))
+        .map(|(_, start)| start())
+        .collect()
+}
+
+#[track_caller]
+fn nghttpd() -> Backend {
+    let (port, directory) = (free_port(), tempfile::tempdir().unwrap());
+    fs::create_dir(directory.path().join("any")).unwrap();
+    fs::write(directory.path().join("any/x"), "a file").unwrap();
+    let mut command = Command::new(first_found("nghttpd", &["/usr/sbin/nghttpd", "nghttpd"]));
+    command.args(["--no-tls", "--echo-upload", "--address=127.0.0.1", "-d"]);
+    command.arg(directory.path()).arg(port.to_string());
+    begin("nghttp2-server", command, port, directory)
+}
+
+#[track_caller]
+fn node_http2() -> Backend {
+    let port = free_port();
+    let mut command = Command::new(first_found("nodejs", &["/usr/bin/node", "node"]));
+    command.arg(source("node_http2.js")).arg(port.to_string());
+    begin("nodejs", command, port, tempfile::tempdir().unwrap())
+}
+
 /// A real WebSocket server, Python's `websockets`; `None` when it is left out.
 #[track_caller]
 pub fn websockets() -> Option<Backend> {
