@@ -158,7 +158,7 @@ fn kept(metrics: &Arc<Metrics>, state: &State) {
     );
 }
 
-/// Who is in and who is not, and how much waits. A series for each server that the file names for all tenants; those of single tenants are one.
+/// Who is in and who is not, and how much waits. A series for each server that the file names for all tenants; all others are one.
 pub(crate) fn upstreams(metrics: &Arc<Metrics>, backends: &Arc<Backends>, state: &State) {
     let servers = |read: fn(&ServerReport) -> f64| {
         let reports = reports(backends, state);
@@ -241,7 +241,7 @@ fn reports(
     move || backends.report(&snapshot.load().config)
 }
 
-/// One number, or several told apart by a word more, of each server; those of tenants added up.
+/// One number, or several told apart by a word more, of each server; those of single tenants added up.
 fn of_servers(
     reports: &[UpstreamReport],
     read: impl Fn(&ServerReport, &mut dyn FnMut(&str, f64)),
@@ -250,10 +250,10 @@ fn of_servers(
     for report in reports {
         let begin = listed.len();
         for server in &report.servers {
-            let name = if server.of_tenant {
-                "(tenants)"
-            } else {
+            let name = if server.listed {
                 &server.server
+            } else {
+                "(others)"
             };
             read(server, &mut |word, number| {
                 let mut labels = vec![report.upstream.clone(), name.to_owned()];

@@ -60,7 +60,7 @@ pub struct UpstreamReport {
     pub retries: u64,
     /// Second tries that the budget forbade.
     pub retries_refused: u64,
-    /// Its own servers in the order of the file, then those of single tenants.
+    /// Its own servers in the order of the file, then those of single tenants and such as the file names no more.
     pub servers: Vec<ServerReport>,
 }
 
@@ -77,8 +77,8 @@ pub struct ServerReport {
     pub in_flight: u64,
     /// Times it was ejected since the start.
     pub ejections: u64,
-    /// Whether it is one tenant's own, and no server of the upstream's.
-    pub of_tenant: bool,
+    /// Whether the file names it among the upstream's `servers`.
+    pub listed: bool,
 }
 
 impl Default for Backends {
@@ -134,12 +134,12 @@ impl Backends {
     fn report_of(&self, upstream: &Upstream) -> UpstreamReport {
         let now = self.now();
         let servers = lock(&self.servers);
-        let tell = |server: &UpstreamServer, of_tenant| {
+        let tell = |server: &UpstreamServer, listed| {
             let key = (upstream.name.clone(), server.clone());
-            tell(server, servers.get(&key), now, of_tenant)
+            tell(server, servers.get(&key), now, listed)
         };
         let mut told: Vec<ServerReport> = (upstream.servers.iter())
-            .map(|server| tell(server, false))
+            .map(|server| tell(server, true))
             .collect();
         let own: HashSet<&UpstreamServer> = upstream.servers.iter().collect();
         let mut others: Vec<&UpstreamServer> = (servers.keys())
@@ -147,7 +147,7 @@ impl Backends {
             .map(|(_, server)| server)
             .collect();
         others.sort_by_key(|server| (&server.host, server.port));
-        told.extend(others.into_iter().map(|server| tell(server, true)));
+        told.extend(others.into_iter().map(|server| tell(server, false)));
         let loads = lock(&self.loads);
         let loads = loads.iter().filter(|((name, _), _)| *name == upstream.name);
         let loads: Vec<&Arc<Load>> = loads.map(|(_, load)| load).collect();
@@ -168,7 +168,7 @@ fn tell(
     server: &UpstreamServer,
     health: Option<&Arc<Health>>,
     now: u64,
-    of_tenant: bool,
+    listed: bool,
 ) -> ServerReport {
     let standing = health.map_or(Standing::In, |health| health.standing(now));
     ServerReport {
@@ -180,6 +180,6 @@ fn tell(
         },
         in_flight: health.map_or(0, |health| health.in_flight() as u64),
         ejections: health.map_or(0, |health| health.ejections()),
-        of_tenant,
+        listed,
     }
 }

@@ -150,7 +150,8 @@ impl Group {
         let (rules, now) = (&upstream.ejection, self.backends.now());
         let span = match choice.trial.take() {
             Some(trial) => trial.failed(rules, now),
-            None if health.failed(rules) => {
+            // Looked at twice, so that a dead upstream, whose every request fails here, does not have all workers wait for one lock.
+            None if health.failed(rules) && self.may_lose_one(upstream) => {
                 let _one_at_a_time = self.backends.ejecting();
                 let may = self.may_lose_one(upstream);
                 may.then(|| health.eject(rules, now)).flatten()

@@ -39,17 +39,16 @@ pub async fn check_servers(
     loop {
         watched.follow(&view(), &backends);
         let now = Instant::now();
-        for (target, server) in &mut watched.servers {
-            if running.len() < RUNNING_MAX && server.is_due(now) {
-                server.due = after(now, jittered(server.rules.interval, backends.now()));
-                server.asked_until = Some(after(now, server.rules.timeout + TICK));
-                let (target, rules) = (target.clone(), server.rules.clone());
-                let upstream = Arc::clone(&server.upstream);
-                running.spawn(async move {
-                    let verdict = ask(&target.1, &upstream, &rules).await;
-                    (target, verdict)
-                });
-            }
+        let room = RUNNING_MAX.saturating_sub(running.len());
+        for (target, server) in watched.due(now).into_iter().take(room) {
+            server.due = after(now, jittered(server.rules.interval, backends.now()));
+            server.asked_until = Some(after(now, server.rules.timeout + TICK));
+            let (target, rules) = (target.clone(), server.rules.clone());
+            let upstream = Arc::clone(&server.upstream);
+            running.spawn(async move {
+                let verdict = ask(&target.1, &upstream, &rules).await;
+                (target, verdict)
+            });
         }
         let pause = if watched.servers.is_empty() {
             PAUSE
@@ -94,6 +93,14 @@ struct Checked {
 }
 
 impl Watched {
+    /// Those that are to be asked now; who waits longest comes first.
+    fn due(&mut self, now: Instant) -> Vec<(&Target, &mut Checked)> {
+        let servers = self.servers.iter_mut();
+        let mut due: Vec<_> = servers.filter(|(_, server)| server.is_due(now)).collect();
+        due.sort_by_key(|(_, server)| server.due);
+        due
+    }
+
     fn follow(&mut self, snapshot: &Arc<Snapshot>, backends: &Backends) {
         if let Some((config, tenants)) = &self.of
             && Arc::ptr_eq(config, &snapshot.config)
@@ -335,8 +342,8 @@ const AGENT: &str = "portcullis-health";
 const TICK: Duration = Duration::from_millis(50);
 /// The same while nothing is to be checked.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Checks under way at once.
-const RUNNING_MAX: usize = 256;
+/// Checks under way at once: what the control side has file descriptors for (`descriptors.rs`).
+const RUNNING_MAX: usize = 64;
 /// Most of an answer that is read and thrown away, and for how long.
 const REST_BYTES_MAX: u64 = 64 * 1024;
 const REST_TIMEOUT: Duration = Duration::from_millis(100);

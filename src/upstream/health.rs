@@ -145,8 +145,13 @@ impl Health {
         if rules.failures == 0 {
             return false;
         }
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
-        failures.saturating_add(1) >= rules.failures && self.is_in()
+        // Past the bound it counts no further, or it would one day begin anew.
+        let before = self.failures.load(Ordering::Relaxed);
+        if before < rules.failures {
+            let before = self.failures.fetch_add(1, Ordering::Relaxed);
+            return before + 1 >= rules.failures && self.is_in();
+        }
+        self.is_in()
     }
 
     /// Leaves the server out for a while, which it says; `None` when it was out already.

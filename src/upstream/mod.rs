@@ -27,6 +27,8 @@ mod health;
 pub(crate) mod http1;
 mod http2;
 mod inject;
+#[cfg(test)]
+mod interleaved;
 mod link;
 mod location;
 mod payload;
@@ -35,6 +37,7 @@ mod pool;
 pub(crate) mod properties;
 mod queue;
 mod references;
+mod sync;
 #[cfg(test)]
 mod tests;
 pub mod tls;

@@ -53,6 +53,7 @@ use crate::upstream::ResponseBody;
 mod answers;
 mod bodies;
 mod connections;
+mod queue;
 
 /// The one patience of all waits in these tests.
 const PATIENCE: Duration = Duration::from_secs(10);
