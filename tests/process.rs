@@ -13,6 +13,8 @@
 mod backend;
 #[path = "process/long.rs"]
 mod long;
+#[path = "process/p99.rs"]
+mod p99;
 #[path = "process/soak.rs"]
 mod soak;
 #[path = "gateway/support/mod.rs"]
