@@ -1,4 +1,4 @@
-//! What the command line asks of the running gateway: verbs, reload, status, explain, observed. Only on the unix socket.
+//! What the command line asks of the running gateway: verbs, reload, status, explain, observed, usage. Only on the unix socket.
 
 use std::sync::Arc;
 
@@ -17,8 +17,10 @@ use axum::routing::post;
 use serde::Serialize;
 
 use crate::admin::Admin;
+use crate::admin::Asked;
 use crate::admin::Caller;
 use crate::admin::observed;
+use crate::admin::usage;
 use crate::gate;
 use crate::gate::Question;
 use crate::store::Outcome;
@@ -32,7 +34,7 @@ use crate::store::error::EXIT_USAGE;
 /// Largest verb: the import of a file as large as `keys import` reads, quotes and names of fields included.
 const VERB_BYTES_MAX: usize = 1 << 30;
 
-/// The six calls.
+/// The calls.
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route(
@@ -44,6 +46,7 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/upstreams", get(upstreams))
         .route("/v1/explain", post(explain))
         .route("/v1/observed", get(report))
+        .route("/v1/usage", post(usage))
         .with_state(admin)
 }
 
@@ -130,6 +133,21 @@ async fn report(State(admin): State<Arc<Admin>>) -> Response {
     let report = tokio::task::spawn_blocking(move || observed::report(&admin)).await;
     match report {
         Ok(Ok(report)) => answer(StatusCode::OK, &report),
+        Ok(Err(error)) => refuse(error),
+        Err(_) => refuse(VerbError {
+            text: "the gateway failed while reporting; see its log".to_owned(),
+            exit: EXIT_UNAVAILABLE,
+        }),
+    }
+}
+
+async fn usage(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+    let asked: Asked = match serde_json::from_slice(&body) {
+        Ok(asked) => asked,
+        Err(error) => return refuse(not_a_verb(&error)),
+    };
+    match tokio::task::spawn_blocking(move || usage::usage(&admin, &asked)).await {
+        Ok(Ok(usage)) => answer(StatusCode::OK, &usage),
         Ok(Err(error)) => refuse(error),
         Err(_) => refuse(VerbError {
             text: "the gateway failed while reporting; see its log".to_owned(),

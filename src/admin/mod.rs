@@ -1,6 +1,7 @@
 //! The admin plane: verbs, reload and status on a unix socket; health and metrics, and nothing else, on TCP.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock::Clock;
@@ -15,12 +16,15 @@ mod health;
 mod observed;
 mod serve;
 mod socket;
+mod usage;
 
 pub use observed::Report;
 pub use observed::Row;
 pub use serve::serve_socket;
 pub use serve::serve_tcp;
 pub use socket::bind_socket;
+pub use usage::Asked;
+pub use usage::Usage;
 
 /// What the admin plane needs of the running gateway.
 #[derive(Clone)]
@@ -33,6 +37,10 @@ pub struct Admin {
     pub observed: Arc<Observed>,
     /// When this process began to observe.
     pub started: Wall,
+    /// The directory of the store.
+    pub store: PathBuf,
+    /// Writes what was counted so far; blocks.
+    pub flush: Arc<dyn Fn() + Send + Sync>,
     /// Dates what they do.
     pub clock: Clock,
     /// Reads gateway.toml again; blocks. `Ok` is what changed, `Err` why the old one goes on.

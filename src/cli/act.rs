@@ -12,6 +12,7 @@ use http::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::admin;
 use crate::cli::args::At;
 use crate::cli::client;
 use crate::cli::client::CallError;
@@ -111,6 +112,16 @@ impl Place {
         })
     }
 
+    /// What keys did: up to this moment where a gateway runs, else up to the end of the last one.
+    ///
+    /// # Errors
+    /// There is no such key or tenant, or it cannot be said.
+    pub(super) fn usage(&self, asked: &admin::Asked) -> Result<admin::Usage, VerbError> {
+        self.reach("/v1/usage", asked, |store, config| {
+            usage_offline(store, config, asked)
+        })
+    }
+
     fn reach<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -188,6 +199,21 @@ fn offline(mut store: Store, config: &Config, verb: &Verb) -> Result<Outcome, Ve
     verbs::apply(&mut store, &Declared::of(config), verb, now, &last_used)
         .map(|applied| applied.outcome)
         .map_err(VerbError::from)
+}
+
+fn usage_offline(
+    store: Store,
+    config: &Config,
+    asked: &admin::Asked,
+) -> Result<admin::Usage, VerbError> {
+    let directory = store.directory().to_owned();
+    let (whose, verb) = asked.keys();
+    let found = offline(store, config, &verb)?;
+    let report = asked.report(&directory, &whose, &found, Clock::system().now().wall)?;
+    Ok(admin::Usage {
+        report,
+        windows: Vec::new(),
+    })
 }
 
 fn explain_offline(

@@ -39,6 +39,7 @@ mod observed;
 mod print;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod usage;
 
 /// Reads the command line of this process and does what it says.
 #[must_use]
@@ -61,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Reload => ended(reload(&arguments.at, arguments.output)),
         Command::Status => ended(status(&arguments.at, arguments.output)),
         Command::Keys(keys) => ended(key_command(&arguments.at, arguments.output, keys)),
+        Command::Usage(asked) => ended(usage::usage(&arguments.at, arguments.output, &asked)),
         Command::Limits(limits) => ended(limit_command(&arguments.at, arguments.output, limits)),
         Command::Tenants(tenants) => {
             ended(act(&arguments.at, arguments.output, &tenant_verb(tenants)))

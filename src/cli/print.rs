@@ -365,7 +365,8 @@ pub(super) fn rows<const WIDTH: usize>(
     table(heading, rows.into_iter().map(Vec::from).collect())
 }
 
-fn table(heading: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
+/// The same for rows of any width.
+pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
     if !io::stdout().is_terminal() {
         let lines = rows.iter().map(|row| row.join("\t") + "\n");
         return raw(lines.collect::<String>().as_bytes());

@@ -134,6 +134,8 @@ impl Site {
             observed: Arc::default(),
             started: Clock::system().now().wall,
             keeper: Arc::clone(&keeper),
+            store: config.store.path.clone(),
+            flush: Arc::new(|| {}),
             clock: Clock::system(),
             reload: Arc::new(|| Err("gateway.toml:3: wrong".to_owned())),
             status: Arc::new(|| serde_json::json!({ "pid": 42 })),

@@ -235,6 +235,19 @@ pub fn explain(
 }
 
 /// The present entry of a key; a text that a regeneration let live on has another one, which ends sooner.
+/// The windows of a key and where they stand now, whatever it asks for.
+///
+/// # Errors
+/// There is no such key in force.
+pub fn windows_of(
+    snapshot: &Snapshot,
+    quota: &Quota,
+    now: Now,
+    id: &str,
+) -> Result<Vec<WindowView>, VerbError> {
+    find_key(snapshot, id).map(|key| windows(snapshot, Some(quota), key, now))
+}
+
 fn find_key<'a>(snapshot: &'a Snapshot, id: &str) -> Result<&'a KeyEntry, VerbError> {
     let id = KeyId::parse(id).map_err(VerbError::refused)?;
     let entries = snapshot.keys.iter().map(|(_, entry)| entry);

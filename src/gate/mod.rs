@@ -60,7 +60,9 @@ pub use client::locate;
 pub use client::request_id;
 pub use explain::Explanation;
 pub use explain::Question;
+pub use explain::WindowView;
 pub use explain::explain;
+pub use explain::windows_of;
 
 /// What is known of a client connection before any request on it.
 #[derive(Clone, Copy, Debug)]

@@ -27,6 +27,7 @@ use crate::model::key::KeyId;
 use crate::model::limit::Mode;
 use crate::model::route::Route;
 use crate::snapshot::Snapshot;
+use crate::usage::Meter;
 
 use super::Worker;
 use super::in_flight::Flight;
@@ -109,6 +110,8 @@ pub(crate) struct Account {
     host: Option<String>,
     route: Option<Arc<Route>>,
     key: Option<KeyId>,
+    /// Where an admitted request of a key is counted in the end.
+    meter: Option<Arc<Meter>>,
     tenant: Option<(Arc<Snapshot>, u32)>,
     server: Option<Rc<str>>,
     detail: String,
@@ -142,6 +145,7 @@ impl Account {
             host: None,
             route: None,
             key: None,
+            meter: None,
             tenant: None,
             server: None,
             detail: String::new(),
@@ -156,8 +160,14 @@ impl Account {
         }
     }
 
-    pub(crate) fn admitted(&mut self, flight: &Rc<Flight>, head: &Parts) {
+    pub(crate) fn admitted(
+        &mut self,
+        flight: &Rc<Flight>,
+        meter: Option<Arc<Meter>>,
+        head: &Parts,
+    ) {
         let admission = flight.admission();
+        self.meter = meter;
         self.uri = head.uri.clone();
         self.route = Some(Arc::clone(admission.route()));
         self.key = admission.principal().map(|principal| principal.key);
@@ -418,6 +428,19 @@ impl Account {
         &admission.snapshot().config.upstreams[admission.route().upstream].name
     }
 
+    /// Counts the request for its key. What was refused for being another's was admitted and paid for, and counts by its status.
+    fn count_for_key(&self, answered: Duration) {
+        let (received, sent) = (self.received_bytes, self.sent_bytes);
+        match (&self.meter, self.key) {
+            (Some(meter), _) => meter.ended(self.status, answered, received, sent),
+            (None, Some(key)) => {
+                let usage = &self.worker.usage;
+                usage.refused(key, self.start.wall, received, sent);
+            }
+            (None, None) => {}
+        }
+    }
+
     fn write_log(&self, end_of_request: Now, took: Duration) {
         let mut key = [0u8; 16];
         let host = match &self.flight {
@@ -467,6 +490,7 @@ impl Drop for Account {
         self.worker
             .meters
             .request(route, self.status, answered, body_bytes);
+        self.count_for_key(answered);
         self.worker
             .metrics
             .requests_in_flight

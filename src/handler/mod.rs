@@ -65,7 +65,7 @@ pub struct Worker {
     pub clock: Clock,
     /// All counters of this node.
     pub quota: Arc<Quota>,
-    /// When each key was last used.
+    /// What each key does.
     pub usage: Arc<Usage>,
     /// Whom observed rules would have refused.
     pub observed: Arc<Observed>,
@@ -111,7 +111,7 @@ pub struct Shared {
     pub clock: Clock,
     /// All counters.
     pub quota: Arc<Quota>,
-    /// When each key was last used.
+    /// What each key does.
     pub usage: Arc<Usage>,
     /// Whom observed rules would have refused.
     pub observed: Arc<Observed>,
@@ -147,11 +147,10 @@ pub async fn handle(
     }
     match gate::admit(&snapshot, &worker.quota, now, &peer, &mut head) {
         Ok(admission) => {
-            if let Some(principal) = admission.principal() {
-                worker.usage.count(principal.key, now.wall);
-            }
+            let principal = admission.principal();
+            let meter = principal.map(|known| worker.usage.admitted(known.key, now.wall));
             let flight = worker.in_flight.join(admission, carrier);
-            account.admitted(&flight, &head);
+            account.admitted(&flight, meter, &head);
             forward(&worker, account, &flight, head, body).await
         }
         Err(refused) => {

@@ -115,6 +115,11 @@ fn admin_handles(parts: &Parts) -> admin::Admin {
         quota: Arc::clone(&parts.quota),
         observed: Arc::clone(&parts.observed),
         started: parts.started.wall,
+        store: parts.keeper.snapshot().load().config.store.path.clone(),
+        flush: {
+            let (flusher, clock) = (Arc::clone(&parts.flusher), parts.clock.clone());
+            Arc::new(move || flusher.flush(clock.now()))
+        },
         clock: parts.clock.clone(),
         reload: Arc::new(move || reloader.reload()),
         status: Arc::new(move || status_json(&status)),

@@ -18,6 +18,8 @@ use crate::model::tenant::TenantId;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::error::EXIT_PERMISSION;
 use crate::store::error::EXIT_UNAVAILABLE;
+use crate::store::history;
+use crate::store::history::HourRow;
 use crate::store::lock::own_like_directory;
 use crate::store::whole;
 
@@ -63,14 +65,14 @@ pub struct SavedBurst {
     pub log: Vec<(i64, u32)>,
 }
 
-/// What one key did. In a `Batch` the count since the last save; as read from the file the count of its life.
+/// What one key did in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageRow {
     /// Which key.
     pub key: KeyId,
     /// Unix seconds of its last request.
     pub last_used_unix_seconds: u64,
-    /// Requests.
+    /// Admitted requests that have ended.
     pub total: u64,
 }
 
@@ -81,8 +83,8 @@ pub struct Batch<'a> {
     pub rows: &'a [Row],
     /// Subjects that have none any more.
     pub removed: &'a [Subject],
-    /// Usage to add.
-    pub usage: &'a [UsageRow],
+    /// Usage to add, in order of hours and keys.
+    pub usage: &'a [HourRow],
 }
 
 /// The open file. A value exists only after all that was saved has been read, so nothing is overwritten before a successful load (ASKS 27).
@@ -245,6 +247,7 @@ pub(super) fn lay_out(
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(history::SCHEMA)?;
     write_meta(&transaction, now, boot_id)?;
     transaction.commit()
 }
@@ -256,7 +259,7 @@ impl From<rusqlite::Error> for Problem {
 }
 
 impl Problem {
-    fn at(self, path: PathBuf) -> CountersError {
+    pub(super) fn at(self, path: PathBuf) -> CountersError {
         match self {
             Problem::Newer(found) => CountersError::Newer { path, found },
             Problem::Damaged(what) => CountersError::Damaged { path, what },
@@ -292,9 +295,13 @@ pub(super) fn load(
     connection.busy_timeout(BUSY)?;
     whole::leave_alone(&connection, true)?;
     let transaction = connection.transaction()?;
-    check_format(&transaction)?;
+    let found = check_format(&transaction)?;
     if let Some(what) = whole::damage(&transaction)? {
         return Err(Problem::Damaged(what));
+    }
+    if found < FORMAT {
+        transaction.execute_batch(history::SCHEMA)?;
+        transaction.execute("UPDATE meta SET format = ?1", [FORMAT])?;
     }
     move_to_this_boot(&transaction, now, boot_id)?;
     let rows = read_rows(&transaction)?;
@@ -306,7 +313,8 @@ pub(super) fn load(
     Ok((connection, rows))
 }
 
-fn check_format(transaction: &Transaction<'_>) -> Result<(), Problem> {
+/// The format that the file has: this one, or an earlier one.
+fn check_format(transaction: &Transaction<'_>) -> Result<i64, Problem> {
     let ours: bool = transaction.query_row(
         "SELECT count(*) = 1 FROM sqlite_schema WHERE type = 'table' AND name = 'meta'",
         [],
@@ -319,7 +327,7 @@ fn check_format(transaction: &Transaction<'_>) -> Result<(), Problem> {
         .query_row("SELECT format FROM meta", [], |row| row.get(0))
         .optional()?;
     match format {
-        Some(FORMAT) => Ok(()),
+        Some(found @ 1..=FORMAT) => Ok(found),
         Some(found) if found > FORMAT => Err(Problem::Newer(found)),
         Some(found) => Err(Problem::Damaged(format!("format {found} never existed"))),
         None => Err(Problem::Damaged("its meta table is empty".to_owned())),
@@ -454,12 +462,17 @@ pub(super) fn write(
              SET last_used_unix = max(last_used_unix, excluded.last_used_unix), total = total + excluded.total",
         )?;
         for row in batch.usage {
-            add.execute(params![
-                key_text(row.key),
-                signed(row.last_used_unix_seconds),
-                signed(row.total),
-            ])?;
+            let tally = &row.tally;
+            // A key that was only refused was not used.
+            if tally.last_used_unix_seconds > 0 || tally.requests() > 0 {
+                add.execute(params![
+                    key_text(row.key),
+                    signed(tally.last_used_unix_seconds),
+                    signed(tally.requests()),
+                ])?;
+            }
         }
+        history::add(&transaction, batch.usage, now.wall)?;
     }
     transaction.commit()
 }
@@ -503,7 +516,7 @@ fn unpack(base: i64, packed: &[u8]) -> Option<Vec<(i64, u32)>> {
 }
 
 /// SQLite's integers are signed.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -528,11 +541,11 @@ fn parse_subject(text: &str) -> Option<Subject> {
     TenantId::new(id).ok().map(Subject::Tenant)
 }
 
-fn key_text(id: KeyId) -> String {
+pub(super) fn key_text(id: KeyId) -> String {
     id.0.iter().copied().map(char::from).collect()
 }
 
-fn parse_key(text: &str) -> Option<KeyId> {
+pub(super) fn parse_key(text: &str) -> Option<KeyId> {
     let bytes = <[u8; 12]>::try_from(text.as_bytes()).ok()?;
     bytes
         .iter()
@@ -589,9 +602,10 @@ impl CountersError {
     }
 }
 
-const FILE: &str = "counters.db";
+pub(super) const FILE: &str = "counters.db";
 
-const FORMAT: i64 = 1;
+/// 2 has usage by the hour beside the usage of a key's life.
+const FORMAT: i64 = 2;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -736,9 +750,18 @@ mod tests {
             last_used_unix_seconds,
             total,
         };
+        let did = |byte, last_used_unix_seconds, success| HourRow {
+            key: key(byte),
+            hour: 7,
+            tally: history::Tally {
+                last_used_unix_seconds,
+                success,
+                ..history::Tally::default()
+            },
+        };
         for usage in [
-            vec![row(b'a', 50, 2), row(b'b', 7, 1)],
-            vec![row(b'a', 40, 3)],
+            vec![did(b'a', 50, 2), did(b'b', 7, 1), did(b'c', 0, 0)],
+            vec![did(b'a', 40, 3)],
         ] {
             let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
             let batch = Batch {
@@ -752,6 +775,27 @@ mod tests {
             counters.usage().unwrap(),
             [row(b'a', 50, 5), row(b'b', 7, 1)]
         );
+    }
+
+    /// A file of the version before gets the table of hours, and keeps what it counted.
+    #[test]
+    fn a_file_of_format_1_is_brought_forward() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+        save(&mut counters, &rows(), now(1, WALL));
+        let back = "DROP TABLE usage_hour; UPDATE meta SET format = 1";
+        counters.connection.execute_batch(back).unwrap();
+        drop(counters);
+        for _ in 0..2 {
+            let (counters, found) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+            assert_eq!(found, rows());
+            let hours = "SELECT count(*) FROM usage_hour";
+            let count: i64 = counters
+                .connection
+                .query_row(hours, [], |row| row.get(0))
+                .unwrap();
+            assert_eq!(count, 0);
+        }
     }
 
     /// ASKS 27: what cannot be read is named and left as it is.
@@ -781,8 +825,8 @@ mod tests {
         };
         let cases = [
             (
-                make("UPDATE meta SET format = 2"),
-                "format 2 is from a later version",
+                make("UPDATE meta SET format = 3"),
+                "format 3 is from a later version",
             ),
             (make("UPDATE meta SET format = 0"), "format 0 never existed"),
             (make("DELETE FROM meta"), "its meta table is empty"),

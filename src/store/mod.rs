@@ -16,6 +16,7 @@ use crate::store::request::TenantUpdate;
 
 pub mod counters;
 pub mod error;
+pub mod history;
 mod lock;
 pub mod merge;
 pub mod outcome;

@@ -43,3 +43,4 @@ mod streaming;
 mod tenancy;
 mod transport;
 mod tunnels;
+mod usage;

@@ -88,11 +88,30 @@ fn kill_often(rounds: u64, durability: &str) {
             books.insert(key, before + kept + 1);
         }
         edits.hold(&site);
+        counted(&site, &books, round + 1);
         // A clean end between the rounds, so that the books begin even.
         again.signal(rustix::process::Signal::TERM);
         let mut again = again;
         assert_eq!(again.ended(), Some(0));
     }
+}
+
+/// FF14: usage is written with the counters, and so loses no more than they do: what was charged has ended and is counted, but for what each
+/// client had in flight at each kill.
+fn counted(site: &Site, books: &HashMap<&str, u64>, kills: u64) {
+    let said = site.told(&["usage", "--output", "json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let keys = said["keys"].as_array().unwrap().iter();
+    let of_clients = keys.filter(|key| key["name"] == "test");
+    let counted: u64 = of_clients
+        .map(|key| key["requests"].as_u64().unwrap())
+        .sum();
+    let charged: u64 = books.values().sum();
+    let in_flight = kills * books.len() as u64;
+    assert!(
+        (charged - in_flight..=charged).contains(&counted),
+        "{counted} counted, {charged} charged, {in_flight} in flight at kills"
+    );
 }
 
 /// What the command line has told of keys.

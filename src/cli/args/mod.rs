@@ -12,12 +12,14 @@ mod key_words;
 mod keys;
 mod limits;
 mod tenants;
+mod usage;
 
 pub(super) use keys::Column;
 pub(super) use keys::Final;
 pub(super) use keys::Keys;
 pub(super) use limits::Limits;
 pub(super) use tenants::Tenants;
+pub(super) use usage::Usage;
 
 /// A reverse-proxy gateway: TLS in, API keys checked, limits held, one trusted tenant header to the backend.
 #[derive(Debug, Parser)]
@@ -88,6 +90,8 @@ pub(super) enum Command {
     /// Tenants
     #[command(subcommand)]
     Tenants(Tenants),
+    /// What keys did: requests, errors, bytes, last use
+    Usage(Usage),
     /// Limits and permissions of a request
     #[command(subcommand)]
     Limits(Limits),

@@ -1,0 +1,424 @@
+//! Usage by the hour in `counters.db`: what is added with each save, and what reports read, beside the saves and without holding them up.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use rusqlite::OpenFlags;
+use rusqlite::Row;
+use rusqlite::Transaction;
+use rusqlite::params;
+
+use crate::clock::Wall;
+use crate::model::key::KeyId;
+use crate::store::counters::CountersError;
+use crate::store::counters::FILE;
+use crate::store::counters::Problem;
+use crate::store::counters::key_text;
+use crate::store::counters::parse_key;
+use crate::store::counters::signed;
+
+/// How many buckets the latency of requests is kept in.
+pub const LATENCY_BUCKETS: usize = 6;
+
+/// Upper bounds of all buckets but the last, in microseconds, bounds included: 10 ms, 50 ms, 200 ms, 1 s, 5 s.
+pub const LATENCY_BOUNDS: [u64; LATENCY_BUCKETS - 1] =
+    [10_000, 50_000, 200_000, 1_000_000, 5_000_000];
+
+/// How long usage is kept: 90 days of hours.
+pub const HOURS_KEPT: u32 = 90 * 24;
+
+/// What was done within some time. Everything but the last use adds up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Unix seconds of the last admission; 0 is none.
+    pub last_used_unix_seconds: u64,
+    /// Admitted, answered below 400.
+    pub success: u64,
+    /// Admitted, answered 400 to 499.
+    pub client_error: u64,
+    /// Admitted, answered 500 or more.
+    pub server_error: u64,
+    /// Refused by the gateway before a backend was asked.
+    pub refused: u64,
+    /// Bytes of request bodies.
+    pub received_bytes: u64,
+    /// Bytes of answer bodies.
+    pub sent_bytes: u64,
+    /// Admitted requests by how long they took, to the end of their answer.
+    pub latency: [u64; LATENCY_BUCKETS],
+}
+
+impl Tally {
+    /// Admitted requests.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.success + self.client_error + self.server_error
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(&self, other: &Tally) -> Tally {
+        Tally {
+            last_used_unix_seconds: self
+                .last_used_unix_seconds
+                .max(other.last_used_unix_seconds),
+            success: self.success + other.success,
+            client_error: self.client_error + other.client_error,
+            server_error: self.server_error + other.server_error,
+            refused: self.refused + other.refused,
+            received_bytes: self.received_bytes + other.received_bytes,
+            sent_bytes: self.sent_bytes + other.sent_bytes,
+            latency: std::array::from_fn(|bucket| self.latency[bucket] + other.latency[bucket]),
+        }
+    }
+}
+
+/// What one key did in one hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HourRow {
+    /// Which key.
+    pub key: KeyId,
+    /// Hours since the Unix epoch.
+    pub hour: u32,
+    /// What it did; in a `Batch` since the last save.
+    pub tally: Tally,
+}
+
+/// The hour that a time lies in, since the Unix epoch.
+#[must_use]
+pub fn hour_of(at: Wall) -> u32 {
+    u32::try_from(at.unix_seconds() / 3_600).unwrap_or(u32::MAX)
+}
+
+/// When an hour begins.
+#[must_use]
+pub fn start_of(hour: u32) -> Wall {
+    Wall::from_unix_seconds(u64::from(hour) * 3_600)
+}
+
+/// A key's 2,160 hours take some 150 KiB when it was used in each.
+pub(super) const SCHEMA: &str = "
+CREATE TABLE usage_hour(
+  hour INTEGER NOT NULL,
+  key_id TEXT NOT NULL,
+  last_used_unix INTEGER NOT NULL,
+  success INTEGER NOT NULL,
+  client_error INTEGER NOT NULL,
+  server_error INTEGER NOT NULL,
+  refused INTEGER NOT NULL,
+  received_bytes INTEGER NOT NULL,
+  sent_bytes INTEGER NOT NULL,
+  latency_0 INTEGER NOT NULL,
+  latency_1 INTEGER NOT NULL,
+  latency_2 INTEGER NOT NULL,
+  latency_3 INTEGER NOT NULL,
+  latency_4 INTEGER NOT NULL,
+  latency_5 INTEGER NOT NULL,
+  PRIMARY KEY(hour, key_id)
+) STRICT, WITHOUT ROWID;
+";
+
+const SUMS: &str = "max(last_used_unix), sum(success), sum(client_error), sum(server_error), sum(refused), \
+     sum(received_bytes), sum(sent_bytes), sum(latency_0), sum(latency_1), sum(latency_2), sum(latency_3), \
+     sum(latency_4), sum(latency_5)";
+
+/// Adds what was done since the last save, and lets go of one hour that is too old, where there is one.
+pub(super) fn add(
+    transaction: &Transaction<'_>,
+    rows: &[HourRow],
+    now: Wall,
+) -> rusqlite::Result<()> {
+    let mut add = transaction.prepare_cached(
+        "INSERT INTO usage_hour VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+         ON CONFLICT(hour, key_id) DO UPDATE SET
+           last_used_unix = max(last_used_unix, excluded.last_used_unix),
+           success = success + excluded.success,
+           client_error = client_error + excluded.client_error,
+           server_error = server_error + excluded.server_error,
+           refused = refused + excluded.refused,
+           received_bytes = received_bytes + excluded.received_bytes,
+           sent_bytes = sent_bytes + excluded.sent_bytes,
+           latency_0 = latency_0 + excluded.latency_0,
+           latency_1 = latency_1 + excluded.latency_1,
+           latency_2 = latency_2 + excluded.latency_2,
+           latency_3 = latency_3 + excluded.latency_3,
+           latency_4 = latency_4 + excluded.latency_4,
+           latency_5 = latency_5 + excluded.latency_5",
+    )?;
+    for row in rows {
+        let tally = &row.tally;
+        let [l0, l1, l2, l3, l4, l5] = tally.latency.map(signed);
+        add.execute(params![
+            row.hour,
+            key_text(row.key),
+            signed(tally.last_used_unix_seconds),
+            signed(tally.success),
+            signed(tally.client_error),
+            signed(tally.server_error),
+            signed(tally.refused),
+            signed(tally.received_bytes),
+            signed(tally.sent_bytes),
+            l0,
+            l1,
+            l2,
+            l3,
+            l4,
+            l5,
+        ])?;
+    }
+    let oldest_kept = hour_of(now).saturating_sub(HOURS_KEPT);
+    // One hour at a time: a gateway that was off for long catches up in as many saves, and none of them takes long.
+    transaction
+        .prepare_cached(
+            "DELETE FROM usage_hour WHERE hour < ?1 AND hour = (SELECT min(hour) FROM usage_hour)",
+        )?
+        .execute([oldest_kept])?;
+    Ok(())
+}
+
+/// `counters.db` as reports read it.
+#[derive(Debug)]
+pub struct History {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl History {
+    /// Opens it to read only. `None` when no gateway has counted anything yet.
+    ///
+    /// # Errors
+    /// `CountersError`: it cannot be read.
+    pub fn open(directory: &Path) -> Result<Option<History>, CountersError> {
+        let path = directory.join(FILE);
+        match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(error) => return Err(Problem::Io(error).at(path)),
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(&path, flags).and_then(|connection| {
+            connection.busy_timeout(BUSY)?;
+            Ok(connection)
+        });
+        match opened {
+            Ok(connection) => Ok(Some(History { connection, path })),
+            Err(error) => Err(Problem::Sqlite(error).at(path)),
+        }
+    }
+
+    /// What one key did in each hour from `since` on in which it did something, in order.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn hours_of(
+        &self,
+        key: KeyId,
+        since: u32,
+        until: u32,
+    ) -> Result<Vec<(u32, Tally)>, CountersError> {
+        // The hours are counted up by name: each is one look into the index, instead of all keys of all hours.
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "WITH RECURSIVE hours(h) AS (SELECT ?1 UNION ALL SELECT h + 1 FROM hours WHERE h < ?2)
+                 SELECT usage_hour.* FROM hours CROSS JOIN usage_hour ON hour = h AND key_id = ?3",
+            )?;
+            let found = statement.query_map(params![since, until, key_text(key)], |row| {
+                Ok((row.get(0)?, tally(row, 2)?))
+            })?;
+            found.collect()
+        })
+    }
+
+    /// What these keys together did in each hour; all keys where none are named.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn hours(
+        &self,
+        keys: Option<&HashSet<KeyId>>,
+        since: u32,
+        until: u32,
+    ) -> Result<Vec<(u32, Tally)>, CountersError> {
+        let Some(keys) = keys else {
+            return self.read(|connection| {
+                let mut statement = connection.prepare(&format!(
+                    "SELECT hour, {SUMS} FROM usage_hour WHERE hour BETWEEN ?1 AND ?2 GROUP BY hour ORDER BY hour"
+                ))?;
+                let found = statement
+                    .query_map(params![since, until], |row| Ok((row.get(0)?, tally(row, 1)?)))?;
+                found.collect()
+            });
+        };
+        self.read(|connection| {
+            let mut statement = connection
+                .prepare("SELECT * FROM usage_hour WHERE hour BETWEEN ?1 AND ?2 ORDER BY hour")?;
+            let mut hours: Vec<(u32, Tally)> = Vec::new();
+            let mut found = statement.query(params![since, until])?;
+            while let Some(row) = found.next()? {
+                if !key_of(row, 1)?.is_some_and(|key| keys.contains(&key)) {
+                    continue;
+                }
+                let (hour, did) = (row.get(0)?, tally(row, 2)?);
+                match hours.last_mut() {
+                    Some((last, sum)) if *last == hour => *sum = sum.and(&did),
+                    _ => hours.push((hour, did)),
+                }
+            }
+            Ok(hours)
+        })
+    }
+
+    /// What each key did that did something.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn by_key(&self, since: u32, until: u32) -> Result<HashMap<KeyId, Tally>, CountersError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(&format!(
+                "SELECT key_id, {SUMS} FROM usage_hour WHERE hour BETWEEN ?1 AND ?2 GROUP BY key_id"
+            ))?;
+            let mut found = statement.query(params![since, until])?;
+            let mut keys = HashMap::new();
+            while let Some(row) = found.next()? {
+                if let Some(key) = key_of(row, 0)? {
+                    keys.insert(key, tally(row, 1)?);
+                }
+            }
+            Ok(keys)
+        })
+    }
+
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, CountersError> {
+        query(&self.connection).map_err(|error| Problem::Sqlite(error).at(self.path.clone()))
+    }
+}
+
+fn key_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<KeyId>> {
+    Ok(parse_key(row.get_ref(column)?.as_str()?))
+}
+
+fn tally(row: &Row<'_>, first: usize) -> rusqlite::Result<Tally> {
+    let number = |place: usize| -> rusqlite::Result<u64> {
+        let number: i64 = row.get(first + place)?;
+        Ok(u64::try_from(number).unwrap_or(0))
+    };
+    let mut latency = [0; LATENCY_BUCKETS];
+    for (bucket, count) in latency.iter_mut().enumerate() {
+        *count = number(7 + bucket)?;
+    }
+    Ok(Tally {
+        last_used_unix_seconds: number(0)?,
+        success: number(1)?,
+        client_error: number(2)?,
+        server_error: number(3)?,
+        refused: number(4)?,
+        received_bytes: number(5)?,
+        sent_bytes: number(6)?,
+        latency,
+    })
+}
+
+/// The gateway's own saves are short.
+const BUSY: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Mono;
+    use crate::clock::Now;
+    use crate::store::counters::Batch;
+    use crate::store::counters::Counters;
+
+    const A: KeyId = KeyId(*b"aaaaaaaaaaaa");
+    const B: KeyId = KeyId(*b"bbbbbbbbbbbb");
+
+    fn at(hour: u32) -> Now {
+        Now {
+            mono: Mono(1),
+            wall: start_of(hour),
+        }
+    }
+
+    fn row(key: KeyId, hour: u32, success: u64, refused: u64) -> HourRow {
+        HourRow {
+            key,
+            hour,
+            tally: Tally {
+                last_used_unix_seconds: u64::from(hour) * 3_600 + success,
+                success,
+                refused,
+                latency: [0, success, 0, 0, 0, 0],
+                ..Tally::default()
+            },
+        }
+    }
+
+    fn save(counters: &mut Counters, rows: &[HourRow], hour: u32) {
+        let batch = Batch {
+            usage: rows,
+            ..Batch::default()
+        };
+        counters.save(&batch, at(hour)).unwrap();
+    }
+
+    /// FF14, PB19: hours add up over saves, and are read by key, by a set of keys and altogether.
+    #[test]
+    fn hours_add_up_and_are_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(History::open(directory.path()).unwrap().is_none());
+        let now = HOURS_KEPT + 100;
+        let (mut counters, _) = Counters::open(directory.path(), at(now)).unwrap();
+        save(
+            &mut counters,
+            &[row(A, now - 1, 2, 1), row(B, now - 1, 5, 0)],
+            now,
+        );
+        save(
+            &mut counters,
+            &[row(A, now - 1, 3, 0), row(A, now, 7, 0)],
+            now,
+        );
+        let history = History::open(directory.path()).unwrap().unwrap();
+        let hours = history.hours_of(A, now - 24, now).unwrap();
+        assert_eq!(hours.len(), 2);
+        assert_eq!(
+            (hours[0].0, hours[0].1.success, hours[0].1.refused),
+            (now - 1, 5, 1)
+        );
+        assert_eq!(hours[0].1.latency[1], 5);
+        assert_eq!((hours[1].0, hours[1].1.success), (now, 7));
+        assert_eq!(history.hours_of(A, now, now).unwrap().len(), 1);
+        let all = history.hours(None, 0, now).unwrap();
+        assert_eq!((all.len(), all[0].1.success), (2, 10));
+        let only = HashSet::from([B]);
+        let of_b = history.hours(Some(&only), 0, now).unwrap();
+        assert_eq!((of_b.len(), of_b[0].1.success), (1, 5));
+        let by_key = history.by_key(0, now).unwrap();
+        assert_eq!((by_key[&A].success, by_key[&B].success), (12, 5));
+    }
+
+    #[test]
+    fn hours_older_than_90_days_are_let_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = HOURS_KEPT + 100;
+        let (mut counters, _) = Counters::open(directory.path(), at(now)).unwrap();
+        let kept = now - HOURS_KEPT;
+        save(
+            &mut counters,
+            &[row(A, 7, 1, 0), row(A, 9, 1, 0), row(A, kept, 1, 0)],
+            now,
+        );
+        save(&mut counters, &[], now);
+        let history = History::open(directory.path()).unwrap().unwrap();
+        let left = history.hours(None, 0, now).unwrap();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].0, kept);
+    }
+}

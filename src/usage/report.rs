@@ -1,0 +1,204 @@
+//! What keys and tenants did within some time, as reports show it.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::clock::Wall;
+use crate::model::key::KeyId;
+use crate::store::counters::CountersError;
+use crate::store::history::HOURS_KEPT;
+use crate::store::history::History;
+use crate::store::history::LATENCY_BOUNDS;
+use crate::store::history::Tally;
+use crate::store::history::hour_of;
+use crate::store::history::start_of;
+use crate::store::outcome::KeyView;
+use crate::store::outcome::rfc3339;
+
+/// The span of a report where none is asked for: a day.
+pub const SINCE_SECONDS: u64 = 86_400;
+
+/// The longest span: what is kept.
+pub const SINCE_SECONDS_MAX: u64 = HOURS_KEPT as u64 * 3_600;
+
+/// Whose usage is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Everybody's.
+    All,
+    /// That of these keys: a tenant's.
+    These,
+    /// One key's.
+    One,
+}
+
+/// A report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The beginning of the first hour in it; RFC 3339.
+    pub since: String,
+    /// When it was made.
+    pub until: String,
+    /// Upper bounds of all latency buckets but the last, in seconds, bounds included.
+    pub latency_bounds_seconds: Vec<f64>,
+    /// All of it together.
+    pub total: Figures,
+    /// By key, the busiest first; those that did nothing are left out.
+    pub keys: Vec<KeyFigures>,
+    /// By hour; those in which nothing was done are left out.
+    pub hours: Vec<HourFigures>,
+}
+
+/// One key's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeyFigures {
+    /// `key_…`.
+    pub key_id: String,
+    /// What people call it; `None` when it is gone from the file that declared it.
+    pub name: Option<String>,
+    /// Whose it is.
+    pub tenant: Option<String>,
+    /// What it did.
+    #[serde(flatten)]
+    pub figures: Figures,
+}
+
+/// One hour's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HourFigures {
+    /// When it began; RFC 3339.
+    pub hour: String,
+    /// What was done.
+    #[serde(flatten)]
+    pub figures: Figures,
+}
+
+/// What was done. Requests are those that were admitted and have ended; each counts in the hour in which it began.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Admitted requests: the three below together.
+    pub requests: u64,
+    /// Answered below 400.
+    pub success: u64,
+    /// Answered 400 to 499.
+    pub client_error: u64,
+    /// Answered 500 or more.
+    pub server_error: u64,
+    /// Refused by the gateway, and in none of the above: 401, 403, 404, 429 of its own.
+    pub refused: u64,
+    /// `success` of `requests`, in percent; `None` without requests.
+    pub success_rate_percent: Option<f64>,
+    /// The rest.
+    pub error_rate_percent: Option<f64>,
+    /// Bytes of request bodies.
+    pub received_bytes: u64,
+    /// Bytes of answer bodies.
+    pub sent_bytes: u64,
+    /// Requests by how long they took, to the end of their answer.
+    pub latency: Vec<u64>,
+    /// RFC 3339; `None` is not within this time.
+    pub last_used_at: Option<String>,
+}
+
+impl Figures {
+    /// A tally as reports show it.
+    #[must_use]
+    pub fn of(tally: &Tally) -> Figures {
+        let requests = tally.requests();
+        let percent = |part: u64| {
+            // Two digits: 99.99 % is told from 100 %.
+            (requests > 0).then(|| (part as f64 * 10_000.0 / requests as f64).round() / 100.0)
+        };
+        let last_used = (tally.last_used_unix_seconds > 0)
+            .then(|| rfc3339(Wall::from_unix_seconds(tally.last_used_unix_seconds)));
+        Figures {
+            requests,
+            success: tally.success,
+            client_error: tally.client_error,
+            server_error: tally.server_error,
+            refused: tally.refused,
+            success_rate_percent: percent(tally.success),
+            error_rate_percent: percent(tally.client_error + tally.server_error),
+            received_bytes: tally.received_bytes,
+            sent_bytes: tally.sent_bytes,
+            latency: tally.latency.to_vec(),
+            last_used_at: last_used,
+        }
+    }
+}
+
+/// Makes a report on these keys. `known` names them; of `All` also what keys did that nobody knows any more.
+///
+/// # Errors
+/// `counters.db` cannot be read.
+pub fn report(
+    history: Option<&History>,
+    whose: &Whose,
+    known: &[KeyView],
+    since_seconds: u64,
+    now: Wall,
+) -> Result<Report, CountersError> {
+    let since_seconds = since_seconds.min(SINCE_SECONDS_MAX);
+    let since = hour_of(Wall(
+        now.0
+            .saturating_sub(since_seconds.saturating_mul(1_000_000)),
+    ));
+    let until = hour_of(now);
+    let ids = known.iter().filter_map(|key| KeyId::parse(&key.id).ok());
+    let ids: HashSet<KeyId> = ids.collect();
+    let (by_key, hours) = match (history, whose, ids.iter().next()) {
+        (None, ..) | (_, Whose::One | Whose::These, None) => (Vec::new(), Vec::new()),
+        (Some(history), Whose::One, Some(one)) => {
+            let hours = history.hours_of(*one, since, until)?;
+            (vec![(*one, sum(&hours))], hours)
+        }
+        (Some(history), Whose::These, _) => {
+            let mut by_key: Vec<_> = history.by_key(since, until)?.into_iter().collect();
+            by_key.retain(|(key, _)| ids.contains(key));
+            (by_key, history.hours(Some(&ids), since, until)?)
+        }
+        (Some(history), Whose::All, _) => {
+            let by_key = history.by_key(since, until)?.into_iter().collect();
+            (by_key, history.hours(None, since, until)?)
+        }
+    };
+    Ok(Report {
+        since: rfc3339(start_of(since)),
+        until: rfc3339(now),
+        latency_bounds_seconds: LATENCY_BOUNDS.map(|bound| bound as f64 / 1e6).to_vec(),
+        total: Figures::of(&sum(&hours)),
+        keys: with_names(by_key, known),
+        hours: (hours.iter())
+            .map(|(hour, tally)| HourFigures {
+                hour: rfc3339(start_of(*hour)),
+                figures: Figures::of(tally),
+            })
+            .collect(),
+    })
+}
+
+fn sum(hours: &[(u32, Tally)]) -> Tally {
+    let tallies = hours.iter().map(|(_, tally)| tally);
+    tallies.fold(Tally::default(), |sum, tally| sum.and(tally))
+}
+
+fn with_names(mut by_key: Vec<(KeyId, Tally)>, known: &[KeyView]) -> Vec<KeyFigures> {
+    by_key.sort_unstable_by_key(|(key, tally)| {
+        (std::cmp::Reverse(tally.requests() + tally.refused), *key)
+    });
+    let names = known.iter().map(|key| (key.id.as_str(), key));
+    let names: std::collections::HashMap<&str, &KeyView> = names.collect();
+    let figures = |(key, tally): &(KeyId, Tally)| {
+        let key_id = key.to_string();
+        let view = names.get(key_id.as_str());
+        KeyFigures {
+            name: view.map(|key| key.name.clone()),
+            tenant: view.map(|key| key.tenant.clone()),
+            figures: Figures::of(tally),
+            key_id,
+        }
+    };
+    by_key.iter().map(figures).collect()
+}
