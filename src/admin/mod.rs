@@ -9,15 +9,19 @@ use crate::clock::Wall;
 use crate::observed::Observed;
 use crate::quota::Quota;
 use crate::snapshot::change::Keeper;
+use crate::store::audit::Actor;
 use crate::upstream::UpstreamReport;
 
-mod api;
+mod audit;
+mod command;
 mod health;
 mod observed;
 mod serve;
 mod socket;
 mod usage;
 
+pub use audit::AuditAnswer;
+pub use audit::AuditAsked;
 pub use observed::Report;
 pub use observed::Row;
 pub use serve::serve_socket;
@@ -44,7 +48,7 @@ pub struct Admin {
     /// Dates what they do.
     pub clock: Clock,
     /// Reads gateway.toml again; blocks. `Ok` is what changed, `Err` why the old one goes on.
-    pub reload: Arc<dyn Fn() -> Result<String, String> + Send + Sync>,
+    pub reload: Arc<dyn Fn(&Actor) -> Result<String, String> + Send + Sync>,
     /// What `portcullis status` shows.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Who is in and who is not behind each upstream.

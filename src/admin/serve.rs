@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::admin::Admin;
 use crate::admin::Caller;
-use crate::admin::api;
+use crate::admin::command;
 use crate::admin::health;
 
 /// Admin connections open at once on each listener; more of them wait in the backlog.
@@ -39,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves verbs, reload, status, health and metrics until the task is dropped. Whoever the socket's mode lets connect may do all of it.
 pub async fn serve_socket(listener: UnixListener, admin: Arc<Admin>) {
-    let router = api::router(Arc::clone(&admin)).merge(health::router(admin));
+    let router = command::router(Arc::clone(&admin)).merge(health::router(admin));
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {

@@ -30,6 +30,7 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Verb;
 use crate::store::VerbError;
+use crate::store::audit::Actor;
 use crate::store::counters::Counters;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::error::EXIT_PERMISSION;
@@ -97,7 +98,7 @@ impl Place {
     /// # Errors
     /// Why not.
     pub(super) fn act(&self, verb: &Verb) -> Result<Outcome, VerbError> {
-        self.reach("/v1/verbs", verb, |store, config| {
+        self.reach("/cli/verbs", verb, |store, config| {
             offline(store, config, verb)
         })
     }
@@ -107,7 +108,7 @@ impl Place {
     /// # Errors
     /// Why that cannot be said.
     pub(super) fn explain(&self, question: &Question) -> Result<Explanation, VerbError> {
-        self.reach("/v1/explain", question, |store, config| {
+        self.reach("/cli/explain", question, |store, config| {
             explain_offline(&store, config, question)
         })
     }
@@ -117,8 +118,18 @@ impl Place {
     /// # Errors
     /// There is no such key or tenant, or it cannot be said.
     pub(super) fn usage(&self, asked: &admin::Asked) -> Result<admin::Usage, VerbError> {
-        self.reach("/v1/usage", asked, |store, config| {
+        self.reach("/cli/usage", asked, |store, config| {
             usage_offline(store, config, asked)
+        })
+    }
+
+    /// What administrators did.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) fn audit(&self, asked: &admin::AuditAsked) -> Result<admin::AuditAnswer, VerbError> {
+        self.reach("/cli/audit", asked, |store, _| {
+            asked.answer(store.directory(), Clock::system().now().wall)
         })
     }
 
@@ -196,9 +207,18 @@ fn offline(mut store: Store, config: &Config, verb: &Verb) -> Result<Outcome, Ve
     };
     let last_used = move || used.clone();
     let now = clock.now().wall;
-    verbs::apply(&mut store, &Declared::of(config), verb, now, &last_used)
-        .map(|applied| applied.outcome)
-        .map_err(VerbError::from)
+    let uid = Some(rustix::process::getuid().as_raw());
+    let actor = Actor::user(uid, "offline");
+    verbs::apply(
+        &mut store,
+        &Declared::of(config),
+        verb,
+        now,
+        &last_used,
+        &actor,
+    )
+    .map(|applied| applied.outcome)
+    .map_err(VerbError::from)
 }
 
 fn usage_offline(

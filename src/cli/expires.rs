@@ -16,6 +16,22 @@ pub(super) enum Expires {
     At(u64),
 }
 
+/// Seconds, or never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SpanOrNever(pub(super) Option<u64>);
+
+/// Reads a span such as `90d`, or `never`.
+///
+/// # Errors
+/// What it should look like.
+pub(super) fn span_or_never(text: &str) -> Result<SpanOrNever, String> {
+    match Lifetime::parse(text) {
+        Ok(lifetime) if lifetime.seconds != Some(0) => Ok(SpanOrNever(lifetime.seconds)),
+        Ok(_) => Err("it would have ended before it began".to_owned()),
+        Err(why) => Err(why.to_owned()),
+    }
+}
+
 impl Expires {
     /// Reads what an operator types.
     ///

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use http::Method;
 
 use crate::cli::act::Place;
+use crate::cli::args::AdminTokens;
 use crate::cli::args::Arguments;
 use crate::cli::args::At;
 use crate::cli::args::Command;
@@ -29,6 +30,7 @@ use crate::store::error::EXIT_USAGE;
 
 mod act;
 mod args;
+mod audit;
 mod client;
 mod confirm;
 mod expires;
@@ -62,6 +64,8 @@ pub fn main() -> ExitCode {
         Command::Reload => ended(reload(&arguments.at, arguments.output)),
         Command::Status => ended(status(&arguments.at, arguments.output)),
         Command::Keys(keys) => ended(key_command(&arguments.at, arguments.output, keys)),
+        Command::AdminTokens(asked) => ended(token_command(&arguments.at, arguments.output, asked)),
+        Command::Audit(asked) => ended(audit::audit(&arguments.at, arguments.output, asked)),
         Command::Usage(asked) => ended(usage::usage(&arguments.at, arguments.output, &asked)),
         Command::Limits(limits) => ended(limit_command(&arguments.at, arguments.output, limits)),
         Command::Tenants(tenants) => {
@@ -135,6 +139,17 @@ fn limit_command(at: &At, form: Output, limits: Limits) -> Result<(), VerbError>
     }
 }
 
+fn token_command(at: &At, form: Output, asked: AdminTokens) -> Result<(), VerbError> {
+    let verb = match asked {
+        AdminTokens::Create(new) => new.verb(),
+        AdminTokens::List => Verb::AdminTokenList,
+        AdminTokens::Revoke(asked) => Verb::AdminTokenRevoke {
+            id: sure("revoke for good", asked.into())?,
+        },
+    };
+    act(at, form, &verb)
+}
+
 fn act(at: &At, form: Output, verb: &Verb) -> Result<(), VerbError> {
     let place = Place::find(at)?;
     let outcome = place.act(verb)?;
@@ -142,7 +157,7 @@ fn act(at: &At, form: Output, verb: &Verb) -> Result<(), VerbError> {
 }
 
 fn reload(at: &At, form: Output) -> Result<(), VerbError> {
-    let answer = Place::find(at)?.ask(Method::POST, "/v1/reload")?;
+    let answer = Place::find(at)?.ask(Method::POST, "/cli/reload")?;
     let answer = read(&answer)?;
     match (form, answer["report"].as_str()) {
         (Output::Table, Some(report)) => {
@@ -153,7 +168,7 @@ fn reload(at: &At, form: Output) -> Result<(), VerbError> {
 }
 
 fn status(at: &At, form: Output) -> Result<(), VerbError> {
-    let answer = Place::find(at)?.ask(Method::GET, "/v1/status")?;
+    let answer = Place::find(at)?.ask(Method::GET, "/cli/status")?;
     written(print::status(&read(&answer)?, form))
 }
 
@@ -193,11 +208,12 @@ fn no_command(parent: &clap::Command, words: &[String]) -> String {
     }
 }
 
+fn sure(what: &str, asked: Final) -> Result<String, VerbError> {
+    confirm::confirm(&format!("{what} {}?", asked.id), asked.yes).map(|()| asked.id)
+}
+
 /// The verb that was asked for, confirmed where it cannot be undone.
 fn key_verb(keys: Keys) -> Result<Verb, VerbError> {
-    let sure = |what: &str, asked: Final| {
-        confirm::confirm(&format!("{what} {}?", asked.id), asked.yes).map(|()| asked.id)
-    };
     Ok(match keys {
         Keys::Create(new) => new.verb(),
         Keys::List(asked) => Verb::KeyList(asked.whose.filter()),

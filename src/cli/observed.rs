@@ -27,7 +27,7 @@ const COLUMNS: [&str; 8] = [
 /// # Errors
 /// None is running, or why it cannot say.
 pub(super) fn report(at: &At, form: Output) -> Result<(), VerbError> {
-    let answer = Place::find(at)?.ask(Method::GET, "/v1/observed")?;
+    let answer = Place::find(at)?.ask(Method::GET, "/cli/observed")?;
     let report: Report = serde_json::from_slice(&answer).map_err(|_| VerbError {
         text: "the running gateway is of another version: its report is not understood".to_owned(),
         exit: EXIT_UNAVAILABLE,

@@ -16,6 +16,7 @@ use crate::cli::args::Output;
 use crate::config::Config;
 use crate::model::route::Access;
 use crate::store::Outcome;
+use crate::store::outcome::AdminTokenView;
 use crate::store::outcome::KeyText;
 use crate::store::outcome::KeyView;
 use crate::store::outcome::TenantView;
@@ -32,6 +33,17 @@ const KEY_COLUMNS: [Column; 10] = [
     Column::Expires,
     Column::LastUsed,
     Column::Status,
+];
+
+const TOKEN_COLUMNS: [&str; 8] = [
+    "ID",
+    "NAME",
+    "ROLE",
+    "TENANT",
+    "LAST FOUR",
+    "CREATED",
+    "EXPIRES",
+    "STATUS",
 ];
 
 const TENANT_COLUMNS: [&str; 5] = ["ID", "NAME", "PLAN", "STATUS", "DECLARED IN"];
@@ -159,6 +171,25 @@ fn for_people(outcome: &Outcome, config: Option<&Config>) -> io::Result<()> {
         Outcome::Tenants { tenants } => {
             rows(&TENANT_COLUMNS, tenants.iter().map(tenant_row).collect())
         }
+        Outcome::AdminTokenIssued { token, text } => {
+            let expires = token.expires_at.as_deref().unwrap_or("never");
+            let whose = token.tenant.as_ref();
+            let whose = whose.map_or_else(String::new, |tenant| format!(" for tenant {tenant}"));
+            eprintln!(
+                "{} ({}), {}{whose}, expires: {expires}",
+                token.id, token.name, token.role
+            );
+            eprintln!("this is the only time that the token is shown:");
+            raw(format!("{}\n", text.reveal()).as_bytes())
+        }
+        Outcome::AdminTokenChanged { said, .. } => {
+            eprintln!("{said}");
+            Ok(())
+        }
+        Outcome::AdminTokens { tokens } => {
+            rows(&TOKEN_COLUMNS, tokens.iter().map(token_row).collect())
+        }
+        Outcome::Replayed { id } => raw(format!("{id}\n").as_bytes()),
     }
 }
 
@@ -267,6 +298,14 @@ fn json_of(outcome: &Outcome) -> io::Result<Value> {
         Outcome::Keys { keys } => serde_json::to_value(keys)?,
         Outcome::Key { key } => serde_json::to_value(key)?,
         Outcome::Tenants { tenants } => serde_json::to_value(tenants)?,
+        Outcome::AdminTokenIssued { token, text } => {
+            with(serde_json::to_value(token)?, json!({ "text": text }))
+        }
+        Outcome::AdminTokenChanged { token, changed, .. } => {
+            with(serde_json::to_value(token)?, json!({ "changed": changed }))
+        }
+        Outcome::AdminTokens { tokens } => serde_json::to_value(tokens)?,
+        Outcome::Replayed { id } => json!({ "id": id }),
     })
 }
 
@@ -347,6 +386,20 @@ fn cell(key: &KeyView, column: Column) -> String {
     }
 }
 
+fn token_row(token: &AdminTokenView) -> [String; 8] {
+    let or = |text: &Option<String>, none: &str| text.clone().unwrap_or_else(|| none.to_owned());
+    [
+        token.id.clone(),
+        token.name.clone(),
+        token.role.clone(),
+        or(&token.tenant, "-"),
+        token.last_four.clone(),
+        token.created_at.clone(),
+        or(&token.expires_at, "never"),
+        token.status.clone(),
+    ]
+}
+
 fn tenant_row(tenant: &TenantView) -> [String; 5] {
     [
         tenant.id.clone(),
@@ -382,7 +435,8 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> 
     raw(format!("{}\n", table.trim_fmt()).as_bytes())
 }
 
-fn plain(value: &Value) -> String {
+/// A value in one line.
+pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),

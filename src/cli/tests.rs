@@ -137,7 +137,7 @@ impl Site {
             store: config.store.path.clone(),
             flush: Arc::new(|| {}),
             clock: Clock::system(),
-            reload: Arc::new(|| Err("gateway.toml:3: wrong".to_owned())),
+            reload: Arc::new(|_| Err("gateway.toml:3: wrong".to_owned())),
             status: Arc::new(|| serde_json::json!({ "pid": 42 })),
             upstreams: Arc::new(Vec::new),
             metrics: Arc::new(|| "# EOF\n".to_owned()),
@@ -193,12 +193,12 @@ fn what_the_gateway_says_is_what_the_command_says() {
     };
     let error = place.act(&unknown).unwrap_err();
     assert_eq!((error.exit, error.text.contains("keys list")), (1, true));
-    let error = place.ask(Method::POST, "/v1/reload").unwrap_err();
+    let error = place.ask(Method::POST, "/cli/reload").unwrap_err();
     assert_eq!(
         (error.exit, error.text.as_str()),
         (78, "gateway.toml:3: wrong")
     );
-    let status = place.ask(Method::GET, "/v1/status").unwrap();
+    let status = place.ask(Method::GET, "/cli/status").unwrap();
     assert_eq!(&status[..], br#"{"pid":42}"#);
     let metrics = place.ask(Method::GET, "/metrics").unwrap();
     assert_eq!(&metrics[..], b"# EOF\n");
@@ -226,7 +226,7 @@ fn a_broken_configuration_does_not_keep_the_operator_from_revoking() {
 #[test]
 fn what_only_a_running_gateway_can_do_exits_69_without_one() {
     let site = Site::new();
-    let error = site.place().ask(Method::GET, "/v1/status").unwrap_err();
+    let error = site.place().ask(Method::GET, "/cli/status").unwrap_err();
     assert_eq!(error.exit, 69);
     assert!(error.text.contains("no gateway is running"), "{error}");
 }

@@ -1,5 +1,6 @@
 //! Plain data with its rules: keys, tenants, plans, routes. No I/O, no clock, no async.
 
+pub mod admin_token;
 pub mod binding;
 pub mod guard;
 pub mod isolation;

@@ -10,6 +10,7 @@ use crate::gate::Exposed;
 use crate::snapshot::change::Keeper;
 use crate::store::KeyFilter;
 use crate::store::Verb;
+use crate::store::audit::Actor;
 use crate::store::error::EXIT_UNAVAILABLE;
 
 /// Keys that may wait to be revoked. Only who holds a key can send one, and one that has ended takes no place.
@@ -45,7 +46,8 @@ fn revoke_one(keeper: &Keeper, clock: &Clock, exposed: Exposed, client: IpAddr) 
         ..KeyFilter::default()
     });
     let (key_id, reason) = (exposed.key, "key_seen_in_plaintext");
-    match keeper.execute(&verb, clock.now().wall) {
+    let actor = Actor::gateway(format!("key seen in clear from {client}"));
+    match keeper.execute_as(&verb, &actor, clock.now().wall) {
         Ok(_) => tracing::warn!(
             act = "key-revoke", %key_id, reason, %client,
             "this key was sent in clear and is revoked; tell its owner, and make a new one"

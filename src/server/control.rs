@@ -121,7 +121,7 @@ fn admin_handles(parts: &Parts) -> admin::Admin {
             Arc::new(move || flusher.flush(clock.now()))
         },
         clock: parts.clock.clone(),
-        reload: Arc::new(move || reloader.reload()),
+        reload: Arc::new(move |actor| reloader.reload(actor)),
         status: Arc::new(move || status_json(&status)),
         upstreams: Arc::new(move || upstreams_report(&upstreams)),
         metrics: Arc::new(move || metrics.render()),

@@ -47,6 +47,7 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Verb;
 use crate::store::VerbError;
+use crate::store::audit::Actor;
 use crate::store::counters::Counters;
 use crate::upstream;
 use crate::upstream::Backends;
@@ -376,7 +377,7 @@ impl Gateway {
     /// # Errors
     /// Why nothing changed.
     pub fn reload(&self) -> Result<String, String> {
-        self.reloader.reload()
+        self.reloader.reload(&Actor::gateway("SIGHUP"))
     }
 
     /// Drains: no new connections, requests in flight end or are cut at `server.drain_timeout`; then counters are written.

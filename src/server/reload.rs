@@ -19,8 +19,11 @@ use crate::clock::Clock;
 use crate::config;
 use crate::edge::tls;
 use crate::edge::tls::Certificates;
+use crate::model::key_text;
 use crate::snapshot::Snapshot;
 use crate::snapshot::change::Keeper;
+use crate::store::audit::Act;
+use crate::store::audit::Actor;
 use crate::upstream;
 
 use super::error::tls_text;
@@ -77,7 +80,7 @@ impl Reloader {
     }
 
     /// Reads gateway.toml and the certificates; says what changed, or why nothing did.
-    pub(crate) fn reload(&self) -> Result<String, String> {
+    pub(crate) fn reload(&self, actor: &Actor) -> Result<String, String> {
         let mut tried = lock(&self.tried);
         *tried = self.fingerprint();
         let verdict = self.bring_into_force();
@@ -89,6 +92,7 @@ impl Reloader {
                 self.last_success_unix_seconds.store(now, Ordering::Relaxed);
                 self.successes.fetch_add(1, Ordering::Relaxed);
                 tracing::info!("reload: {text}");
+                self.keeper.record(&self.act(actor, text));
             }
             Err(text) => {
                 self.failures.fetch_add(1, Ordering::Relaxed);
@@ -104,7 +108,25 @@ impl Reloader {
         let settled = seen.replace(WatchedFiles(current)) == Some(WatchedFiles(current));
         let changed = *lock(&self.tried) != current;
         if changed && settled {
-            let _ = self.reload();
+            let _ = self.reload(&Actor::gateway("changed files"));
+        }
+    }
+
+    /// What the audit log is told: what changed, and which bytes of gateway.toml are in force.
+    fn act(&self, actor: &Actor, report: &str) -> Act {
+        let bytes = std::fs::read(&self.path).unwrap_or_default();
+        Act {
+            actor: actor.clone(),
+            act: "reload".to_owned(),
+            subject: self.path.display().to_string(),
+            before: None,
+            after: Some(serde_json::json!({
+                "report": report,
+                "generation": self.keeper.snapshot().load().generation,
+                "sha256": key_text::digest_of(&bytes).hex(),
+            })),
+            result: None,
+            at: self.clock.now().wall,
         }
     }
 

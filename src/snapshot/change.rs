@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::clock::Wall;
 use crate::config::Config;
+use crate::model::admin_token::AdminToken;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
@@ -31,6 +32,10 @@ use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::Verb;
 use crate::store::VerbError;
+use crate::store::audit;
+use crate::store::audit::Act;
+use crate::store::audit::Actor;
+use crate::store::audit::Written;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::outcome::LastUsed;
 use crate::store::sqlite::Write;
@@ -46,6 +51,8 @@ pub struct Keeper {
     /// Told after each swap that may have ended requests in flight.
     endings: watch::Sender<()>,
     last_used: Box<LastUsed>,
+    /// Tokens of the admin plane, those that have ended included. Apart from the snapshot: no client's request asks for them.
+    admin_tokens: ArcSwap<Vec<AdminToken>>,
     /// How many changes are in force but not in the store, for metrics.
     not_durable: AtomicUsize,
 }
@@ -54,7 +61,7 @@ struct State {
     store: Store,
     scope_sets: ScopeSets,
     /// Revocations and their like that hold in the snapshot but could not be written yet.
-    unwritten: Vec<Verb>,
+    unwritten: Vec<(Verb, Actor)>,
     /// Views that were replaced while requests still read them. Freed here: what only they hold may be most of a large table, and the
     /// request that reads one last would have to wait for that.
     replaced: Vec<Arc<Snapshot>>,
@@ -96,6 +103,7 @@ impl Keeper {
     ) -> Result<(Keeper, Vec<TenantId>), KeeperError> {
         let built = build::from_store(&config, &store, 1).map_err(KeeperError::Store)?;
         let built = built.map_err(KeeperError::Build)?;
+        let admin_tokens = store.admin_tokens().map_err(KeeperError::Store)?;
         let state = State {
             store,
             scope_sets: built.scope_sets,
@@ -107,6 +115,7 @@ impl Keeper {
             snapshot: Arc::new(ArcSwap::from_pointee(built.snapshot)),
             endings: watch::Sender::new(()),
             last_used,
+            admin_tokens: ArcSwap::from_pointee(admin_tokens),
             not_durable: AtomicUsize::new(0),
         };
         Ok((keeper, built.conflicts))
@@ -124,18 +133,63 @@ impl Keeper {
         self.endings.subscribe()
     }
 
-    /// Carries a verb out. When this returns, every request that begins later sees the change (FA8).
+    /// The token of the admin plane with this digest, if it opens anything at this time.
+    #[must_use]
+    pub fn admin_token(&self, digest: &Digest, now: Wall) -> Option<AdminToken> {
+        let tokens = self.admin_tokens.load();
+        let found = tokens.iter().find(|token| token.digest == *digest);
+        found.filter(|token| token.stands(now)).cloned()
+    }
+
+    /// The same by its id.
+    #[must_use]
+    pub fn admin_token_by_id(&self, id: &str, now: Wall) -> Option<AdminToken> {
+        let tokens = self.admin_tokens.load();
+        let found = tokens.iter().find(|token| token.id == id);
+        found.filter(|token| token.stands(now)).cloned()
+    }
+
+    /// Whether any token of the admin plane opens anything.
+    #[must_use]
+    pub fn has_admin_tokens(&self, now: Wall) -> bool {
+        self.admin_tokens
+            .load()
+            .iter()
+            .any(|token| token.stands(now))
+    }
+
+    /// Carries a verb out, by the gateway itself.
+    ///
+    /// # Errors
+    /// As `execute_as`.
+    pub fn execute(&self, verb: &Verb, now: Wall) -> Result<Outcome, VerbError> {
+        self.execute_as(verb, &Actor::gateway("itself"), now)
+    }
+
+    /// Writes down an act that changes nothing in the store, such as a reload.
+    pub fn record(&self, act: &Act) {
+        let written = self.lock().store.record(act);
+        match written {
+            Ok(written) => told(act, &written),
+            Err(error) => tracing::error!(act = act.act, %error, "not in the audit log"),
+        }
+    }
+
+    /// Carries a verb out and writes down who asked for it. When this returns, every request that begins later sees the change (FA8).
     ///
     /// # Errors
     /// Refused, or the store failed and nothing changed; except that what takes rights away holds even then ("in force, not
     /// durable", exit 69).
-    pub fn execute(&self, verb: &Verb, now: Wall) -> Result<Outcome, VerbError> {
+    pub fn execute_as(&self, verb: &Verb, actor: &Actor, now: Wall) -> Result<Outcome, VerbError> {
         let mut state = self.lock();
-        match self.carry_out_in_order(&mut state, verb, now) {
+        match self.carry_out_in_order(&mut state, verb, actor, now) {
             Ok(outcome) => Ok(outcome),
             Err(Failure::Store(error)) => {
                 let imposed = match verb {
                     Verb::KeyRevokeMany(_) => self.impose_on_many(&state, verb, now),
+                    Verb::AdminTokenRevoke { id } if self.impose_on_token(id, now) => {
+                        vec![verb.clone()]
+                    }
                     _ if impose(&self.snapshot, verb) => vec![verb.clone()],
                     _ => Vec::new(),
                 };
@@ -143,10 +197,10 @@ impl Keeper {
                     return Err(error.into());
                 }
                 for verb in imposed {
-                    if !state.unwritten.contains(&verb) {
+                    if !state.unwritten.iter().any(|(known, _)| *known == verb) {
                         let (verb_name, of) = verb.label();
                         tracing::error!(verb = verb_name, of, %error, "in force, not durable: trying on; a crash now would undo it");
-                        state.unwritten.push(verb);
+                        state.unwritten.push((verb, actor.clone()));
                     }
                 }
                 self.note_unwritten(&state);
@@ -174,7 +228,7 @@ impl Keeper {
         }
         // What could not be written yet must hold in the new view too, before anybody sees it.
         let next = ArcSwap::from_pointee(built.snapshot);
-        for verb in &state.unwritten {
+        for (verb, _) in &state.unwritten {
             impose(&next, verb);
         }
         state.scope_sets = built.scope_sets;
@@ -218,29 +272,60 @@ impl Keeper {
         &self,
         state: &mut State,
         verb: &Verb,
+        actor: &Actor,
         now: Wall,
     ) -> Result<Outcome, Failure> {
         if !verb.is_read() {
             self.write_unwritten(state, now)?;
         }
-        self.carry_out(state, verb, now)
+        match done_before(&state.store, actor, now)? {
+            Some(id) => Ok(Outcome::Replayed { id }),
+            None => self.carry_out(state, verb, actor, now),
+        }
     }
 
-    fn carry_out(&self, state: &mut State, verb: &Verb, now: Wall) -> Result<Outcome, Failure> {
+    fn carry_out(
+        &self,
+        state: &mut State,
+        verb: &Verb,
+        actor: &Actor,
+        now: Wall,
+    ) -> Result<Outcome, Failure> {
         let current = self.snapshot.load_full();
         let declared = Declared::of(&current.config);
         let prepared = verbs::prepare(&state.store, &declared, verb, now, &*self.last_used)?;
         if !prepared.writes.is_empty() {
             // Made before the write: once it is written, nothing can keep it from coming into force.
             let mut next = changed(&current, &prepared.change, &mut state.scope_sets)?;
-            next.revision = state.store.commit(&prepared.writes)?;
+            let outcome = &prepared.outcome;
+            let act = verbs::act_of(&state.store, &declared, verb, outcome, actor, now)?;
+            let (revision, written) = state.store.commit_act(&prepared.writes, &act)?;
+            next.revision = revision;
             self.snapshot.store(Arc::new(next));
+            if let Some(written) = &written {
+                told(&act, written);
+            }
+            if let Change::AdminTokens(tokens) = &prepared.change {
+                self.admin_tokens.store(Arc::new(tokens.clone()));
+            }
             if may_end_requests(&current, &prepared.change) {
                 self.endings.send_replace(());
             }
             state.put_away(current);
         }
         Ok(prepared.outcome)
+    }
+
+    /// Ends a token of the admin plane in memory alone; `false` when there is none to end.
+    fn impose_on_token(&self, id: &str, now: Wall) -> bool {
+        let mut tokens = (**self.admin_tokens.load()).clone();
+        let token = tokens.iter_mut().find(|token| token.id == id);
+        let Some(token) = token.filter(|token| token.revoked.is_none()) else {
+            return false;
+        };
+        token.revoked = Some(now);
+        self.admin_tokens.store(Arc::new(tokens));
+        true
     }
 
     /// Ends many keys in the view alone; gives what is to be written once that is possible. Nothing, when not even reading works.
@@ -275,8 +360,8 @@ impl Keeper {
 
     /// Writes in the order of the acts, and stops at the first that fails for the store's sake.
     fn write_unwritten(&self, state: &mut State, now: Wall) -> Result<(), StoreError> {
-        while let Some(verb) = state.unwritten.first().cloned() {
-            if let Err(Failure::Store(error)) = self.carry_out(state, &verb, now) {
+        while let Some((verb, actor)) = state.unwritten.first().cloned() {
+            if let Err(Failure::Store(error)) = self.carry_out(state, &verb, &actor, now) {
                 return Err(error);
             }
             state.unwritten.remove(0);
@@ -288,6 +373,35 @@ impl Keeper {
         // A panic under the lock leaves whole values behind: the store is transactional and the snapshot is swapped whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whom an act made that was done under the same name before, if it was.
+fn done_before(store: &Store, actor: &Actor, now: Wall) -> Result<Option<String>, Failure> {
+    let Some(once) = &actor.once else {
+        return Ok(None);
+    };
+    let since = Wall(now.0.saturating_sub(audit::ONCE_SECONDS * 1_000_000));
+    match store.done(&actor.who, once, since)? {
+        None => Ok(None),
+        Some(done) if done.print == once.print => Ok(Some(done.result.unwrap_or_default())),
+        Some(_) => Err(Failure::refused(
+            "this Idempotency-Key was used for another request within the last 24 hours; choose a new one",
+        )),
+    }
+}
+
+/// One line of the log for each act, with what ties it to the audit log.
+fn told(act: &Act, written: &Written) {
+    let (who, from) = (&act.actor.who, &act.actor.from);
+    tracing::info!(
+        act = act.act,
+        subject = act.subject,
+        who,
+        from,
+        audit_seq = written.seq,
+        audit_hash = written.hash,
+        "administrative act"
+    );
 }
 
 /// `current` after `change`.
@@ -305,7 +419,7 @@ fn changed(
         ..shared(current)
     };
     Ok(match change {
-        Change::Nothing => shared(current),
+        Change::Nothing | Change::AdminTokens(_) => shared(current),
         Change::Keys { put, gone } => {
             let mut changes: Vec<(Digest, Option<KeyEntry>)> =
                 gone.iter().map(|digest| (*digest, None)).collect();
@@ -331,7 +445,7 @@ fn changed(
 /// at every request for nothing costs less than one that is missed.
 fn may_end_requests(before: &Snapshot, change: &Change) -> bool {
     match change {
-        Change::Nothing | Change::KeyStatus(_, KeyStatus::Active) => false,
+        Change::Nothing | Change::AdminTokens(_) | Change::KeyStatus(_, KeyStatus::Active) => false,
         Change::KeyStatus(..) => true,
         Change::Keys { put, gone } => {
             let known = |key: &ApiKey| before.key(&key.digest).is_some();
@@ -362,7 +476,10 @@ fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
         | Verb::KeyRegenerate { .. }
         | Verb::TenantCreate { .. }
         | Verb::TenantList
-        | Verb::TenantResume { .. } => None,
+        | Verb::TenantResume { .. }
+        | Verb::AdminTokenCreate(_)
+        | Verb::AdminTokenList
+        | Verb::AdminTokenRevoke { .. } => None,
     };
     let imposed = next.is_some();
     if let Some(next) = next {

@@ -527,3 +527,82 @@ fn fa9_what_may_end_requests_is_told_and_what_only_adds_is_not() {
     let (ends, outcome) = told(&revoke(&id));
     assert!(ends && outcome.is_none(), "in force, not durable");
 }
+
+/// DESIGN sections 10 and 11: an admin token ends even while the disk is full, and the audit log gets its line, with who did it, once there is room.
+#[test]
+fn an_admin_token_ends_while_the_store_cannot_be_written() {
+    let bench = Bench::new();
+    let new = crate::store::NewAdminToken {
+        name: "ops".to_owned(),
+        role: "full".to_owned(),
+        ..crate::store::NewAdminToken::default()
+    };
+    let outcome = bench.done(Verb::AdminTokenCreate(new));
+    let Outcome::AdminTokenIssued { token, text } = outcome else {
+        panic!("{outcome:?}");
+    };
+    let digest = crate::model::key_text::digest_of(text.reveal().as_bytes());
+    assert!(bench.keeper.admin_token(&digest, NOW).is_some());
+    bench.keeper.refuse_writes(true);
+    let revoke = Verb::AdminTokenRevoke { id: token.id };
+    let actor = crate::store::audit::Actor::user(Some(7), "socket");
+    let error = bench.keeper.execute_as(&revoke, &actor, NOW).unwrap_err();
+    assert!(error.text.contains("in force, not durable"), "{error}");
+    assert!(bench.keeper.admin_token(&digest, NOW).is_none());
+    assert!(!bench.keeper.has_admin_tokens(NOW));
+    bench.keeper.refuse_writes(false);
+    assert_eq!(bench.keeper.retry_unwritten(NOW), 0);
+    let log = crate::store::audit::Log::open(bench.directory.path()).unwrap();
+    let lines = log.unwrap().lines(&Default::default(), NOW).unwrap();
+    let seen: Vec<_> = lines
+        .iter()
+        .map(|line| (line.act.as_str(), line.who.as_str()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("admin-token-revoke", "uid:7"),
+            ("admin-token-create", "gateway"),
+            ("tenant-create", "gateway")
+        ]
+    );
+}
+
+/// An act that was given a name is done once within a day; the same name for another is refused.
+#[test]
+fn an_act_with_a_name_is_done_once() {
+    let bench = Bench::new();
+    let verb = |id: &str| Verb::TenantCreate {
+        id: id.to_owned(),
+        name: None,
+        plan: "free".to_owned(),
+    };
+    let actor = |print: &str| crate::store::audit::Actor {
+        once: Some(crate::store::audit::Once {
+            key: "first".to_owned(),
+            print: print.to_owned(),
+        }),
+        ..crate::store::audit::Actor::user(Some(7), "socket")
+    };
+    let execute = |id: &str, actor: &crate::store::audit::Actor, at: Wall| {
+        bench.keeper.execute_as(&verb(id), actor, at)
+    };
+    let first = execute("umbra", &actor("x"), NOW).unwrap();
+    assert!(matches!(
+        first,
+        Outcome::TenantChanged { changed: true, .. }
+    ));
+    let again = execute("umbra", &actor("x"), NOW).unwrap();
+    assert_eq!(
+        again,
+        Outcome::Replayed {
+            id: "umbra".to_owned()
+        }
+    );
+    assert!(execute("vega", &actor("y"), NOW).is_err());
+    let later = Wall(NOW.0 + 86_401 * 1_000_000);
+    assert!(matches!(
+        execute("vega", &actor("y"), later),
+        Ok(Outcome::TenantChanged { .. })
+    ));
+}

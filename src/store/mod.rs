@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::clock::Wall;
+use crate::model::admin_token::AdminToken;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
@@ -14,6 +15,7 @@ use crate::store::request::ImportedKey;
 use crate::store::request::KeyUpdate;
 use crate::store::request::TenantUpdate;
 
+pub mod audit;
 pub mod counters;
 pub mod error;
 pub mod history;
@@ -144,6 +146,31 @@ pub enum Verb {
         /// Its id.
         id: String,
     },
+    /// Makes a token of the admin plane; the outcome carries its text, once.
+    AdminTokenCreate(NewAdminToken),
+    /// All tokens of the admin plane.
+    AdminTokenList,
+    /// Ends a token of the admin plane.
+    AdminTokenRevoke {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// What a new token of the admin plane is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewAdminToken {
+    /// What people call it.
+    pub name: String,
+    /// `full`, `read-only` or `tenant`.
+    pub role: String,
+    /// The one tenant of a token of the role `tenant`.
+    #[serde(default)]
+    pub tenant: Option<String>,
+    /// Seconds from creation, or `None` for never.
+    #[serde(default)]
+    pub expires_in_seconds: Option<u64>,
 }
 
 /// What a new key is to be.
@@ -191,7 +218,9 @@ impl Verb {
     #[must_use]
     pub fn is_read(&self) -> bool {
         match self {
-            Verb::KeyList(_) | Verb::KeyShow { .. } | Verb::TenantList => true,
+            Verb::KeyList(_) | Verb::KeyShow { .. } | Verb::TenantList | Verb::AdminTokenList => {
+                true
+            }
             Verb::KeyCreate(_)
             | Verb::KeyDeactivate { .. }
             | Verb::KeyActivate { .. }
@@ -205,7 +234,9 @@ impl Verb {
             | Verb::KeyDelete { .. }
             | Verb::TenantCreate { .. }
             | Verb::TenantSuspend { .. }
-            | Verb::TenantResume { .. } => false,
+            | Verb::TenantResume { .. }
+            | Verb::AdminTokenCreate(_)
+            | Verb::AdminTokenRevoke { .. } => false,
         }
     }
 
@@ -232,6 +263,11 @@ impl Verb {
             Verb::TenantUpdate(update) => ("tenant-update", &update.id),
             Verb::TenantSuspend { id } => ("tenant-suspend", id),
             Verb::TenantResume { id } => ("tenant-resume", id),
+            Verb::AdminTokenCreate(_) => ("admin-token-create", ""),
+            Verb::AdminTokenList => ("admin-token-list", ""),
+            Verb::AdminTokenRevoke { id } => {
+                ("admin-token-revoke", AdminToken::parse_id(id).unwrap_or(""))
+            }
         }
     }
 }

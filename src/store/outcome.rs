@@ -11,6 +11,7 @@ use zeroize::Zeroize;
 
 use crate::clock::Wall;
 use crate::config::KeyLabels;
+use crate::model::admin_token::AdminToken;
 use crate::model::key::ApiKey;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
@@ -126,6 +127,75 @@ pub enum Outcome {
         /// By id.
         tenants: Vec<TenantView>,
     },
+    /// A token of the admin plane that was just made.
+    AdminTokenIssued {
+        /// The token.
+        token: AdminTokenView,
+        /// Its text, shown this once.
+        text: KeyText,
+    },
+    /// A token of the admin plane that was asked to end.
+    AdminTokenChanged {
+        /// The token as it now is.
+        token: AdminTokenView,
+        /// Whether anything changed.
+        changed: bool,
+        /// One sentence for the operator.
+        said: String,
+    },
+    /// Tokens of the admin plane.
+    AdminTokens {
+        /// Oldest first.
+        tokens: Vec<AdminTokenView>,
+    },
+    /// It was done before, under the same name: nothing was done now.
+    Replayed {
+        /// Whom it made or changed then.
+        id: String,
+    },
+}
+
+/// A token of the admin plane as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminTokenView {
+    /// `tok_…`.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// `full`, `read-only` or `tenant`.
+    pub role: String,
+    /// The one tenant that it is tied to.
+    pub tenant: Option<String>,
+    /// The last four characters of its text.
+    pub last_four: String,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339; `None` is never.
+    pub expires_at: Option<String>,
+    /// `active`, `expired` or `revoked`.
+    pub status: String,
+}
+
+impl AdminTokenView {
+    /// How a token looks at this point of the wall clock.
+    #[must_use]
+    pub fn of(token: &AdminToken, now: Wall) -> AdminTokenView {
+        AdminTokenView {
+            id: token.id.clone(),
+            name: token.name.clone(),
+            role: token.role.as_str().to_owned(),
+            tenant: token.role.tenant().map(|tenant| tenant.as_str().to_owned()),
+            last_four: token.last_four.clone(),
+            created_at: rfc3339(token.created),
+            expires_at: token.expires.map(rfc3339),
+            status: match (token.revoked, token.stands(now)) {
+                (Some(_), _) => "revoked",
+                (None, false) => "expired",
+                (None, true) => "active",
+            }
+            .to_owned(),
+        }
+    }
 }
 
 /// A key as lists show it: never its text, never its digest (FA7).

@@ -10,6 +10,8 @@ use rusqlite::params;
 use rusqlite::types::Type;
 
 use crate::clock::Wall;
+use crate::model::admin_token::AdminToken;
+use crate::model::admin_token::Role;
 use crate::model::binding;
 use crate::model::binding::Binding;
 use crate::model::binding::WebOrigin;
@@ -185,6 +187,43 @@ pub(super) fn update_tenant(connection: &Connection, tenant: &Tenant) -> rusqlit
             tenant.quota.text(),
             tenant.burst.text(),
             upstreams_text(&tenant.upstreams),
+        ],
+    )
+}
+
+/// The columns that `admin_token` reads, in its order.
+pub(super) const ADMIN_TOKEN_COLUMNS: &str =
+    "id, digest, name, role, tenant, last_four, created, expires, revoked";
+
+pub(super) fn admin_token(row: &Row<'_>) -> rusqlite::Result<AdminToken> {
+    let tenant = row.get_ref(4)?.as_str_or_null()?;
+    Ok(AdminToken {
+        id: row.get(0)?,
+        digest: Digest(row.get(1)?),
+        name: row.get(2)?,
+        role: Role::parse(row.get_ref(3)?.as_str()?, tenant).map_err(bad(3))?,
+        last_four: row.get(5)?,
+        created: wall(row.get(6)?),
+        expires: row.get::<_, Option<i64>>(7)?.map(wall),
+        revoked: row.get::<_, Option<i64>>(8)?.map(wall),
+    })
+}
+
+pub(super) fn insert_admin_token(
+    connection: &Connection,
+    token: &AdminToken,
+) -> rusqlite::Result<usize> {
+    connection.execute(
+        "INSERT INTO admin_token (id, digest, name, role, tenant, last_four, created, expires) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            token.id,
+            token.digest.0,
+            token.name,
+            token.role.as_str(),
+            token.role.tenant().map(|tenant| tenant.as_str()),
+            token.last_four,
+            micros(token.created),
+            token.expires.map(micros),
         ],
     )
 }

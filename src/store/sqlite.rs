@@ -18,6 +18,7 @@ use rusqlite::TransactionBehavior;
 use rusqlite::params;
 
 use crate::clock::Wall;
+use crate::model::admin_token::AdminToken;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
@@ -25,6 +26,11 @@ use crate::model::key::KeyStatus;
 use crate::model::tenant::Tenant;
 use crate::store::Contents;
 use crate::store::Retired;
+use crate::store::audit;
+use crate::store::audit::Act;
+use crate::store::audit::Done;
+use crate::store::audit::Once;
+use crate::store::audit::Written;
 use crate::store::error::StoreError;
 use crate::store::lock::DirectoryLock;
 use crate::store::lock::own_like_directory;
@@ -73,6 +79,10 @@ pub enum Write {
     InsertTenant(Tenant, Wall),
     /// Everything of a tenant but its id.
     UpdateTenant(Tenant),
+    /// A new token of the admin plane.
+    InsertAdminToken(Box<AdminToken>),
+    /// The end of a token of the admin plane, now.
+    RevokeAdminToken(String, Wall),
 }
 
 /// How a digest stands in the store.
@@ -87,10 +97,11 @@ pub enum DigestUse {
 }
 
 /// What brings `keys.db` from version N to N + 1; version 1 makes it.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
 ];
 
 const RETIRED: &str = "SELECT digest, key_id, valid_until FROM retired_digest";
@@ -266,13 +277,58 @@ impl Store {
         self.read(|connection| all(connection, &tenant_query("ORDER BY id"), [], rows::tenant))
     }
 
-    /// Makes one change durable, as one transaction and one revision; gives the new revision.
+    /// All tokens of the admin plane, oldest first, those that have ended included.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn admin_tokens(&self) -> Result<Vec<AdminToken>, StoreError> {
+        let columns = rows::ADMIN_TOKEN_COLUMNS;
+        let query = format!("SELECT {columns} FROM admin_token ORDER BY created, id");
+        self.read(|connection| all(connection, &query, [], rows::admin_token))
+    }
+
+    /// What this one did under this name, not before `since`.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn done(&self, who: &str, once: &Once, since: Wall) -> Result<Option<Done>, StoreError> {
+        self.read(|connection| audit::done(connection, who, &once.key, since))
+    }
+
+    /// Makes one change durable, as one transaction and one revision; gives the new revision. Nobody is told who did it: for tools and
+    /// tests.
     ///
     /// # Errors
     /// Nothing was changed: the disk is full, a row is gone, or a digest or id is taken.
     pub fn commit(&mut self, writes: &[Write]) -> Result<u64, StoreError> {
         let file = self.file.clone();
-        commit(&mut self.connection, writes).map_err(|error| StoreError::from_sqlite(&file, error))
+        let committed = commit(&mut self.connection, writes, None);
+        committed
+            .map(|(revision, _)| revision)
+            .map_err(|error| StoreError::from_sqlite(&file, error))
+    }
+
+    /// The same with its line in the audit log: both, or neither.
+    ///
+    /// # Errors
+    /// As `commit`.
+    pub fn commit_act(
+        &mut self,
+        writes: &[Write],
+        act: &Act,
+    ) -> Result<(u64, Option<Written>), StoreError> {
+        let file = self.file.clone();
+        commit(&mut self.connection, writes, Some(act))
+            .map_err(|error| StoreError::from_sqlite(&file, error))
+    }
+
+    /// Writes down an act that changes nothing in the store.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn record(&mut self, act: &Act) -> Result<Written, StoreError> {
+        let file = self.file.clone();
+        record(&mut self.connection, act).map_err(|error| StoreError::from_sqlite(&file, error))
     }
 
     /// Makes every later write fail, as a full disk would.
@@ -291,7 +347,20 @@ impl Store {
     }
 }
 
-fn commit(connection: &mut Connection, writes: &[Write]) -> rusqlite::Result<u64> {
+fn record(connection: &mut Connection, act: &Act) -> rusqlite::Result<Written> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let revision = revision_of(&transaction)?;
+    let written = audit::append(&transaction, act, revision)?;
+    transaction.commit()?;
+    empty_log(connection);
+    Ok(written)
+}
+
+fn commit(
+    connection: &mut Connection,
+    writes: &[Write],
+    act: Option<&Act>,
+) -> rusqlite::Result<(u64, Option<Written>)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for write in writes {
         let changed = apply(&transaction, write)?;
@@ -301,11 +370,18 @@ fn commit(connection: &mut Connection, writes: &[Write]) -> rusqlite::Result<u64
     }
     transaction.execute("UPDATE meta SET revision = revision + 1", [])?;
     let revision = revision_of(&transaction)?;
+    let written = act
+        .map(|act| audit::append(&transaction, act, revision))
+        .transpose()?;
     transaction.commit()?;
+    empty_log(connection);
+    Ok((revision, written))
+}
+
+fn empty_log(connection: &Connection) {
     // The log is emptied at once, so that `keys.db` alone is the whole truth: a lost or broken log brings no revoked key back, and a copy
     // of the one file is a backup. It stays until the next change where somebody reads along; the change is durable either way.
     let _emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()));
-    Ok(revision)
 }
 
 fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<usize> {
@@ -349,6 +425,11 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<usize
         ),
         Write::InsertTenant(tenant, created) => rows::insert_tenant(transaction, tenant, *created),
         Write::UpdateTenant(tenant) => rows::update_tenant(transaction, tenant),
+        Write::InsertAdminToken(token) => rows::insert_admin_token(transaction, token),
+        Write::RevokeAdminToken(id, now) => transaction.execute(
+            "UPDATE admin_token SET revoked = ?2 WHERE id = ?1 AND revoked IS NULL",
+            params![id, rows::micros(*now)],
+        ),
     }
 }
 

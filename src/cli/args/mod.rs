@@ -8,12 +8,16 @@ use clap::Subcommand;
 use clap::ValueEnum;
 use clap_complete::Shell;
 
+mod admin_tokens;
+mod audit;
 mod key_words;
 mod keys;
 mod limits;
 mod tenants;
 mod usage;
 
+pub(super) use admin_tokens::AdminTokens;
+pub(super) use audit::Audit;
 pub(super) use keys::Column;
 pub(super) use keys::Final;
 pub(super) use keys::Keys;
@@ -90,6 +94,12 @@ pub(super) enum Command {
     /// Tenants
     #[command(subcommand)]
     Tenants(Tenants),
+    /// Tokens for the admin listener's API and dashboard
+    #[command(subcommand)]
+    AdminTokens(AdminTokens),
+    /// What administrators did
+    #[command(subcommand)]
+    Audit(Audit),
     /// What keys did: requests, errors, bytes, last use
     Usage(Usage),
     /// Limits and permissions of a request

@@ -263,7 +263,7 @@ pub(super) fn fresh_id(scene: &Scene<'_>) -> Result<KeyId, Failure> {
 }
 
 /// Characters from the system's random source, each equally likely.
-fn random_base62<const LENGTH: usize>() -> Result<[u8; LENGTH], Failure> {
+pub(super) fn random_base62<const LENGTH: usize>() -> Result<[u8; LENGTH], Failure> {
     let mut characters = [0; LENGTH];
     let mut filled = 0;
     while filled < LENGTH {

@@ -10,6 +10,7 @@ use crate::config::KeyFormat;
 use crate::config::KeyLabels;
 use crate::config::KeyRules;
 use crate::config::Upstream;
+use crate::model::admin_token::AdminToken;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyStatus;
@@ -18,11 +19,13 @@ use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
 use crate::store::Store;
 use crate::store::Verb;
+use crate::store::audit::Actor;
 use crate::store::outcome::Failure;
 use crate::store::outcome::LastUsed;
 use crate::store::outcome::Outcome;
 use crate::store::sqlite::Write;
 
+mod admin_token;
 mod create;
 mod find;
 mod import;
@@ -33,7 +36,10 @@ mod rules;
 mod select;
 mod status;
 mod tenant;
+mod told;
 mod update;
+
+pub use told::act_of;
 
 /// What gateway.toml says that the verbs must know.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +123,8 @@ pub enum Change {
     KeyStatus(Vec<Digest>, KeyStatus),
     /// A tenant, new or changed.
     Tenant(Tenant),
+    /// Tokens of the admin plane: no request of a client asks for them. All of them, as they are from now on.
+    AdminTokens(Vec<AdminToken>),
 }
 
 /// Checks a verb against every rule and says what is to be written. The store must not be written in between: the lock and
@@ -131,13 +139,7 @@ pub fn prepare(
     now: Wall,
     last_used: &LastUsed,
 ) -> Result<Prepared, Failure> {
-    let scene = Scene {
-        store,
-        declared,
-        now,
-        last_used,
-        tenants: OnceCell::new(),
-    };
+    let scene = Scene::new(store, declared, now, last_used);
     match verb {
         Verb::KeyCreate(new) => create::create(&scene, new),
         Verb::KeyList(which) => list::keys(&scene, which),
@@ -167,6 +169,9 @@ pub fn prepare(
         Verb::TenantUpdate(change) => update::of_tenant(&scene, change),
         Verb::TenantSuspend { id } => tenant::suspend(&scene, id, true),
         Verb::TenantResume { id } => tenant::suspend(&scene, id, false),
+        Verb::AdminTokenCreate(new) => admin_token::create(&scene, new),
+        Verb::AdminTokenList => admin_token::list(&scene),
+        Verb::AdminTokenRevoke { id } => admin_token::revoke(&scene, id),
     }
 }
 
@@ -180,11 +185,15 @@ pub fn apply(
     verb: &Verb,
     now: Wall,
     last_used: &LastUsed,
+    actor: &Actor,
 ) -> Result<Applied, Failure> {
     let prepared = prepare(store, declared, verb, now, last_used)?;
     let revision = match prepared.writes.as_slice() {
         [] => None,
-        writes => Some(store.commit(writes)?),
+        writes => {
+            let act = act_of(store, declared, verb, &prepared.outcome, actor, now)?;
+            Some(store.commit_act(writes, &act)?.0)
+        }
     };
     Ok(Applied {
         outcome: prepared.outcome,
@@ -201,6 +210,23 @@ struct Scene<'a> {
     last_used: &'a LastUsed,
     /// Those of the store, read once.
     tenants: OnceCell<Vec<Tenant>>,
+}
+
+impl<'a> Scene<'a> {
+    fn new(
+        store: &'a Store,
+        declared: &'a Declared<'a>,
+        now: Wall,
+        last_used: &'a LastUsed,
+    ) -> Scene<'a> {
+        Scene {
+            store,
+            declared,
+            now,
+            last_used,
+            tenants: OnceCell::new(),
+        }
+    }
 }
 
 impl Prepared {

@@ -81,9 +81,17 @@ impl Bench {
 
     fn at(&mut self, verb: Verb, now: Wall) -> Result<Outcome, VerbError> {
         let declared = Declared::of(&self.config);
-        apply(&mut self.store, &declared, &verb, now, &HashMap::new)
-            .map(|applied| applied.outcome)
-            .map_err(VerbError::from)
+        let actor = Actor::gateway("test");
+        apply(
+            &mut self.store,
+            &declared,
+            &verb,
+            now,
+            &HashMap::new,
+            &actor,
+        )
+        .map(|applied| applied.outcome)
+        .map_err(VerbError::from)
     }
 
     fn try_to(&mut self, verb: Verb) -> Result<Outcome, VerbError> {

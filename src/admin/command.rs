@@ -1,4 +1,4 @@
-//! What the command line asks of the running gateway: verbs, reload, status, explain, observed, usage. Only on the unix socket.
+//! What the command line asks of the running gateway: verbs, reload, status, explain, observed, usage, audit. Only on the unix socket.
 
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use crate::admin::Admin;
 use crate::admin::Asked;
+use crate::admin::AuditAsked;
 use crate::admin::Caller;
 use crate::admin::observed;
 use crate::admin::usage;
@@ -26,6 +27,7 @@ use crate::gate::Question;
 use crate::store::Outcome;
 use crate::store::Verb;
 use crate::store::VerbError;
+use crate::store::audit::Actor;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::error::EXIT_REFUSED;
 use crate::store::error::EXIT_UNAVAILABLE;
@@ -38,15 +40,16 @@ const VERB_BYTES_MAX: usize = 1 << 30;
 pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route(
-            "/v1/verbs",
+            "/cli/verbs",
             post(verbs).layer(DefaultBodyLimit::max(VERB_BYTES_MAX)),
         )
-        .route("/v1/reload", post(reload))
-        .route("/v1/status", get(status))
-        .route("/v1/upstreams", get(upstreams))
-        .route("/v1/explain", post(explain))
-        .route("/v1/observed", get(report))
-        .route("/v1/usage", post(usage))
+        .route("/cli/reload", post(reload))
+        .route("/cli/status", get(status))
+        .route("/cli/upstreams", get(upstreams))
+        .route("/cli/explain", post(explain))
+        .route("/cli/observed", get(report))
+        .route("/cli/usage", post(usage))
+        .route("/cli/audit", post(audit))
         .with_state(admin)
 }
 
@@ -64,9 +67,9 @@ async fn verbs(
         act,
         subject: subject.to_owned(),
         caller,
-        is_read: verb.is_read(),
     };
-    let work = move || admin.keeper.execute(&verb, admin.clock.now().wall);
+    let actor = Actor::user(caller.uid, "socket");
+    let work = move || (admin.keeper).execute_as(&verb, &actor, admin.clock.now().wall);
     // A panic there is a bug of ours; the answer says no more than that nothing can be promised.
     let result = tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
         Err(VerbError {
@@ -83,7 +86,8 @@ async fn verbs(
 
 async fn reload(State(admin): State<Arc<Admin>>, Extension(caller): Extension<Caller>) -> Response {
     tracing::info!(uid = caller.uid, "reload asked for");
-    let verdict = tokio::task::spawn_blocking(move || (admin.reload)()).await;
+    let actor = Actor::user(caller.uid, "socket");
+    let verdict = tokio::task::spawn_blocking(move || (admin.reload)(&actor)).await;
     match verdict {
         Ok(Ok(report)) => answer(StatusCode::OK, &serde_json::json!({ "report": report })),
         Ok(Err(text)) => refuse(VerbError {
@@ -156,6 +160,22 @@ async fn usage(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
     }
 }
 
+async fn audit(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+    let asked: AuditAsked = match serde_json::from_slice(&body) {
+        Ok(asked) => asked,
+        Err(error) => return refuse(not_a_verb(&error)),
+    };
+    let work = move || asked.answer(&admin.store, admin.clock.now().wall);
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(found)) => answer(StatusCode::OK, &found),
+        Ok(Err(error)) => refuse(error),
+        Err(_) => refuse(VerbError {
+            text: "the gateway failed while reading; see its log".to_owned(),
+            exit: EXIT_UNAVAILABLE,
+        }),
+    }
+}
+
 fn not_a_verb(error: &serde_json::Error) -> VerbError {
     VerbError {
         text: format!(
@@ -181,20 +201,19 @@ fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     (status, [(CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
-/// One line for each change: what, whose, by whom, and how it ended. Never a key.
+/// One line for each act that failed: what, whose, by whom, and why. Never a key.
 struct LogLine {
     act: &'static str,
     subject: String,
     caller: Caller,
-    is_read: bool,
 }
 
 impl LogLine {
     fn write(&self, result: &Result<Outcome, VerbError>) {
         let (act, subject, uid) = (self.act, &self.subject, self.caller.uid);
         match result {
-            Ok(_) if self.is_read => tracing::debug!(act, subject, uid, "administrative act"),
-            Ok(_) => tracing::info!(act, subject, uid, "administrative act"),
+            // What changed anything has been told with its place in the audit log.
+            Ok(_) => tracing::debug!(act, subject, uid, "administrative act"),
             Err(error) if error.exit == EXIT_UNAVAILABLE => {
                 tracing::error!(act, subject, uid, %error, "administrative act failed");
             }

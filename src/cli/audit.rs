@@ -1,0 +1,97 @@
+//! `audit`: what administrators did, and whether the log of it is whole.
+
+use serde_json::Value;
+
+use crate::admin::AuditAsked;
+use crate::cli::act::Place;
+use crate::cli::args::At;
+use crate::cli::args::Audit;
+use crate::cli::args::Output;
+use crate::cli::print;
+use crate::store::VerbError;
+use crate::store::audit::Line;
+use crate::store::error::EXIT_REFUSED;
+
+const COLUMNS: [&str; 8] = [
+    "LINE", "AT", "WHO", "FROM", "ACT", "SUBJECT", "REVISION", "CHANGED",
+];
+
+/// Asks and prints.
+///
+/// # Errors
+/// The log cannot be read, or is not whole.
+pub(super) fn audit(at: &At, form: Output, asked: Audit) -> Result<(), VerbError> {
+    let place = Place::find(at)?;
+    match asked {
+        Audit::List(asked) => {
+            let lines = place.audit(&AuditAsked::List(asked.which()))?.lines;
+            super::written(match form {
+                Output::Json => print::json_line(&lines),
+                Output::Table => print::rows(&COLUMNS, lines.iter().map(row).collect()),
+            })
+        }
+        Audit::Verify { expect } => {
+            let answer = place.audit(&AuditAsked::Verify { expect })?;
+            let Some(verdict) = answer.verdict else {
+                return Err(VerbError::refused(
+                    "the gateway did not say how the log stands",
+                ));
+            };
+            match form {
+                Output::Json => super::written(print::json_line(&verdict))?,
+                Output::Table if verdict.whole => {
+                    eprintln!(
+                        "{} lines, all as they were written; the last one:",
+                        verdict.lines
+                    );
+                    let head = format!("{}:{}\n", verdict.lines, verdict.head);
+                    super::written(print::raw(head.as_bytes()))?;
+                }
+                Output::Table => {}
+            }
+            match verdict.fault {
+                None => Ok(()),
+                Some(fault) => Err(VerbError {
+                    text: format!(
+                        "the audit log is not whole: {fault} ({} lines before are as they were written)",
+                        verdict.lines
+                    ),
+                    exit: EXIT_REFUSED,
+                }),
+            }
+        }
+    }
+}
+
+fn row(line: &Line) -> [String; 8] {
+    [
+        line.seq.to_string(),
+        line.at.clone(),
+        line.who.clone(),
+        line.from.clone(),
+        line.act.clone(),
+        line.subject.clone(),
+        line.revision.to_string(),
+        changed(line),
+    ]
+}
+
+/// The members that differ, as `name: before → after`; what is new as a whole needs no words.
+fn changed(line: &Line) -> String {
+    let (Some(Value::Object(before)), Some(Value::Object(after))) = (&line.before, &line.after)
+    else {
+        return "-".to_owned();
+    };
+    let differs = after
+        .iter()
+        .filter(|(name, value)| before.get(*name) != Some(*value));
+    let words = differs.map(|(name, value)| match before.get(name) {
+        Some(was) => format!("{name}: {} → {}", print::plain(was), print::plain(value)),
+        None => name.clone(),
+    });
+    let words: Vec<String> = words.collect();
+    match words.is_empty() {
+        true => "-".to_owned(),
+        false => words.join("; "),
+    }
+}
