@@ -1,5 +1,6 @@
 //! Every metric, declared once, its unit in its name; what a request touches is an atomic it already holds.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -54,6 +55,23 @@ impl RouteMetrics {
         self.micros.fetch_add(micros, Ordering::Relaxed);
         self.sent_bytes.fetch_add(sent_bytes, Ordering::Relaxed);
     }
+}
+
+/// All routes together.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    /// Finished requests.
+    pub requests: u64,
+    /// The same by status: 1xx to 5xx.
+    pub classes: [u64; 5],
+    /// Bytes of answer bodies.
+    pub sent_bytes: u64,
+    /// Upper bounds of all buckets but the last, in seconds.
+    pub bounds: Vec<f64>,
+    /// Finished requests by how long they took.
+    pub latency: Vec<u64>,
+    /// Refusals by reason.
+    pub refusals: BTreeMap<&'static str, u64>,
 }
 
 /// How a reading is shown.
@@ -164,6 +182,32 @@ impl Metrics {
             return Arc::clone(found);
         }
         Arc::clone(write(&self.guards).entry(outcome).or_default())
+    }
+
+    /// Everything together, for a page that people look at.
+    pub fn sums(&self) -> Sums {
+        let mut sums = Sums {
+            bounds: BOUNDS.to_vec(),
+            latency: vec![0; BOUNDS.len() + 1],
+            ..Sums::default()
+        };
+        for route in read(&self.routes).values() {
+            for (index, counter) in route.statuses.iter().enumerate() {
+                let count = counter.load(Ordering::Relaxed);
+                sums.requests += count;
+                sums.classes[index / 100] += count;
+            }
+            for (sum, counter) in sums.latency.iter_mut().zip(&route.buckets) {
+                *sum += counter.load(Ordering::Relaxed);
+            }
+            sums.sent_bytes += route.sent_bytes.load(Ordering::Relaxed);
+        }
+        let refusals = read(&self.refusals);
+        let counts = refusals
+            .iter()
+            .map(|(reason, count)| (*reason, count.load(Ordering::Relaxed)));
+        sums.refusals = counts.collect();
+        sums
     }
 
     /// Adds a number that is read at each scrape. Readings of one name must be added one after the other.

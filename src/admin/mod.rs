@@ -1,6 +1,7 @@
-//! The admin plane: verbs, reload and status on a unix socket; health and metrics, and nothing else, on TCP.
+//! The admin plane: what the command line asks, on a unix socket; the API and the dashboard there and, for who shows an admin token, on TCP; health and metrics for anybody.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,9 +15,13 @@ use crate::upstream::UpstreamReport;
 
 mod audit;
 mod command;
+mod grant;
 mod health;
 mod observed;
+mod problem;
+mod rest;
 mod serve;
+mod session;
 mod socket;
 mod usage;
 
@@ -26,6 +31,7 @@ pub use observed::Report;
 pub use observed::Row;
 pub use serve::serve_socket;
 pub use serve::serve_tcp;
+pub use session::Sessions;
 pub use socket::bind_socket;
 pub use usage::Asked;
 pub use usage::Usage;
@@ -53,17 +59,25 @@ pub struct Admin {
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Who is in and who is not behind each upstream.
     pub upstreams: Arc<dyn Fn() -> Vec<UpstreamReport> + Send + Sync>,
+    /// Counts since the start, for the dashboard.
+    pub overview: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// Sessions of the dashboard.
+    pub sessions: Arc<Sessions>,
+    /// Where the admin plane listens over TCP.
+    pub address: Option<SocketAddr>,
     /// The whole of `/metrics`, OpenMetrics text.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Whether new requests are welcome.
     pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// Who is at the other end of the unix socket, as the kernel says; `None` on TCP.
+/// Who is at the other end.
 #[derive(Clone, Copy, Debug)]
 struct Caller {
-    /// User id.
+    /// The user id of the unix socket's peer, as the kernel says.
     uid: Option<u32>,
+    /// The address of a TCP peer; `None` on the socket.
+    peer: Option<SocketAddr>,
 }
 
 impl fmt::Debug for Admin {

@@ -24,6 +24,7 @@ use crate::admin::Admin;
 use crate::admin::Caller;
 use crate::admin::command;
 use crate::admin::health;
+use crate::admin::rest;
 
 /// Admin connections open at once on each listener; more of them wait in the backlog.
 const CONNECTIONS_MAX: usize = 64;
@@ -39,7 +40,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves verbs, reload, status, health and metrics until the task is dropped. Whoever the socket's mode lets connect may do all of it.
 pub async fn serve_socket(listener: UnixListener, admin: Arc<Admin>) {
-    let router = command::router(Arc::clone(&admin)).merge(health::router(admin));
+    let router = command::router(Arc::clone(&admin))
+        .merge(rest::router(&admin))
+        .merge(health::router(admin));
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
@@ -48,7 +51,7 @@ pub async fn serve_socket(listener: UnixListener, admin: Arc<Admin>) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let uid = stream.peer_cred().ok().map(|credentials| credentials.uid());
-                let caller = Caller { uid };
+                let caller = Caller { uid, peer: None };
                 tokio::spawn(converse(stream, router.clone(), caller, slot));
             }
             Err(error) => pause(&error).await,
@@ -56,17 +59,27 @@ pub async fn serve_socket(listener: UnixListener, admin: Arc<Admin>) {
     }
 }
 
-/// Serves health and metrics until the task is dropped.
+/// Serves health and metrics to anybody, and the API to whoever shows an admin token, until the task is dropped. While there is no such token
+/// there is nothing but health and metrics.
 pub async fn serve_tcp(listener: TcpListener, admin: Arc<Admin>) {
-    let router = health::router(admin);
+    let only_health = health::router(Arc::clone(&admin));
+    let whole = only_health
+        .clone()
+        .merge(rest::router(&admin))
+        .fallback(rest::nothing_here);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
             return;
         };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let caller = Caller { uid: None };
+            Ok((stream, peer)) => {
+                let caller = Caller {
+                    uid: None,
+                    peer: Some(peer),
+                };
+                let open = admin.keeper.has_admin_tokens(admin.clock.now().wall);
+                let router = if open { &whole } else { &only_health };
                 tokio::spawn(converse(stream, router.clone(), caller, slot));
             }
             Err(error) => pause(&error).await,

@@ -98,6 +98,8 @@ impl Config {
         let admin = self.listen.admin.map(|address| address.to_string());
         out.text("admin", &admin.unwrap_or_default());
         out.path("admin_socket", &self.listen.admin_socket);
+        out.table("[admin]");
+        out.list("hosts", &self.admin.hosts);
         out.table("[server]");
         out.bare("workers", self.server.workers);
         out.text("drain_timeout", &show_duration(self.server.drain_timeout));

@@ -157,6 +157,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
     };
     let config = Config {
         listen,
+        admin: settings::admin_names(root),
         server: settings::server(root),
         connections: settings::connections(root),
         trusted_proxies: Arc::new(settings::trusted_proxies(root)),
@@ -239,6 +240,8 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 pub struct Config {
     /// Addresses; a change needs a restart.
     pub listen: Listen,
+    /// What the admin listener is called.
+    pub admin: AdminConfig,
     /// Threads and the drain; a change of `workers` needs a restart.
     pub server: Server,
     /// Bounds on client connections.
@@ -314,6 +317,13 @@ pub struct Listen {
     pub admin: Option<SocketAddr>,
     /// Unix socket that the command line talks to. At most 107 bytes.
     pub admin_socket: PathBuf,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Names beside `localhost` and its own addresses under which it may be asked; lower case, without port.
+    pub hosts: Vec<String>,
 }
 
 /// `[server]`.

@@ -155,6 +155,14 @@ pub(super) fn host_pattern(text: &str) -> Result<String, Wrong> {
     wrong(format!("\"{text}\" is not a host name"), HELP)
 }
 
+/// An exact host name, lower-cased, without port.
+pub(super) fn host_name(text: &str) -> Result<String, Wrong> {
+    match text.starts_with("*.") {
+        true => wrong(format!("\"{text}\" is many names"), "write each name out"),
+        false => host_pattern(text),
+    }
+}
+
 /// `client`, `server` or `fixed:NAME`.
 pub(super) fn host_header(text: &str) -> Result<HostHeader, Wrong> {
     match text {

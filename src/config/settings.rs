@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::AccessLog;
+use crate::config::AdminConfig;
 use crate::config::Auth;
 use crate::config::CertificateFiles;
 use crate::config::Connections;
@@ -136,6 +137,15 @@ fn admin_socket(table: &mut Reader<'_>, base: &Path, store: &Path) -> PathBuf {
         ));
     }
     socket
+}
+
+/// `[admin]`.
+pub(super) fn admin_names(root: &mut Reader<'_>) -> AdminConfig {
+    root.table("admin", "admin", |table| AdminConfig {
+        hosts: (table.list("hosts", names::host_name).into_iter().flatten())
+            .map(Spanned::into_inner)
+            .collect(),
+    })
 }
 
 /// `[server]`.

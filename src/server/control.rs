@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -107,6 +109,7 @@ pub(crate) fn spawn(runtime: &Runtime, listeners: AdminListeners, parts: Parts) 
 fn admin_handles(parts: &Parts) -> admin::Admin {
     let reloader = Arc::clone(&parts.reloader);
     let status = parts.clone();
+    let overview = parts.clone();
     let metrics = Arc::clone(&parts.metrics);
     let watch = parts.watch.clone();
     let upstreams = parts.clone();
@@ -124,6 +127,9 @@ fn admin_handles(parts: &Parts) -> admin::Admin {
         reload: Arc::new(move |actor| reloader.reload(actor)),
         status: Arc::new(move || status_json(&status)),
         upstreams: Arc::new(move || upstreams_report(&upstreams)),
+        overview: Arc::new(move || overview_json(&overview)),
+        sessions: Arc::default(),
+        address: parts.addresses.admin,
         metrics: Arc::new(move || metrics.render()),
         ready: Arc::new(move || watch.state() == State::Running),
     }
@@ -160,6 +166,33 @@ fn status_json(parts: &Parts) -> serde_json::Value {
 fn upstreams_report(parts: &Parts) -> Vec<UpstreamReport> {
     let config = Arc::clone(&parts.keeper.snapshot().load().config);
     parts.backends.report(&config)
+}
+
+/// What a page that is looked at shows of all traffic; it makes rates of two answers.
+fn overview_json(parts: &Parts) -> serde_json::Value {
+    let snapshot = parts.keeper.snapshot().load();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let sums = parts.metrics.sums();
+    serde_json::json!({
+        "at_unix_millis": parts.clock.now().wall.0 / 1_000,
+        "uptime_seconds": parts.clock.now().mono.since(parts.started.mono).as_secs(),
+        "state": if parts.watch.state() == State::Running { "running" } else { "draining" },
+        "requests": sums.requests,
+        "status_classes": sums.classes,
+        "sent_bytes": sums.sent_bytes,
+        "latency_bounds_seconds": sums.bounds,
+        "latency": sums.latency,
+        "refusals": sums.refusals,
+        "requests_in_flight": count(&parts.metrics.requests_in_flight),
+        "tunnels_open": count(&parts.metrics.tunnels_open),
+        "keys": snapshot.keys.len(),
+        "tenants": snapshot.tenants.entries.len(),
+        "revision": snapshot.revision,
+        "counters_failing": parts.flusher.failing(),
+        "changes_not_durable": parts.keeper.not_durable(),
+        "last_reload_successful": parts.reloader.last_successful(),
+        "certificate_expires_unix_seconds": parts.reloader.first_expiry_unix_seconds(),
+    })
 }
 
 /// Has counters written as soon as a request waits for it (`store.durability = "strict"`); never ends.

@@ -13,6 +13,7 @@ mod support;
 
 mod abuse;
 mod admin;
+mod admin_api;
 mod audit;
 mod authentication;
 mod browsers;

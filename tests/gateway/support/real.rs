@@ -59,6 +59,20 @@ pub fn left_out(name: &str) -> bool {
     out
 }
 
+/// A program that `tests/run` installs from PyPI or npm, below `target/test-tools`.
+#[track_caller]
+pub fn tool(name: &str, path: &str) -> PathBuf {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/test-tools")
+        .join(path);
+    assert!(
+        place.exists(),
+        "this test needs {name} at {}; tests/run installs it, or leave it out by PORTCULLIS_WITHOUT={name}",
+        place.display()
+    );
+    place
+}
+
 /// nginx, with `X_Tenant_Id` allowed as an alias: the worst case.
 #[track_caller]
 pub fn nginx() -> Backend {
