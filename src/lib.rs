@@ -2,6 +2,7 @@
 
 // The way of a request.
 pub mod access_log;
+pub mod alerts;
 pub mod edge;
 pub mod gate;
 pub mod guard;

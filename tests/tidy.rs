@@ -10,7 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// The rooms, lowest first: each imports only from those before it.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "clock",
     "descriptors",
     "pem",
@@ -25,6 +25,7 @@ const LAYERS: [&str; 23] = [
     "observed",
     "snapshot",
     "quota",
+    "alerts",
     "gate",
     "upstream",
     "shutdown",

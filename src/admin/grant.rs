@@ -22,6 +22,7 @@ use crate::admin::Admin;
 use crate::admin::Caller;
 use crate::admin::problem::Problem;
 use crate::admin::session::COOKIE;
+use crate::alerts::rules;
 use crate::model::admin_token::AdminToken;
 use crate::model::admin_token::Role;
 use crate::model::key_text;
@@ -76,7 +77,9 @@ pub(super) async fn let_in(
     match grant(&admin, caller, request.method(), request.headers()) {
         Ok(grant) => {
             let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-            if grant.role == Role::ReadOnly && !reads {
+            // Whoever came in may leave.
+            let leaves = request.uri().path() == "/v1/session";
+            if grant.role == Role::ReadOnly && !reads && !leaves {
                 return Problem::forbidden("This token may read, and change nothing.")
                     .into_response();
             }
@@ -124,7 +127,7 @@ fn grant(
         });
         return token
             .map(|token| Grant::of_token(token, caller))
-            .ok_or_else(|| turned_away(caller));
+            .ok_or_else(|| turned_away(admin, caller));
     }
     let Some(cookie) = session_cookie(headers) else {
         return Err(Problem::unauthorized());
@@ -139,12 +142,19 @@ fn grant(
 }
 
 /// A credential that opens nothing: told, so that somebody who tries them is seen.
-pub(super) fn turned_away(caller: Caller) -> Problem {
+pub(super) fn turned_away(admin: &Admin, caller: Caller) -> Problem {
     let client = caller.peer.map(|peer| peer.ip().to_string());
     tracing::warn!(
         client,
         "admin_auth_failed: a token that opens nothing was shown to the admin listener"
     );
+    if let Some(peer) = caller.peer {
+        let now = admin.clock.now();
+        if admin.sessions.fails_often(now.mono) {
+            let alert = rules::failing("admin listener", peer.ip(), now.wall);
+            admin.alerts.raise(alert);
+        }
+    }
     Problem::unauthorized()
 }
 

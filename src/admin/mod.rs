@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::alerts::Alerts;
 use crate::clock::Clock;
 use crate::clock::Wall;
 use crate::observed::Observed;
@@ -63,6 +64,8 @@ pub struct Admin {
     pub overview: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Sessions of the dashboard.
     pub sessions: Arc<Sessions>,
+    /// Told when somebody tries tokens.
+    pub alerts: Alerts,
     /// Where the admin plane listens over TCP.
     pub address: Option<SocketAddr>,
     /// The whole of `/metrics`, OpenMetrics text.

@@ -29,7 +29,12 @@ const NAME_BYTES: usize = 32;
 pub struct Sessions {
     /// A std mutex: held for a look-up, never across an await.
     open: Mutex<HashMap<Digest, Session>>,
+    /// Credentials that opened nothing: since when, and how many.
+    failures: Mutex<(Mono, u32)>,
 }
+
+/// So many failures within a minute are told of.
+const FAILURES: u32 = 5;
 
 #[derive(Clone, Debug)]
 struct Session {
@@ -78,6 +83,16 @@ impl Sessions {
         }
         session.used = now;
         Some(session.token_id.clone())
+    }
+
+    /// Counts a credential that opened nothing; whether there were so many within a minute that somebody should know.
+    pub(super) fn fails_often(&self, now: Mono) -> bool {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.since(failures.0) >= Duration::from_secs(60) {
+            *failures = (now, 0);
+        }
+        failures.1 = failures.1.saturating_add(1);
+        failures.1 == FAILURES
     }
 
     /// Ends a session.

@@ -140,6 +140,7 @@ impl Site {
             reload: Arc::new(|_| Err("gateway.toml:3: wrong".to_owned())),
             overview: Arc::new(|| serde_json::Value::Null),
             sessions: Arc::default(),
+            alerts: crate::alerts::Alerts::queue().0,
             address: None,
             status: Arc::new(|| serde_json::json!({ "pid": 42 })),
             upstreams: Arc::new(Vec::new),

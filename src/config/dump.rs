@@ -259,6 +259,7 @@ impl Config {
         out.text("in_flight", if abort { "abort" } else { "finish" });
         let revoke = self.revocation.revoke_plaintext;
         out.text("plaintext_key", if revoke { "revoke" } else { "log" });
+        self.dump_alerts(out);
         out.table("[log]");
         match &self.log.access {
             AccessLog::Off => out.text("access", "off"),
@@ -270,6 +271,36 @@ impl Config {
             &show_size(self.log.queue_bytes_max as u64),
         );
         out.text("level", &self.log.level.as_str().to_ascii_lowercase());
+    }
+
+    fn dump_alerts(&self, out: &mut Writer) {
+        let alerts = &self.alerts;
+        out.table("[alerts]");
+        match &alerts.webhook {
+            Some((uri, secret)) => {
+                out.text("webhook", &uri.to_string());
+                out.path("webhook_secret", secret);
+            }
+            None => {
+                out.text("webhook", "");
+                out.text("webhook_secret", "");
+            }
+        }
+        out.bare("limit_percent", alerts.limit_percent);
+        out.bare("error_rate_percent", alerts.error_rate_percent);
+        out.bare("error_rate_requests", alerts.error_rate_requests);
+        out.bare("unusual_factor", alerts.unusual_factor);
+        out.bare("unusual_requests", alerts.unusual_requests);
+        for (name, span) in [
+            ("unused_after", &alerts.unused_after),
+            ("key_expiry_before", &alerts.key_expiry_before),
+            (
+                "certificate_expiry_before",
+                &alerts.certificate_expiry_before,
+            ),
+        ] {
+            out.text(name, span.as_ref().map_or("never", |span| &span.text));
+        }
     }
 
     fn dump_upstream(&self, out: &mut Writer, upstream: &Upstream) {

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use http::HeaderValue;
+use http::Uri;
 use ipnet::IpNet;
 use toml::de::DeTable;
 
@@ -174,6 +175,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         errors,
         limits: settings::limits(root),
         revocation: settings::revocation(root),
+        alerts: settings::alerts(root, base),
         log: settings::log(root, base),
         plans: values_of(&entries.plans),
         tenants: values_of(&entries.tenants),
@@ -274,6 +276,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What a key's end does to its requests.
     pub revocation: Revocation,
+    /// What operators are told at once, and where.
+    pub alerts: AlertRules,
     /// Logs.
     pub log: Log,
     /// Names of environments, 1 to 16; index 0 is the default, `live` unless the file says otherwise.
@@ -578,6 +582,29 @@ pub struct Revocation {
     pub abort_in_flight: bool,
     /// Whether a secret key that came in clear is revoked (FA29).
     pub revoke_plaintext: bool,
+}
+
+/// `[alerts]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AlertRules {
+    /// Where alerts are sent, and the file of the secret that signs them; `None` for the log alone.
+    pub webhook: Option<(Uri, PathBuf)>,
+    /// The share of a quota window that is told of, in percent; 0 is none. 0 to 100.
+    pub limit_percent: u32,
+    /// The share of a key's requests that may fail within five minutes, in percent; 0 is off. 0 to 100.
+    pub error_rate_percent: u32,
+    /// Fewer requests than this say nothing. 1 to 1,000,000.
+    pub error_rate_requests: u32,
+    /// How many times the mean hour of the day before is unusual; 0 is off. 0 to 10,000.
+    pub unusual_factor: u32,
+    /// Fewer requests within the hour than this are never unusual. 1 to 1,000,000,000.
+    pub unusual_requests: u32,
+    /// After how long a key that nobody uses is told of; `never` is off.
+    pub unused_after: Option<Lifetime>,
+    /// How long before its end a key is told of.
+    pub key_expiry_before: Option<Lifetime>,
+    /// How long before its end a certificate is told of.
+    pub certificate_expiry_before: Option<Lifetime>,
 }
 
 /// `[log]`; `access` and `queue_bytes_max` need a restart.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use http::HeaderName;
 use http::HeaderValue;
+use http::Uri;
 use rustls_pki_types::ServerName;
 
 use crate::config::HostHeader;
@@ -153,6 +154,23 @@ pub(super) fn host_pattern(text: &str) -> Result<String, Wrong> {
         return Ok(text.to_ascii_lowercase());
     }
     wrong(format!("\"{text}\" is not a host name"), HELP)
+}
+
+/// An address that alerts are sent to.
+pub(super) fn webhook(text: &str) -> Result<Uri, Wrong> {
+    const HELP: &str =
+        "write \"https://alerts.example.com/hook\", or an http:// address of your own network";
+    match text.parse::<Uri>() {
+        Ok(uri)
+            if matches!(uri.scheme_str(), Some("https" | "http"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+                && !text.contains(['@', '#']) =>
+        {
+            Ok(uri)
+        }
+        // What is wrong may hold a password or a token: it is not repeated.
+        _ => wrong("this is no address of a webhook", HELP),
+    }
 }
 
 /// An exact host name, lower-cased, without port.

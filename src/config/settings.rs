@@ -11,6 +11,7 @@ use toml::de::DeValue;
 
 use crate::config::AccessLog;
 use crate::config::AdminConfig;
+use crate::config::AlertRules;
 use crate::config::Auth;
 use crate::config::CertificateFiles;
 use crate::config::Connections;
@@ -560,6 +561,51 @@ pub(super) fn revocation(root: &mut Reader<'_>) -> Revocation {
     root.table("revocation", "revocation", |table| Revocation {
         abort_in_flight: table.choice("in_flight", true, &[("abort", true), ("finish", false)]),
         revoke_plaintext: table.choice("plaintext_key", false, &[("log", false), ("revoke", true)]),
+    })
+}
+
+/// `[alerts]`.
+pub(super) fn alerts(root: &mut Reader<'_>, base: &Path) -> AlertRules {
+    root.table("alerts", "alerts", |table| {
+        let webhook = table.word("webhook", |text| match text {
+            "" => Ok(None),
+            text => names::webhook(text).map(Some),
+        });
+        let secret = table.word("webhook_secret", |text| match text {
+            "" => Ok(None),
+            text => path(base, text).map(Some),
+        });
+        let place = table.place("webhook").or_else(|| table.place("webhook_secret"));
+        let webhook = webhook.and_then(Spanned::into_inner);
+        let secret = secret.and_then(Spanned::into_inner);
+        if webhook.is_some() != secret.is_some() {
+            table.notes().error(Problem::context(
+                place,
+                "[alerts] webhook and webhook_secret go together",
+                "write both, the secret being a file: echo whsec_$(openssl rand -base64 32) > webhook.secret; or neither",
+            ));
+        }
+        let mut span = |key, default: &str| {
+            let read = table.word(key, |text| {
+                Lifetime::parse(text).or_else(|why| wrong(format!("\"{text}\" is not a span"), why))
+            });
+            let read = read.map(Spanned::into_inner);
+            read.or_else(|| Lifetime::parse(default).ok())
+        };
+        let unused_after = span("unused_after", "90d");
+        let key_expiry_before = span("key_expiry_before", "14d");
+        let certificate_expiry_before = span("certificate_expiry_before", "14d");
+        AlertRules {
+            webhook: webhook.zip(secret),
+            limit_percent: table.number("limit_percent", 80, 0, 100),
+            error_rate_percent: table.number("error_rate_percent", 50, 0, 100),
+            error_rate_requests: table.number("error_rate_requests", 20, 1, 1_000_000),
+            unusual_factor: table.number("unusual_factor", 10, 0, 10_000),
+            unusual_requests: table.number("unusual_requests", 100, 1, 1_000_000_000),
+            unused_after,
+            key_expiry_before,
+            certificate_expiry_before,
+        }
     })
 }
 

@@ -15,7 +15,10 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 use crate::access_log;
+use crate::alerts::Alerts;
+use crate::alerts::rules;
 use crate::clock::Clock;
+use crate::clock::Now;
 use crate::gate;
 use crate::gate::Admission;
 use crate::gate::Ended;
@@ -75,6 +78,7 @@ pub struct Worker {
     pub metrics: Arc<Metrics>,
     /// This thread's end of the access log.
     pub log: access_log::Sink,
+    alerts: Alerts,
     burnt: Burnt,
     in_flight: InFlight,
     meters: Meters,
@@ -95,6 +99,7 @@ impl Worker {
             meters: Meters::new(Arc::clone(&shared.metrics)),
             metrics: shared.metrics,
             log,
+            alerts: shared.alerts,
             burnt: shared.burnt,
             in_flight: InFlight::default(),
             request_ids: RequestIds::default(),
@@ -117,6 +122,8 @@ pub struct Shared {
     pub observed: Arc<Observed>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
+    /// What operators should know at once.
+    pub alerts: Alerts,
     /// Takes the keys that came in clear.
     pub burnt: Burnt,
 }
@@ -149,6 +156,7 @@ pub async fn handle(
         Ok(admission) => {
             let principal = admission.principal();
             let meter = principal.map(|known| worker.usage.admitted(known.key, now.wall));
+            tell_of_limit(&worker, &snapshot, &admission, now);
             let flight = worker.in_flight.join(admission, carrier);
             account.admitted(&flight, meter, &head);
             forward(&worker, account, &flight, head, body).await
@@ -173,6 +181,21 @@ pub async fn handle(
             report(&refused, &peer);
             account.refused(&snapshot, *refused, answer.status());
             answer.map(|text| Body::local(text, account))
+        }
+    }
+}
+
+/// Tells when this request has brought a quota window to the share that operators want to know of (FF15).
+fn tell_of_limit(worker: &Worker, snapshot: &Snapshot, admission: &Admission, now: Now) {
+    let rules = &snapshot.config.alerts;
+    if let (Some(numbers), Some(known)) = (admission.numbers(), admission.principal()) {
+        let cost = admission.route().cost;
+        if rules::nears(rules, numbers, cost) {
+            let tenant = admission.tenant().map_or("", |tenant| tenant.id.as_str());
+            let alert = rules::limit(rules, numbers, cost, known.key, tenant, now.wall);
+            alert
+                .into_iter()
+                .for_each(|alert| worker.alerts.raise(alert));
         }
     }
 }
@@ -210,6 +233,9 @@ pub fn refuse_plaintext(
 /// A key that was sent in clear is no secret any more. It is handed to whoever may revoke it; this thread waits for nobody.
 fn burn(worker: &Worker, snapshot: &Snapshot, exposed: Exposed, peer: Peer) {
     let client = peer.address.ip();
+    let revokes = snapshot.config.revocation.revoke_plaintext && exposed.is_revocable;
+    let at = worker.clock.now().wall;
+    (worker.alerts).raise(rules::in_clear(exposed.key, client, revokes, at));
     if !(snapshot.config.revocation.revoke_plaintext && exposed.is_revocable) {
         tracing::warn!(key_id = %exposed.key, %client, "key_seen_in_plaintext: regenerate this key");
         return;

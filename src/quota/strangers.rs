@@ -15,6 +15,8 @@ pub struct Strangers {
     /// Chosen by a seeded hash: nobody can aim at the set of another (S29). Std mutexes, held for some comparisons.
     sets: Box<[Mutex<[Slot; WAYS]>]>,
     seed: RandomState,
+    /// Sources that began to be over since somebody last asked; at most so many.
+    begun: Mutex<Vec<IpAddr>>,
 }
 
 /// A source that has failed too often.
@@ -39,6 +41,7 @@ impl Strangers {
         Strangers {
             sets: (0..SETS).map(|_| Mutex::default()).collect(),
             seed: RandomState::new(),
+            begun: Mutex::default(),
         }
     }
 
@@ -69,11 +72,26 @@ impl Strangers {
         });
         let slot = &mut set[at];
         slot.count = slot.count.saturating_add(1);
-        (slot.count > rate.count).then(|| Over {
+        let begins = slot.count == rate.count.saturating_add(1);
+        let over = (slot.count > rate.count).then(|| Over {
             retry_after_seconds: u32::try_from((window - age(slot)).div_ceil(1_000_000))
                 .unwrap_or(u32::MAX),
-            begins: slot.count == rate.count + 1,
-        })
+            begins,
+        });
+        drop(set);
+        if begins {
+            let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+            if begun.len() < BEGUN_MAX {
+                begun.push(source);
+            }
+        }
+        over
+    }
+
+    /// Sources that failed too often since the last call.
+    #[must_use]
+    pub fn take_begun(&self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.begun.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Sources remembered now, those of past windows included; for metrics.
@@ -86,6 +104,9 @@ impl Strangers {
         self.sets.iter().map(used).sum()
     }
 }
+
+/// Sources that are told of at once.
+const BEGUN_MAX: usize = 256;
 
 /// Sets and the slots of each: 4,096 sources, 160 KiB.
 const SETS: usize = 256;

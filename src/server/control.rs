@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::time::MissedTickBehavior;
 
 use crate::admin;
+use crate::alerts::Alerts;
 use crate::clock::Clock;
 use crate::clock::Now;
 use crate::config::Listen;
@@ -62,6 +63,7 @@ pub(crate) struct Parts {
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) backends: Arc<Backends>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) alerts: Alerts,
     pub(crate) addresses: Addresses,
     pub(crate) watch: Watch,
     pub(crate) started: Now,
@@ -129,6 +131,7 @@ fn admin_handles(parts: &Parts) -> admin::Admin {
         upstreams: Arc::new(move || upstreams_report(&upstreams)),
         overview: Arc::new(move || overview_json(&overview)),
         sessions: Arc::default(),
+        alerts: parts.alerts.clone(),
         address: parts.addresses.admin,
         metrics: Arc::new(move || metrics.render()),
         ready: Arc::new(move || watch.state() == State::Running),

@@ -4,16 +4,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use arc_swap::ArcSwap;
+
+use crate::alerts::Alerts;
+use crate::alerts::rules::ErrorRates;
 use crate::clock::Now;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
 use crate::quota::Quota;
 use crate::quota::saves::Saves;
+use crate::snapshot::Snapshot;
+use crate::store::alerts::Delivery;
+use crate::store::alerts::Noted;
 use crate::store::counters::Batch;
 use crate::store::counters::Counters;
 use crate::store::counters::CountersError;
@@ -33,6 +41,21 @@ pub(crate) struct Flusher {
     /// Whether the last flush failed: a disk that stays full is told of once, not once a second.
     failing: AtomicBool,
     synced: AtomicBool,
+    /// What looks at what was flushed, once there is a view to ask for its rules.
+    watch: OnceLock<Watch>,
+}
+
+/// Looks at what was flushed.
+struct Watch {
+    alerts: Alerts,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    rates: Mutex<ErrorRates>,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Watch")
+    }
 }
 
 impl Flusher {
@@ -44,6 +67,7 @@ impl Flusher {
             failures: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             synced: AtomicBool::new(false),
+            watch: OnceLock::new(),
         }
     }
 
@@ -70,8 +94,48 @@ impl Flusher {
         if saved.is_err() {
             self.quota.unexport(changes);
             self.usage.put_back(&usage);
+        } else if let Some(watch) = self.watch.get() {
+            let rules = &watch.snapshot.load().config.alerts;
+            let alerts = lock(&watch.rates).take_in(rules, &usage, now.wall);
+            alerts
+                .into_iter()
+                .for_each(|alert| watch.alerts.raise(alert));
         }
         saved
+    }
+
+    /// Has alerts raised from now on about what was flushed.
+    pub(crate) fn watch_with(&self, alerts: Alerts, snapshot: Arc<ArcSwap<Snapshot>>) {
+        let watch = Watch {
+            alerts,
+            snapshot,
+            rates: Mutex::default(),
+        };
+        // A second watch would tell everything twice; the first stays.
+        let _ = self.watch.set(watch);
+    }
+
+    /// Keeps an alert; says whether it is new.
+    pub(crate) fn note_alert(
+        &self,
+        alert: &Noted,
+        delivery: Delivery,
+    ) -> Result<bool, CountersError> {
+        lock(&self.counters).note_alert(alert, delivery)
+    }
+
+    /// Writes down how far a delivery is.
+    pub(crate) fn alert_delivered(
+        &self,
+        id: &str,
+        delivery: Delivery,
+    ) -> Result<(), CountersError> {
+        lock(&self.counters).alert_delivered(id, delivery)
+    }
+
+    /// Alerts that still are to be delivered.
+    pub(crate) fn alerts_pending(&self, now: Wall) -> Result<Vec<Noted>, CountersError> {
+        lock(&self.counters).alerts_pending(now)
     }
 
     fn tell(&self, saved: Result<(), CountersError>) {

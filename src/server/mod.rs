@@ -17,6 +17,7 @@ use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::access_log;
+use crate::alerts::Alerts;
 use crate::clock::Clock;
 use crate::clock::Wall;
 use crate::config;
@@ -54,6 +55,7 @@ use crate::upstream::Backends;
 use crate::upstream::Pools;
 use crate::usage::Usage;
 
+use alerting::Alerting;
 pub use error::StartError;
 use flush::Flusher;
 pub use process::check;
@@ -62,6 +64,7 @@ pub use process::protect_memory;
 pub use process::run;
 use reload::Reloader;
 
+mod alerting;
 mod burnt;
 mod control;
 mod demo;
@@ -126,9 +129,16 @@ impl State {
         })
     }
 
-    fn shared(&self, clock: &Clock, metrics: &Arc<Metrics>, burnt: Burnt) -> Shared {
+    fn shared(
+        &self,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+        burnt: Burnt,
+        alerts: Alerts,
+    ) -> Shared {
         Shared {
             burnt,
+            alerts,
             snapshot: Arc::clone(self.keeper.snapshot()),
             clock: clock.clone(),
             quota: Arc::clone(&self.quota),
@@ -261,6 +271,7 @@ impl Gateway {
             tracing::warn!("{}", loaded.warnings);
         }
         let certificates = load_tls(&mut loaded, clock.now().wall)?;
+        let receiver = alerting::receiver_of(&loaded.config).map_err(StartError::config)?;
         let config = Arc::new(loaded.config);
         let state = State::open(&config, &clock)?;
         let bound = edge::listener::bind(&config.listen, worker_count(&config), inherited)?;
@@ -275,10 +286,28 @@ impl Gateway {
             &clock,
             &state.keeper,
             certificates,
+            receiver,
         ));
         let backends = Arc::new(Backends::default());
-        readings::register(&metrics, &connections, &state, &reloader);
         readings::upstreams(&metrics, &backends, &state);
+        let (alerts, raised) = Alerts::queue();
+        (state.flusher).watch_with(alerts.clone(), Arc::clone(state.keeper.snapshot()));
+        let alerting = Alerting {
+            alerts: alerts.clone(),
+            receiver: Arc::clone(reloader.receiver()),
+            keeper: Arc::clone(&state.keeper),
+            quota: Arc::clone(&state.quota),
+            flusher: Arc::clone(&state.flusher),
+            reloader: Arc::clone(&reloader),
+            clock: clock.clone(),
+            counts: Arc::default(),
+        };
+        readings::register(&metrics, &connections, &state, &reloader);
+        readings::alerts(&metrics, &alerting);
+        let (to_send, sending) = mpsc::channel(alerting::WAITING_MAX);
+        control.spawn(alerting::watch(alerting.clone()));
+        control.spawn(alerting::tell(alerting.clone(), raised, to_send));
+        control.spawn(alerting::deliver(alerting, sending));
         let addresses = Addresses {
             https: bound.https,
             http: bound.http,
@@ -291,7 +320,7 @@ impl Gateway {
             clock.clone(),
         ));
         let data = DataThreads {
-            shared: state.shared(&clock, &metrics, burnt),
+            shared: state.shared(&clock, &metrics, burnt, alerts.clone()),
             tls: Arc::clone(reloader.tls()),
             connections: Arc::clone(&connections),
             backends: Arc::clone(&backends),
@@ -311,6 +340,7 @@ impl Gateway {
                 flusher: Arc::clone(&state.flusher),
                 backends,
                 metrics,
+                alerts,
                 addresses: addresses.clone(),
                 watch: shutdown.watch(),
                 started: clock.now(),

@@ -13,6 +13,8 @@ use crate::upstream::ServerReport;
 use crate::upstream::UpstreamReport;
 
 use super::State;
+use super::alerting::Alerting;
+use super::alerting::Counts;
 use super::reload::Reloader;
 
 pub(crate) fn register(
@@ -105,6 +107,35 @@ fn edge(metrics: &Arc<Metrics>, connections: &Arc<ConnectionCounters>) {
             move || count(counter(&connections)),
         );
     }
+}
+
+/// What became of alerts.
+pub(crate) fn alerts(metrics: &Arc<Metrics>, alerting: &Alerting) {
+    for (outcome, read) in [
+        ("told", (|counts| &counts.told) as fn(&Counts) -> &AtomicU64),
+        ("delivered", |counts| &counts.delivered),
+        ("failed_try", |counts| &counts.failed_tries),
+        ("given_up", |counts| &counts.given_up),
+    ] {
+        let counts = Arc::clone(&alerting.counts);
+        let labels = vec![("outcome", String::from(outcome))];
+        let help = "Alerts, and what became of their delivery";
+        metrics.add_reading(
+            "portcullis_alerts",
+            help,
+            Kind::Counter,
+            labels,
+            move || count(read(&counts)),
+        );
+    }
+    let alerts = alerting.alerts.clone();
+    metrics.add_reading(
+        "portcullis_alerts_dropped",
+        "Alerts that found no room in their queue",
+        Kind::Counter,
+        vec![],
+        move || alerts.dropped() as f64,
+    );
 }
 
 fn kept(metrics: &Arc<Metrics>, state: &State) {

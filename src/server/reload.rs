@@ -13,8 +13,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
 
+use crate::alerts::webhook::Receiver;
 use crate::clock::Clock;
 use crate::config;
 use crate::edge::tls;
@@ -26,6 +28,7 @@ use crate::store::audit::Act;
 use crate::store::audit::Actor;
 use crate::upstream;
 
+use super::alerting;
 use super::error::tls_text;
 use super::logging;
 
@@ -36,6 +39,8 @@ pub(crate) struct Reloader {
     clock: Clock,
     keeper: Arc<Keeper>,
     tls: Arc<ArcSwap<ServerConfig>>,
+    /// Where alerts go.
+    receiver: Arc<ArcSwapOption<Receiver>>,
     first_expiry_unix_seconds: AtomicU64,
     /// One reload at a time; holds what the files looked like when they were last tried.
     tried: Mutex<Fingerprint>,
@@ -58,12 +63,14 @@ impl Reloader {
         clock: &Clock,
         keeper: &Arc<Keeper>,
         certificates: Certificates,
+        receiver: Option<Arc<Receiver>>,
     ) -> Reloader {
         let reloader = Reloader {
             path: path.to_owned(),
             clock: clock.clone(),
             keeper: Arc::clone(keeper),
             tls: Arc::new(ArcSwap::new(Arc::clone(&certificates.server_config))),
+            receiver: Arc::new(ArcSwapOption::new(receiver)),
             first_expiry_unix_seconds: AtomicU64::new(certificates.earliest_expiry.unix_seconds()),
             tried: Mutex::new(Fingerprint {
                 config: 0,
@@ -144,6 +151,7 @@ impl Reloader {
         }
         let certificates = super::load_tls(&mut loaded, self.clock.now().wall)
             .map_err(|problems| tls_text(&problems))?;
+        let receiver = alerting::receiver_of(&loaded.config)?;
         if !loaded.warnings.is_empty() {
             tracing::warn!("{}", loaded.warnings);
         }
@@ -166,6 +174,7 @@ impl Reloader {
         self.first_expiry_unix_seconds
             .store(expiry, Ordering::Relaxed);
         self.tls.store(certificates.server_config);
+        self.receiver.store(receiver);
         Ok(match widened {
             0 => summary,
             keys => format!(
@@ -188,6 +197,11 @@ impl Reloader {
     /// The certificates in force.
     pub(crate) fn tls(&self) -> &Arc<ArcSwap<ServerConfig>> {
         &self.tls
+    }
+
+    /// Where alerts go.
+    pub(crate) fn receiver(&self) -> &Arc<ArcSwapOption<Receiver>> {
+        &self.receiver
     }
 
     pub(crate) fn first_expiry_unix_seconds(&self) -> u64 {

@@ -15,6 +15,7 @@ use crate::clock::Now;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
 use crate::model::tenant::TenantId;
+use crate::store::alerts;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::error::EXIT_PERMISSION;
 use crate::store::error::EXIT_UNAVAILABLE;
@@ -195,6 +196,14 @@ impl Counters {
             .map_err(|error| Problem::Sqlite(error).at(self.path.clone()))
     }
 
+    /// Does this with the file.
+    pub(super) fn with<T>(
+        &mut self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, CountersError> {
+        work(&mut self.connection).map_err(|error| Problem::Sqlite(error).at(self.path.clone()))
+    }
+
     /// What every key did, up to the last save.
     ///
     /// # Errors
@@ -248,6 +257,7 @@ pub(super) fn lay_out(
     let transaction = connection.transaction()?;
     transaction.execute_batch(SCHEMA)?;
     transaction.execute_batch(history::SCHEMA)?;
+    transaction.execute_batch(alerts::SCHEMA)?;
     write_meta(&transaction, now, boot_id)?;
     transaction.commit()
 }
@@ -301,6 +311,7 @@ pub(super) fn load(
     }
     if found < FORMAT {
         transaction.execute_batch(history::SCHEMA)?;
+        transaction.execute_batch(alerts::SCHEMA)?;
         transaction.execute("UPDATE meta SET format = ?1", [FORMAT])?;
     }
     move_to_this_boot(&transaction, now, boot_id)?;
@@ -604,7 +615,7 @@ impl CountersError {
 
 pub(super) const FILE: &str = "counters.db";
 
-/// 2 has usage by the hour beside the usage of a key's life.
+/// 2 has usage by the hour beside the usage of a key's life, and alerts.
 const FORMAT: i64 = 2;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -783,7 +794,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
         save(&mut counters, &rows(), now(1, WALL));
-        let back = "DROP TABLE usage_hour; UPDATE meta SET format = 1";
+        let back = "DROP TABLE usage_hour; DROP TABLE alert; UPDATE meta SET format = 1";
         counters.connection.execute_batch(back).unwrap();
         drop(counters);
         for _ in 0..2 {

@@ -15,6 +15,7 @@ use crate::store::request::ImportedKey;
 use crate::store::request::KeyUpdate;
 use crate::store::request::TenantUpdate;
 
+pub mod alerts;
 pub mod audit;
 pub mod counters;
 pub mod error;

@@ -14,6 +14,7 @@ mod support;
 mod abuse;
 mod admin;
 mod admin_api;
+mod alerts;
 mod audit;
 mod authentication;
 mod browsers;

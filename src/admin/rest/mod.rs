@@ -95,6 +95,7 @@ pub(super) fn router(admin: &Arc<Admin>) -> Router {
         .route("/v1/status", get(system::status))
         .route("/v1/overview", get(system::overview))
         .route("/v1/reload", post(system::reload))
+        .route("/v1/alerts", get(system::alerts))
         .route("/v1/audit", get(system::audit))
         .route("/v1/audit/verify", get(system::verify))
         .route(
@@ -167,7 +168,7 @@ async fn log_in(
     let now = admin.clock.now();
     let digest = key_text::digest_of(asked.value.token.trim().as_bytes());
     let Some(token) = admin.keeper.admin_token(&digest, now.wall) else {
-        return Err(grant::turned_away(caller));
+        return Err(grant::turned_away(&admin, caller));
     };
     let Some(session) = admin.sessions.begin(&token.id, now.mono) else {
         return Err(Problem::failed());

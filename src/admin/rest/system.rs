@@ -36,6 +36,8 @@ use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::audit::Which;
 use crate::store::error::EXIT_CONFIG;
+use crate::store::error::EXIT_UNAVAILABLE;
+use crate::store::history::History;
 use crate::store::outcome::KeyText;
 use crate::store::request::ImportedKey;
 
@@ -189,6 +191,36 @@ pub(super) async fn verify(State(admin): State<Arc<Admin>>) -> Result<Response, 
     let answer = blocking(work).await?;
     let verdict = answer.verdict.ok_or_else(Problem::failed)?;
     Ok(Json(verdict).into_response())
+}
+
+/// How many alerts.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListAlerts {
+    limit: Option<u32>,
+}
+
+/// What was to be told at once, the latest first.
+pub(super) async fn alerts(
+    State(admin): State<Arc<Admin>>,
+    Asked(asked): Asked<ListAlerts>,
+) -> Result<Response, Problem> {
+    let limit = asked.limit.unwrap_or(100);
+    if !(1..=1_000).contains(&limit) {
+        return Err(Problem::malformed("limit is 1 to 1000."));
+    }
+    let work = move || {
+        let history = History::open(&admin.store);
+        let alerts = history.and_then(|history| {
+            history.map_or_else(|| Ok(Vec::new()), |history| history.alerts(limit))
+        });
+        alerts.map_err(|error| VerbError {
+            text: error.to_string(),
+            exit: EXIT_UNAVAILABLE,
+        })
+    };
+    let alerts = blocking(work).await?;
+    Ok(Json(json!({ "alerts": alerts })).into_response())
 }
 
 /// All tokens of the admin plane.

@@ -1,0 +1,361 @@
+//! What operators are told at once: each thing once, in the log and to a real receiver that fails, redirects and delays.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use portcullis::clock::Clock;
+use portcullis::store::NewKey;
+use serde_json::Value;
+
+use crate::support::client::Http1;
+use crate::support::eventually;
+use crate::support::gateway::Gateway;
+use crate::support::gateway::Key;
+use crate::support::gateway::Setup;
+use crate::support::gateway::new_key;
+use crate::support::ports::free_port;
+use crate::support::request::Request;
+use crate::support::upstream::Upstream;
+use crate::support::upstream::status;
+
+const SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
+/// A receiver that answers by these modes; killed when dropped.
+struct Receiver {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Receiver {
+    fn start(setup: &Setup, port: u16, modes: &str) -> Receiver {
+        let log = setup.directory().join("webhooks.log");
+        let script = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/real/webhook_receiver.py"
+        );
+        let child = Command::new("python3")
+            .args([script, &port.to_string(), SECRET, modes])
+            .arg(&log)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("python3 starts");
+        eventually("the receiver listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        Receiver { child, log }
+    }
+
+    fn seen(&self) -> Vec<Value> {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let whole = text
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'));
+        whole
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// Waits until it has seen so many.
+    #[track_caller]
+    fn wait_for(&self, count: usize) -> Vec<Value> {
+        eventually(&format!("{count} webhooks"), || {
+            let seen = self.seen();
+            (seen.len() >= count).then_some(seen)
+        })
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn with_webhook(setup: Setup, port: u16) -> Setup {
+    let secret = setup.directory().join("webhook.secret");
+    fs::write(&secret, SECRET).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    setup
+        .set(
+            "alerts",
+            "webhook",
+            &format!(r#""http://127.0.0.1:{port}/hook?x=1""#),
+        )
+        .set("alerts", "webhook_secret", r#""webhook.secret""#)
+}
+
+/// What the API tells of alerts, the latest first.
+struct Told {
+    token: String,
+}
+
+impl Told {
+    fn of(gateway: &Gateway) -> Told {
+        let words = [
+            "admin-tokens",
+            "create",
+            "--name",
+            "x",
+            "--role",
+            "read-only",
+            "--expires",
+            "never",
+        ];
+        let token = gateway.command(&words).1.trim().to_owned();
+        Told { token }
+    }
+
+    fn alerts(&self, gateway: &Gateway) -> Vec<Value> {
+        let request = Request::get("/v1/alerts")
+            .header("Connection", "close")
+            .bearer(&self.token);
+        let answer = Http1::plain(gateway.admin()).exchange(&request);
+        answer.expect(200);
+        answer.json()["alerts"].as_array().unwrap().clone()
+    }
+
+    fn of_kind(&self, gateway: &Gateway, kind: &str) -> Vec<Value> {
+        let mut alerts = self.alerts(gateway);
+        alerts.retain(|alert| alert["kind"] == kind);
+        alerts
+    }
+
+    #[track_caller]
+    fn wait_for(&self, gateway: &Gateway, kind: &str, count: usize) -> Vec<Value> {
+        eventually(&format!("{count} alerts of {kind}"), || {
+            let found = self.of_kind(gateway, kind);
+            (found.len() >= count).then_some(found)
+        })
+    }
+}
+
+fn call(gateway: &Gateway, key: &Key, path: &str, times: usize) {
+    let mut client = gateway.connect();
+    for _ in 0..times {
+        client.exchange(&Request::get(path).bearer(&key.text));
+    }
+}
+
+// FF15: at 80 % of a window exactly one POST, its signature good; the next window has its own.
+#[test]
+fn a_limit_is_told_of_once_in_each_window_and_signed() {
+    let upstream = Upstream::start();
+    let port = free_port();
+    let setup = with_webhook(Setup::limited(&upstream, "10/hour", "unlimited"), port);
+    let receiver = Receiver::start(&setup, port, "ok");
+    let gateway = setup.start();
+    let key = gateway.key("acme");
+    call(&gateway, &key, "/any/x", 7);
+    let told = Told::of(&gateway);
+    assert_eq!(told.alerts(&gateway).len(), 0);
+    call(&gateway, &key, "/any/x", 6);
+    let seen = receiver.wait_for(1);
+    let (hook, body) = (&seen[0], &seen[0]["body"]);
+    assert_eq!(hook["valid"], true, "{hook}");
+    assert_eq!(hook["path"], "/hook?x=1");
+    assert!(hook["id"].as_str().unwrap().starts_with("alert_"));
+    assert_eq!(body["type"], "limit.approaching");
+    assert_eq!(body["data"]["key_id"], key.id.as_str());
+    assert_eq!(
+        (&body["data"]["used"], &body["data"]["remaining"]),
+        (&8.into(), &2.into())
+    );
+    assert!(!body.to_string().contains(&key.text));
+    let done = eventually("it is delivered", || {
+        let alerts = told.alerts(&gateway);
+        (alerts[0]["delivery"] == "done").then_some(alerts)
+    });
+    assert_eq!(done.len(), 1);
+    gateway.advance(Duration::from_secs(3_600));
+    call(&gateway, &key, "/any/x", 9);
+    assert_eq!(receiver.wait_for(2).len(), 2);
+    eventually("both are counted", || {
+        let delivered = gateway.metric(r#"portcullis_alerts_total{outcome="delivered"}"#);
+        (delivered == 2).then_some(())
+    });
+}
+
+// FF15: a receiver that fails and one that redirects is asked again, later each time, under the same id; no redirect is followed; what is
+// pending outlives a restart, and is not told twice.
+#[test]
+fn what_is_not_taken_is_sent_again_until_it_is() {
+    let upstream = Upstream::start();
+    let port = free_port();
+    let setup = with_webhook(Setup::limited(&upstream, "10/hour", "unlimited"), port);
+    let receiver = Receiver::start(&setup, port, "fail,redirect,slow,ok");
+    let gateway = setup.start();
+    let key = gateway.key("acme");
+    let told = Told::of(&gateway);
+    call(&gateway, &key, "/any/x", 9);
+    receiver.wait_for(1);
+    let pause = |gateway: &Gateway, tries: u64, seconds: u64| {
+        eventually("the try is over", || {
+            let failed = gateway.metric(r#"portcullis_alerts_total{outcome="failed_try"}"#);
+            (failed == tries).then_some(())
+        });
+        gateway.advance(Duration::from_secs(seconds));
+    };
+    pause(&gateway, 1, 5);
+    receiver.wait_for(2);
+    pause(&gateway, 2, 10);
+    assert_eq!(told.alerts(&gateway)[0]["delivery"], "pending");
+    let gateway = gateway.restart();
+    let seen = receiver.wait_for(3);
+    eventually("it is delivered", || {
+        (told.alerts(&gateway)[0]["delivery"] == "done").then_some(())
+    });
+    let modes: Vec<_> = seen
+        .iter()
+        .map(|hook| hook["mode"].as_str().unwrap())
+        .collect();
+    assert_eq!(modes, ["fail", "redirect", "slow"]);
+    assert!(
+        seen.iter()
+            .all(|hook| hook["id"] == seen[0]["id"] && hook["valid"] == true),
+        "{seen:?}"
+    );
+    assert_eq!(told.alerts(&gateway).len(), 1);
+}
+
+// FF15: a receiver that never answers holds up no request, and 410 is the last that is sent.
+#[test]
+fn a_receiver_that_hangs_holds_nobody_up_and_one_that_is_gone_is_left_alone() {
+    let upstream = Upstream::start();
+    let port = free_port();
+    let setup = with_webhook(Setup::limited(&upstream, "10/hour", "unlimited"), port);
+    let receiver = Receiver::start(&setup, port, "hang");
+    let gateway = setup.start();
+    let keys: Vec<Key> = (0..5).map(|_| gateway.key("acme")).collect();
+    for key in &keys {
+        call(&gateway, key, "/any/x", 8);
+    }
+    receiver.wait_for(1);
+    let begun = Instant::now();
+    let other = gateway.key("bravo");
+    call(&gateway, &other, "/any/x", 100);
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    let told = Told::of(&gateway);
+    told.wait_for(&gateway, "limit.approaching", 5);
+    drop(gateway);
+    drop(receiver);
+    let upstream = Upstream::start();
+    let port = free_port();
+    let setup = with_webhook(Setup::limited(&upstream, "10/hour", "unlimited"), port);
+    let receiver = Receiver::start(&setup, port, "gone");
+    let gateway = setup.start();
+    let told = Told::of(&gateway);
+    for _ in 0..2 {
+        call(&gateway, &gateway.key("acme"), "/any/x", 8);
+        told.wait_for(&gateway, "limit.approaching", 1);
+        eventually("410 is taken for an answer", || {
+            let given_up = told
+                .alerts(&gateway)
+                .iter()
+                .any(|alert| alert["delivery"] == "given up");
+            given_up.then_some(())
+        });
+    }
+    told.wait_for(&gateway, "limit.approaching", 2);
+    assert_eq!(receiver.seen().len(), 1);
+}
+
+// FF15, FA13, FA32: errors, unusual activity, unused and ending keys, a certificate that ends, failing authentication and a key in clear are
+// told of, each once, without a webhook too.
+#[test]
+fn whatever_should_be_known_is_told_once() {
+    let upstream = Upstream::start();
+    upstream.answer("/any/broken", status(500, &[], "no"));
+    let gateway = Setup::usual(&upstream)
+        .set("auth", "failures", r#""3/min""#)
+        .set("alerts", "unusual_requests", "30")
+        .set("alerts", "unusual_factor", "5")
+        .start_at(Clock::movable());
+    let told = Told::of(&gateway);
+    let key = gateway.key("acme");
+    // FF15: the error rate, from the threshold on.
+    call(&gateway, &key, "/any/broken", 19);
+    call(&gateway, &key, "/any/x", 1);
+    let errors = told.wait_for(&gateway, "key.error_rate", 1);
+    assert!(
+        errors[0]["text"].as_str().unwrap().contains(&key.id),
+        "{errors:?}"
+    );
+    // Strangers who try keys, once.
+    for _ in 0..9 {
+        gateway.send(&Request::get("/any/x").bearer("fp_live_nothing"));
+    }
+    told.wait_for(&gateway, "authentication.failing", 1);
+    // A key in clear (FA29).
+    for _ in 0..3 {
+        Http1::plain(gateway.http())
+            .exchange(&Request::get("/any/x").bearer(&key.text))
+            .expect(403);
+    }
+    told.wait_for(&gateway, "key.seen_in_clear", 1);
+    // 20 requests in the first hour are 0.8 an hour of that day; 40 in the next are more than five times that.
+    gateway.advance(Duration::from_secs(3_700));
+    call(&gateway, &key, "/any/x", 40);
+    gateway.advance(Duration::from_secs(61));
+    told.wait_for(&gateway, "key.unusual_activity", 1);
+    // A key that ends within two weeks.
+    gateway.make_key(NewKey {
+        expires_in_seconds: Some(13 * 86_400),
+        ..new_key("bravo")
+    });
+    gateway.advance(Duration::from_secs(61));
+    told.wait_for(&gateway, "key.expiring", 1);
+    // Nobody used the first one for 90 days; the other has ended.
+    gateway.advance(Duration::from_secs(91 * 86_400));
+    let unused = told.wait_for(&gateway, "key.unused", 1);
+    assert!(
+        unused[0]["text"].as_str().unwrap().contains(&key.id),
+        "{unused:?}"
+    );
+    // Once each, also over a restart and the next look.
+    let gateway = gateway.restart();
+    gateway.advance(Duration::from_secs(3_700));
+    told.wait_for(&gateway, "key.unused", 1);
+    for kind in [
+        "key.error_rate",
+        "authentication.failing",
+        "key.seen_in_clear",
+        "key.unusual_activity",
+        "key.expiring",
+        "key.unused",
+    ] {
+        assert_eq!(told.of_kind(&gateway, kind).len(), 1, "{kind}");
+    }
+}
+
+// A webhook without its secret, or with a secret that is none, is no start.
+#[test]
+fn a_webhook_has_a_good_secret_or_there_is_no_start() {
+    let upstream = Upstream::start();
+    let setup = Setup::usual(&upstream);
+    let alone = setup
+        .clone()
+        .set("alerts", "webhook", r#""https://hooks.example""#);
+    let error = alone.try_start(&Clock::movable()).err().unwrap();
+    assert!(
+        error.contains("webhook and webhook_secret go together"),
+        "{error}"
+    );
+    let bad = with_webhook(setup, 1);
+    fs::write(bad.directory().join("webhook.secret"), "hunter2").unwrap();
+    let error = bad.try_start(&Clock::movable()).err().unwrap();
+    assert!(
+        error.contains("whsec_") && !error.contains("hunter2"),
+        "{error}"
+    );
+}
