@@ -23,6 +23,7 @@ mod problem;
 mod rest;
 mod serve;
 mod session;
+mod site;
 mod socket;
 mod usage;
 

@@ -25,6 +25,7 @@ use crate::admin::Caller;
 use crate::admin::command;
 use crate::admin::health;
 use crate::admin::rest;
+use crate::admin::site;
 
 /// Admin connections open at once on each listener; more of them wait in the backlog.
 const CONNECTIONS_MAX: usize = 64;
@@ -66,6 +67,7 @@ pub async fn serve_tcp(listener: TcpListener, admin: Arc<Admin>) {
     let whole = only_health
         .clone()
         .merge(rest::router(&admin))
+        .merge(site::router())
         .fallback(rest::nothing_here);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {

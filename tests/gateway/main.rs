@@ -19,6 +19,7 @@ mod audit;
 mod authentication;
 mod browsers;
 mod conformance;
+mod dashboard;
 mod declared;
 mod environments;
 mod grpc;
