@@ -38,6 +38,9 @@ pub use socket::bind_socket;
 pub use usage::Asked;
 pub use usage::Usage;
 
+/// Reads gateway.toml again in somebody's name.
+pub type Reload = Arc<dyn Fn(&Actor) -> Result<String, String> + Send + Sync>;
+
 /// What the admin plane needs of the running gateway.
 #[derive(Clone)]
 pub struct Admin {
@@ -56,7 +59,7 @@ pub struct Admin {
     /// Dates what they do.
     pub clock: Clock,
     /// Reads gateway.toml again; blocks. `Ok` is what changed, `Err` why the old one goes on.
-    pub reload: Arc<dyn Fn(&Actor) -> Result<String, String> + Send + Sync>,
+    pub reload: Reload,
     /// What `portcullis status` shows.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Who is in and who is not behind each upstream.

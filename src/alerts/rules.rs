@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn errors_are_told_from_their_share_on_and_forgotten_after_five_minutes() {
-        let at = |second| Wall::from_unix_seconds(6_000 + second);
+        let at = |second: u64| Wall::from_unix_seconds(6_000 + second);
         let mut rates = ErrorRates::default();
         let mut told = |rows: &[HourRow], at| rates.take_in(&rules(), rows, at).len();
         assert_eq!(told(&[row(0, 19)], at(0)), 0, "too few");

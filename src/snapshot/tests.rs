@@ -576,6 +576,7 @@ fn an_act_with_a_name_is_done_once() {
         id: id.to_owned(),
         name: None,
         plan: "free".to_owned(),
+        upstreams: std::collections::BTreeMap::default(),
     };
     let actor = |print: &str| crate::store::audit::Actor {
         once: Some(crate::store::audit::Once {

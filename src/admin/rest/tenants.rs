@@ -76,6 +76,7 @@ pub(super) async fn put(
                 id: id.clone(),
                 name: asked.name.clone(),
                 plan,
+                upstreams: asked.upstreams.clone(),
             };
             perform(&admin, verb, &grant.actor).await?;
             StatusCode::CREATED
