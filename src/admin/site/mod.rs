@@ -22,19 +22,19 @@ const FILES: [(&str, &str, &str); 4] = [
     (
         "/",
         "text/html; charset=utf-8",
-        include_str!("site/index.html"),
+        include_str!("index.html"),
     ),
     (
         "/app.css",
         "text/css; charset=utf-8",
-        include_str!("site/app.css"),
+        include_str!("app.css"),
     ),
     (
         "/app.js",
         "text/javascript; charset=utf-8",
-        include_str!("site/app.js"),
+        include_str!("app.js"),
     ),
-    ("/icon.svg", "image/svg+xml", include_str!("site/icon.svg")),
+    ("/icon.svg", "image/svg+xml", include_str!("icon.svg")),
 ];
 
 /// The files.
