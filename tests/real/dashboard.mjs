@@ -27,7 +27,7 @@ try {
   const open = async (options) => {
     const context = await browser.newContext({ bypassCSP: false, ...options });
     const page = await context.newPage();
-    page.setDefaultTimeout(30000);
+    page.setDefaultTimeout(120_000);
     page.on("console", (message) => { if (["error", "warning"].includes(message.type())) problems.push(message.text()); });
     page.on("pageerror", (error) => problems.push(String(error)));
     page.on("request", (request) => { if (!request.url().startsWith(admin)) elsewhere.push(request.url()); });
