@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::Request;
@@ -35,6 +36,7 @@ use portcullis::snapshot::Snapshot;
 use portcullis::snapshot::build;
 use portcullis::snapshot::key_table::KeyTable;
 use portcullis::store::Contents;
+use portcullis::usage::Usage;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -85,6 +87,7 @@ fn run_once(name: &str, keys: &str) {
 struct Case {
     name: &'static str,
     quota: Quota,
+    usage: Usage,
     snapshot: Arc<Snapshot>,
     keys: u32,
     tenant: TenantId,
@@ -106,6 +109,7 @@ impl Case {
         let case = Case {
             name,
             quota: Quota::new(),
+            usage: Usage::new(),
             snapshot: snapshot(known),
             keys,
             tenant: TenantId::new("acme").expect("a valid id"),
@@ -181,6 +185,12 @@ impl Case {
             self.micros += 2_100;
             if let Some(head) = heads.get_mut(round as usize) {
                 self.admit(head);
+                continue;
+            }
+            if self.name == "usage" {
+                let at = now(self.micros).wall;
+                let meter = self.usage.admitted(key_id(self.index(round)), at);
+                meter.ended(200, Duration::from_millis(3), 0, 512);
                 continue;
             }
             let numbers = self.charge(self.index(round));
@@ -263,9 +273,9 @@ fn now(micros: u64) -> Now {
 
 /// `charge`: one key's quota and burst. `both`: a tenant's besides. `refuse`: no room. `headers`: a charge, then the fields of its answer.
 /// `admit`: the whole gate, from a request's head to its admission, a charge within.
-const CASES: [&str; 5] = ["charge", "both", "refuse", "headers", "admit"];
+const CASES: [&str; 6] = ["charge", "both", "refuse", "headers", "admit", "usage"];
 
-const USAGE: &str = "usage: hot_path --bench | --callgrind charge|both|refuse|headers|admit KEYS";
+const USAGE: &str = "usage: hot_path --bench | --callgrind charge|both|refuse|headers|admit|usage KEYS";
 
 const ROUNDS: u32 = 100_000;
 

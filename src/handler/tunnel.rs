@@ -20,11 +20,7 @@ use super::in_flight::Flight;
 use super::in_flight::Passage;
 
 /// The 101 for the client, behind which the tunnel opens when the client has it.
-pub(crate) fn open(
-    account: Account,
-    flight: &Rc<Flight>,
-    switched: Switched,
-) -> Response<Body> {
+pub(crate) fn open(account: Account, flight: &Rc<Flight>, switched: Switched) -> Response<Body> {
     let Switched { head, opening, .. } = switched;
     let head = answer::switch(head, flight.admission(), &account);
     let through = Through {

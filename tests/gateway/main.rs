@@ -34,6 +34,7 @@ mod isolation;
 mod key_lifecycle;
 mod key_verbs;
 mod messages;
+mod observability;
 mod observe;
 mod permissions;
 mod profiles;
