@@ -203,7 +203,7 @@ http {
             with open(table, "w") as file:
                 file.write("tenant,name,value,scopes\n")
                 file.writelines("%s,%d,%s,inherit\n" % (self.tenant(i), i, key) for i, key in enumerate(keys or self.keys))
-            done = subprocess.run([program, "keys", "import", table, "--config", config], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=300)
+            done = subprocess.run([program, "keys", "import", table, "--config", config], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=1800)
             os.unlink(table)
             if done.returncode:
                 fail("%s keys import: %s" % (program, done.stderr[-2000:]))
