@@ -19,7 +19,7 @@ def context(*protocols):
 
 
 def connect(port, tls):
-    plain = socket.create_connection(("127.0.0.1", port), 10)
+    plain = socket.create_connection(("127.0.0.1", port), 60)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return tls.wrap_socket(plain, server_hostname="localhost")
 
