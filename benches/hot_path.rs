@@ -14,6 +14,7 @@ use portcullis::clock::Now;
 use portcullis::clock::Wall;
 use portcullis::config;
 use portcullis::gate;
+use portcullis::gate::Means;
 use portcullis::gate::Peer;
 use portcullis::gate::Via;
 use portcullis::model::key::Environment;
@@ -37,6 +38,8 @@ use portcullis::snapshot::build;
 use portcullis::snapshot::key_table::KeyTable;
 use portcullis::store::Contents;
 use portcullis::usage::Usage;
+use portcullis::token::Patience;
+use portcullis::token::Tokens;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -88,6 +91,7 @@ struct Case {
     name: &'static str,
     quota: Quota,
     usage: Usage,
+    tokens: Tokens,
     snapshot: Arc<Snapshot>,
     keys: u32,
     tenant: TenantId,
@@ -110,6 +114,7 @@ impl Case {
             name,
             quota: Quota::new(),
             usage: Usage::new(),
+            tokens: Tokens::new(),
             snapshot: snapshot(known),
             keys,
             tenant: TenantId::new("acme").expect("a valid id"),
@@ -149,7 +154,12 @@ impl Case {
             local,
             via,
         };
-        let outcome = gate::admit(&self.snapshot, &self.quota, now(self.micros), &peer, head);
+        let means = Means {
+            quota: &self.quota,
+            tokens: &self.tokens,
+            patience: Patience::Fresh,
+        };
+        let outcome = gate::admit(&self.snapshot, &means, now(self.micros), &peer, head);
         assert!(outcome.is_ok(), "{outcome:?}");
         std::hint::black_box(&outcome);
     }

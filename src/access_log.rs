@@ -50,6 +50,8 @@ pub struct Entry<'a> {
     pub tenant: &'a str,
     /// The key's public id.
     pub key_id: &'a str,
+    /// The token, where it was no key.
+    pub token: Option<TokenEntry<'a>>,
     /// The upstream's name.
     pub upstream: &'a str,
     /// The server of the upstream, `host:port`.
@@ -66,6 +68,21 @@ pub struct Entry<'a> {
     pub upstream_micros: u64,
     /// `complete`, `client_left`, `client_failed`, `upstream_cut`, `timed_out` or `revoked`.
     pub end: &'a str,
+}
+
+/// Who came with a token: what an operator can deny. Never the token itself.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenEntry<'a> {
+    /// `jwt`, `opaque` or `session`.
+    pub kind: &'a str,
+    /// Who issued it.
+    pub issuer: &'a str,
+    /// The end user.
+    pub subject: &'a str,
+    /// The client.
+    pub client: &'a str,
+    /// Its own id.
+    pub jti: &'a str,
 }
 
 /// Orders to the writing thread.
@@ -243,6 +260,13 @@ fn write_entry(out: &mut Vec<u8>, entry: &Entry<'_>) {
     text(out, ",\"http.route\":\"", entry.route);
     text(out, ",\"tenant\":\"", entry.tenant);
     text(out, ",\"key_id\":\"", entry.key_id);
+    if let Some(token) = &entry.token {
+        text(out, ",\"credential\":\"", token.kind);
+        text(out, ",\"token.issuer\":\"", token.issuer);
+        text(out, ",\"token.subject\":\"", token.subject);
+        text(out, ",\"token.client\":\"", token.client);
+        text(out, ",\"token.id\":\"", token.jti);
+    }
     text(out, ",\"upstream\":\"", entry.upstream);
     text(out, ",\"upstream.address\":\"", entry.server);
     text(out, ",\"detail\":\"", entry.detail);
@@ -466,6 +490,7 @@ pub(crate) fn any_entry_is_one_json_line(data: &[u8]) {
         would_refuse: given(7),
         route: given(8),
         tenant: given(9),
+        token: None,
         key_id: given(10),
         upstream: given(11),
         server: given(12),
@@ -547,6 +572,7 @@ mod tests {
             route: "",
             tenant: "acme",
             key_id: "key_0123456789ab",
+            token: None,
             upstream: "",
             server: "",
             detail: "",

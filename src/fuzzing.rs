@@ -25,9 +25,11 @@ properties! {
     csv_records => crate::cli::properties::records,
     frames => crate::edge::properties::frames,
     host => crate::gate::properties::hosts,
+    key_set => crate::token::properties::key_sets,
     key_text => crate::model::properties::key_texts,
     rate => crate::model::properties::rates,
     reference => crate::upstream::properties::references,
     request => crate::upstream::properties::requests,
     route => crate::model::properties::routes,
+    token => crate::token::properties::tokens,
 }

@@ -10,6 +10,7 @@ pub mod handler;
 pub mod metrics;
 pub mod quota;
 pub mod refusal;
+pub mod token;
 pub mod upstream;
 
 // The way of a change.

@@ -24,6 +24,7 @@ const LAYERS: [&str; 24] = [
     "usage",
     "observed",
     "snapshot",
+    "token",
     "quota",
     "alerts",
     "gate",

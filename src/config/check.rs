@@ -8,13 +8,16 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
+use crate::config::Auth;
 use crate::config::Host;
 use crate::config::Upstream;
 use crate::config::entries::Placed;
 use crate::config::isolation;
+use crate::config::issuers;
 use crate::config::problem::Notes;
 use crate::config::problem::Problem;
 use crate::model::guard::Guard;
+use crate::model::issuer::Issuer;
 use crate::model::key::ApiKey;
 use crate::model::key::Override;
 use crate::model::limit::Rate;
@@ -33,6 +36,8 @@ pub(super) struct Entries {
     pub(super) hosts: Vec<Placed<Host>>,
     pub(super) routes: Vec<Placed<Arc<Route>>>,
     pub(super) guards: Vec<Placed<Arc<Guard>>>,
+    pub(super) issuers: Vec<Placed<Arc<Issuer>>>,
+    pub(super) auth: Auth,
 }
 
 /// Runs every check over the entries.
@@ -44,11 +49,13 @@ pub(super) fn entries(all: &Entries, environments: &[String], notes: &Notes) {
         environment_fits(route, all, environments, notes);
     }
     isolation::routes(all, notes);
+    issuers::routes(all, notes);
     // What nobody uses, or nobody may use, can only be told when all of it could be read.
     if !notes.has_errors() {
         unused(all, notes);
         isolation::doubts(all, notes);
         unused_guards(all, notes);
+        issuers::unused(all, notes);
         ungranted(all, notes);
     }
 }

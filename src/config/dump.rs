@@ -16,9 +16,12 @@ use crate::config::LimitSubject;
 use crate::config::Upstream;
 use crate::config::UpstreamProtocol;
 use crate::config::entries::guard_words;
+use crate::config::issuers;
 use crate::config::names::show_server;
 use crate::config::values::show_duration;
 use crate::config::values::show_size;
+use crate::model::credential::Kind;
+use crate::model::credential::Kinds;
 use crate::model::guard::Guard;
 use crate::model::guard::Member;
 use crate::model::isolation::Isolation;
@@ -78,6 +81,9 @@ impl Config {
         }
         for guard in &self.guards {
             dump_guard(&mut out, guard);
+        }
+        for issuer in &self.issuers {
+            issuers::dump_issuer(&mut out, issuer, self.environment(issuer.environment));
         }
         for host in &self.hosts {
             out.table("[[hosts]]");
@@ -186,6 +192,10 @@ impl Config {
             "foreign_authorization",
             if pass { "pass" } else { "refuse" },
         );
+        out.list("credentials", kinds(self.auth.credentials));
+        out.table("[tokens]");
+        out.text("bytes_max", &show_size(self.tokens.bytes_max as u64));
+        out.bare("cached_max", self.tokens.cached_max);
         out.table("[key_format]");
         out.text("secret_prefix", &self.keys.secret_prefix);
         out.text("public_prefix", &self.keys.public_prefix);
@@ -368,6 +378,9 @@ impl Config {
             Access::Public => out.text("access", "public"),
             Access::AnyKey => out.text("access", "any-key"),
             Access::Scope(scope) => out.text("scope", scope.as_str()),
+        }
+        if route.access != Access::Public {
+            out.list("credentials", kinds(route.credentials));
         }
         let upstream = self.upstreams.get(route.upstream);
         out.text("upstream", upstream.map_or("", |upstream| &upstream.name));
@@ -657,8 +670,13 @@ fn rate(limit: Option<Rate>) -> String {
     limit.map_or("unlimited".into(), |limit| limit.to_string())
 }
 
+/// Kinds of credentials in their words.
+pub(super) fn kinds(kinds: Kinds) -> impl Iterator<Item = &'static str> {
+    kinds.iter().map(Kind::as_str)
+}
+
 /// A name as a TOML key: quoted when it holds a dot.
-fn key(name: &str) -> String {
+pub(super) fn key(name: &str) -> String {
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
     match !name.is_empty() && name.bytes().all(is_bare) {
         true => name.to_owned(),
@@ -672,26 +690,26 @@ fn quoted(text: &str) -> String {
 
 /// TOML being written, line by line.
 #[derive(Default)]
-struct Writer(String);
+pub(super) struct Writer(String);
 
 impl Writer {
-    fn table(&mut self, header: &str) {
+    pub(super) fn table(&mut self, header: &str) {
         self.0.push_str(&format!("\n{header}\n"));
     }
 
-    fn bare(&mut self, key: &str, value: impl fmt::Display) {
+    pub(super) fn bare(&mut self, key: &str, value: impl fmt::Display) {
         self.0.push_str(&format!("{key} = {value}\n"));
     }
 
-    fn text(&mut self, key: &str, value: &str) {
+    pub(super) fn text(&mut self, key: &str, value: &str) {
         self.bare(key, quoted(value));
     }
 
-    fn path(&mut self, key: &str, value: &Path) {
+    pub(super) fn path(&mut self, key: &str, value: &Path) {
         self.text(key, &value.to_string_lossy());
     }
 
-    fn list(&mut self, key: &str, values: impl IntoIterator<Item = impl fmt::Display>) {
+    pub(super) fn list(&mut self, key: &str, values: impl IntoIterator<Item = impl fmt::Display>) {
         let words: Vec<String> = values
             .into_iter()
             .map(|value| quoted(&value.to_string()))

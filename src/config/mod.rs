@@ -9,6 +9,7 @@ mod dump;
 mod entries;
 mod file;
 mod isolation;
+mod issuers;
 mod names;
 mod problem;
 #[cfg(any(test, fuzzing))]
@@ -40,9 +41,11 @@ use crate::config::entries::Placed;
 use crate::config::file::Names;
 use crate::config::file::Reader;
 use crate::config::problem::Notes;
+use crate::model::credential::Kinds;
 use crate::model::guard::Guard;
 use crate::model::isolation::Isolation;
 use crate::model::isolation::PathPrefix;
+use crate::model::issuer::Issuer;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
 use crate::model::key::KeyKind;
@@ -145,7 +148,8 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
     let store = settings::store(root, base);
     let listen = settings::listen(root, base, &store.path);
     let errors = settings::errors(root, "errors", DEFAULT_ERRORS);
-    let declared = declared(root, &environments);
+    let auth = settings::auth(root);
+    let declared = declared(root, &environments, auth.credentials);
     let guards = entries::guards(root);
     let entries = Entries {
         plans: entries::plans(root),
@@ -155,6 +159,8 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         hosts: entries::hosts(root, &declared, errors),
         routes: entries::routes(root, &declared, &guards),
         guards,
+        issuers: entries::issuers(root, &declared, base),
+        auth: auth.clone(),
     };
     let config = Config {
         listen,
@@ -165,7 +171,8 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         http: settings::http(root),
         tls: settings::tls(root, base),
         store,
-        auth: settings::auth(root),
+        auth,
+        tokens: settings::tokens(root),
         keys: settings::key_format(root),
         key_rules: settings::key_rules(root),
         key_labels: settings::key_labels(root),
@@ -182,6 +189,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         declared_keys: values_of(&entries.keys),
         upstreams: values_of(&entries.upstreams),
         guards: values_of(&entries.guards),
+        issuers: values_of(&entries.issuers),
         hosts: values_of(&entries.hosts),
         routes: values_of(&entries.routes),
         environments: environments.clone(),
@@ -193,8 +201,9 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
     config
 }
 
-fn declared<'a>(root: &Reader<'a>, environments: &'a [String]) -> Declared<'a> {
+fn declared<'a>(root: &Reader<'a>, environments: &'a [String], credentials: Kinds) -> Declared<'a> {
     Declared {
+        credentials,
         environments: Names {
             noun: "environment",
             declare: "environments = [\"NAME\"]",
@@ -258,6 +267,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Where credentials are looked for and how they are refused.
     pub auth: Auth,
+    /// Bounds on access tokens.
+    pub tokens: Tokens,
     /// How key texts are made.
     pub keys: KeyFormat,
     /// What new keys must be.
@@ -293,6 +304,8 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// `[guards.NAME]`, sorted by name.
     pub guards: Vec<Arc<Guard>>,
+    /// `[issuers.NAME]`, sorted by name.
+    pub issuers: Vec<Arc<Issuer>>,
     /// `[[hosts]]`: what differs by host name.
     pub hosts: Vec<Host>,
     /// `[[routes]]`.
@@ -458,6 +471,17 @@ pub struct Auth {
     pub query_parameter: Option<String>,
     /// Whether a secret key that a browser sends gets 403 (FF20, C-14).
     pub refuse_secret_keys_in_browsers: bool,
+    /// What routes take that say nothing of credentials, and paths that no route serves.
+    pub credentials: Kinds,
+}
+
+/// `[tokens]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// The longest token, bytes; a longer one is refused unread. 512B to 64KiB.
+    pub bytes_max: usize,
+    /// Verified tokens that are remembered, so that they cost no more than keys. 64 to 1,000,000.
+    pub cached_max: usize,
 }
 
 /// `[key_format]`.

@@ -1,11 +1,13 @@
 //! Names and addresses of gateway.toml: listeners, servers, hosts, headers, paths, methods, parts of key texts.
 
+use std::net::IpAddr;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 
 use http::HeaderName;
 use http::HeaderValue;
 use http::Uri;
+use http::uri::PathAndQuery;
 use rustls_pki_types::ServerName;
 
 use crate::config::HostHeader;
@@ -16,6 +18,7 @@ use crate::config::values::wrong;
 use crate::model::binding::WebOrigin;
 use crate::model::guard::MEMBER_BYTES_MAX;
 use crate::model::isolation::PathPrefix;
+use crate::model::issuer::Endpoint;
 use crate::model::route::pattern::Pattern;
 
 /// An IP address and a port, to listen on.
@@ -85,6 +88,57 @@ pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
         }
         _ => wrong(format!("\"{text}\" is not a host and a port"), HELP),
     }
+}
+
+/// `https://host[:port]/path`; `http://` only where it leads to this machine.
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, Wrong> {
+    const HELP: &str = "write \"https://auth.example.org/jwks\", or \"http://127.0.0.1:3000/jwks\" on this machine";
+    let no_endpoint = || {
+        wrong(
+            format!("\"{text}\" is no address of an identity provider"),
+            HELP,
+        )
+    };
+    let (scheme, rest) = text.split_once("://").unwrap_or_default();
+    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(authority_end);
+    let usual_port = if scheme == "https" { 443 } else { 80 };
+    let has_port =
+        authority.rsplit(':').next().is_some_and(digits_only) && !authority.ends_with(']');
+    let with_port = match has_port && authority.contains(':') {
+        true => format!("{scheme}://{authority}"),
+        false => format!("{scheme}://{authority}:{usual_port}"),
+    };
+    let Ok(server) = server(&with_port) else {
+        return no_endpoint();
+    };
+    let local = match server.host.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => server.host == "localhost",
+    };
+    if !server.tls && !local {
+        return wrong(
+            format!(
+                "\"{text}\" crosses the network in clear: whoever stands on the way could say who is let in"
+            ),
+            HELP,
+        );
+    }
+    let target = match target {
+        "" => "/".to_owned(),
+        query if query.starts_with('?') => format!("/{query}"),
+        path => path.to_owned(),
+    };
+    if target.contains('#') || target.parse::<PathAndQuery>().is_err() {
+        return no_endpoint();
+    }
+    Ok(Endpoint {
+        tls: server.tls,
+        host: server.host,
+        port: server.port,
+        target,
+        text: text.to_owned(),
+    })
 }
 
 /// The same with a path that stands before that of each request, if there is one.

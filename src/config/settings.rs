@@ -30,14 +30,17 @@ use crate::config::Server;
 use crate::config::SniCertificate;
 use crate::config::StoreConfig;
 use crate::config::Tls;
+use crate::config::Tokens;
 use crate::config::TrustedProxies;
 use crate::config::check;
+use crate::config::entries;
 use crate::config::file::Reader;
 use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::values::Wrong;
 use crate::config::values::wrong;
 use crate::model::binding;
+use crate::model::credential::Kinds;
 use crate::model::key::Lifetime;
 use crate::model::limit::Mode;
 use crate::model::limit::Rate;
@@ -347,12 +350,21 @@ pub(super) fn auth(root: &mut Reader<'_>) -> Auth {
                 &[("refuse", false), ("pass", true)],
             ),
             query_parameter: query_parameter.and_then(Spanned::into_inner),
+            credentials: entries::listed_kinds(table, "credentials").unwrap_or(Kinds::KEYS),
             refuse_secret_keys_in_browsers: table.choice(
                 "secret_keys_in_browsers",
                 false,
                 &[("allow", false), ("refuse", true)],
             ),
         }
+    })
+}
+
+/// `[tokens]`.
+pub(super) fn tokens(root: &mut Reader<'_>) -> Tokens {
+    root.table("tokens", "tokens", |table| Tokens {
+        bytes_max: table.size("bytes_max", "8KiB", ("512B", "64KiB")),
+        cached_max: table.number("cached_max", 10_000, 64, 1_000_000) as usize,
     })
 }
 

@@ -15,13 +15,15 @@ use crate::refusal::Refusal;
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Bytes; a longer text is no key of anybody's, and is not worth hashing.
-const LENGTH_MAX: usize = 512;
+pub(super) const LENGTH_MAX: usize = 512;
 
 /// The text of a key that the client presented, unverified.
 pub(super) struct Credential {
     value: HeaderValue,
     /// Where the key begins in the value.
     start: usize,
+    /// Whether it came in `Authorization`.
+    bearer: bool,
 }
 
 impl fmt::Debug for Credential {
@@ -38,12 +40,26 @@ impl Credential {
 
     /// All of a value, if it can be a key.
     pub(super) fn whole(value: HeaderValue) -> Option<Credential> {
-        is_key_text(value.as_bytes()).then(|| Credential::new(value, 0))
+        is_key_text(value.as_bytes(), LENGTH_MAX).then(|| Credential::new(value, 0))
+    }
+
+    /// Whether it came in `Authorization`, and nowhere else.
+    pub(super) fn is_bearer(&self) -> bool {
+        self.bearer
+    }
+
+    /// The whole value, as it came.
+    pub(super) fn into_value(self) -> HeaderValue {
+        self.value
     }
 
     fn new(mut value: HeaderValue, start: usize) -> Credential {
         value.set_sensitive(true);
-        Credential { value, start }
+        Credential {
+            value,
+            start,
+            bearer: false,
+        }
     }
 }
 
@@ -68,16 +84,31 @@ pub(super) fn take(
     in_query: Presented,
     auth: &Auth,
 ) -> Result<Credential, Fault> {
+    take_up_to(LENGTH_MAX, headers, in_query, auth)
+}
+
+/// The same where `Authorization` may carry a text of this many bytes: a token is longer than any key.
+pub(super) fn take_up_to(
+    length_max: usize,
+    headers: &mut HeaderMap,
+    in_query: Presented,
+    auth: &Auth,
+) -> Result<Credential, Fault> {
     let api_key = take_api_key(headers, auth);
     let foreign_stays = auth.pass_foreign_authorization && matches!(api_key, Ok(Some(_)));
-    let bearer = take_bearer(headers, auth, foreign_stays);
+    let bearer = take_bearer(length_max, headers, auth, foreign_stays);
     let mut all = [api_key?, bearer?, in_query.transpose()?]
         .into_iter()
         .flatten();
-    let Some(one) = all.next() else {
+    let Some(mut one) = all.next() else {
         return Err(Fault::new(Refusal::CredentialMissing, "credential_missing"));
     };
-    match all.all(|other| other.text() == one.text()) {
+    let same = all.all(|other| {
+        // What stands in two places is taken as the key that it must be.
+        one.bearer = false;
+        other.text() == one.text()
+    });
+    match same {
         true => Ok(one),
         false => Err(Fault::new(
             Refusal::CredentialAmbiguous,
@@ -92,7 +123,7 @@ pub(super) fn discard(headers: &mut HeaderMap, auth: &Auth) {
     let foreign = headers
         .get_all(header::AUTHORIZATION)
         .iter()
-        .all(|line| read_authorization(line) == Authorization::Foreign);
+        .all(|line| read_authorization(line, LENGTH_MAX) == Authorization::Foreign);
     if !(auth.pass_foreign_authorization && foreign) {
         headers.remove(header::AUTHORIZATION);
     }
@@ -104,7 +135,7 @@ pub(super) fn look<'a>(headers: &'a HeaderMap, auth: &Auth) -> impl Iterator<Ite
         .get_all(header::AUTHORIZATION)
         .iter()
         .filter(|_| auth.bearer)
-        .filter_map(|line| match read_authorization(line) {
+        .filter_map(|line| match read_authorization(line, LENGTH_MAX) {
             Authorization::Bearer(start) => Some(&line.as_bytes()[start..]),
             Authorization::Malformed | Authorization::Foreign => None,
         });
@@ -113,7 +144,7 @@ pub(super) fn look<'a>(headers: &'a HeaderMap, auth: &Auth) -> impl Iterator<Ite
         .iter()
         .filter(|_| auth.x_api_key)
         .map(HeaderValue::as_bytes)
-        .filter(|text| is_key_text(text));
+        .filter(|text| is_key_text(text, LENGTH_MAX));
     bearer.chain(api_key)
 }
 
@@ -125,13 +156,14 @@ fn take_api_key(headers: &mut HeaderMap, auth: &Auth) -> Result<Option<Credentia
     if count > 1 {
         return Err(invalid("credential_repeated"));
     }
-    if !is_key_text(value.as_bytes()) {
+    if !is_key_text(value.as_bytes(), LENGTH_MAX) {
         return Err(invalid("credential_malformed"));
     }
     Ok(Some(Credential::new(value, 0)))
 }
 
 fn take_bearer(
+    length_max: usize,
     headers: &mut HeaderMap,
     auth: &Auth,
     foreign_stays: bool,
@@ -141,7 +173,7 @@ fn take_bearer(
     let Some(line) = first else {
         return Ok(None);
     };
-    let kind = read_authorization(line);
+    let kind = read_authorization(line, length_max);
     if second.is_none() && kind == Authorization::Foreign && foreign_stays {
         return Ok(None);
     }
@@ -149,9 +181,10 @@ fn take_bearer(
     let value = headers.remove(header::AUTHORIZATION);
     match (kind, value) {
         _ if repeated => Err(invalid("credential_repeated")),
-        (Authorization::Bearer(start), Some(value)) if auth.bearer => {
-            Ok(Some(Credential::new(value, start)))
-        }
+        (Authorization::Bearer(start), Some(value)) if auth.bearer => Ok(Some(Credential {
+            bearer: true,
+            ..Credential::new(value, start)
+        })),
         (Authorization::Malformed, _) => Err(invalid("credential_malformed")),
         (Authorization::Bearer(_) | Authorization::Foreign, _) => {
             Err(invalid("authorization_scheme"))
@@ -160,7 +193,7 @@ fn take_bearer(
 }
 
 /// RFC 6750 section 2.1: `Bearer`, in any case, one or more spaces, and nothing after the key.
-fn read_authorization(line: &HeaderValue) -> Authorization {
+fn read_authorization(line: &HeaderValue, length_max: usize) -> Authorization {
     let bytes = line.as_bytes();
     let Some((scheme, after)) = bytes.split_at_checked("Bearer".len()) else {
         return Authorization::Foreign;
@@ -169,16 +202,16 @@ fn read_authorization(line: &HeaderValue) -> Authorization {
         return Authorization::Foreign;
     }
     let spaces = after.iter().take_while(|byte| **byte == b' ').count();
-    if spaces == 0 || !is_key_text(&after[spaces..]) {
+    if spaces == 0 || !is_key_text(&after[spaces..], length_max) {
         return Authorization::Malformed;
     }
     Authorization::Bearer(scheme.len() + spaces)
 }
 
 /// Visible ASCII without a space or a comma, which would make it a list.
-fn is_key_text(text: &[u8]) -> bool {
+fn is_key_text(text: &[u8], length_max: usize) -> bool {
     let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
-    (1..=LENGTH_MAX).contains(&text.len()) && text.iter().all(plain)
+    (1..=length_max).contains(&text.len()) && text.iter().all(plain)
 }
 
 fn invalid(reason: &'static str) -> Fault {
@@ -188,6 +221,7 @@ fn invalid(reason: &'static str) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::credential::Kinds;
 
     fn auth() -> Auth {
         Auth {
@@ -198,6 +232,7 @@ mod tests {
             pass_foreign_authorization: false,
             query_parameter: None,
             refuse_secret_keys_in_browsers: false,
+            credentials: Kinds::KEYS,
         }
     }
 

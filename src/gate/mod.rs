@@ -14,6 +14,7 @@ use crate::clock::Now;
 use crate::config::Auth;
 use crate::config::Config;
 use crate::config::LimitSubject;
+use crate::model::credential::Kinds;
 use crate::model::key::Digest;
 use crate::model::key::Environment;
 use crate::model::key::KeyId;
@@ -34,6 +35,10 @@ use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
 use crate::snapshot::TenantEntry;
 use crate::snapshot::place::Place;
+use crate::token::Patience;
+use crate::token::Tokens;
+use crate::token::Verified;
+use crate::token::Wanted;
 
 mod api_key;
 mod binding;
@@ -50,6 +55,7 @@ mod standing;
 mod target;
 #[cfg(test)]
 mod tests;
+mod token;
 
 pub use binding::Foreign;
 pub use browser::Cors;
@@ -63,6 +69,8 @@ pub use explain::Question;
 pub use explain::WindowView;
 pub use explain::explain;
 pub use explain::windows_of;
+
+use token::Bearer;
 
 /// What is known of a client connection before any request on it.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +106,19 @@ pub struct Principal {
     tenant: u32,
     /// Whom it acts for (FA18).
     subject: Option<Arc<str>>,
+    /// The token that it was, where it was no key.
+    token: Option<Arc<Verified>>,
+}
+
+/// What the checks work with beside the view.
+#[derive(Debug)]
+pub struct Means<'a> {
+    /// All counters.
+    pub quota: &'a Quota,
+    /// What is known of tokens.
+    pub tokens: &'a Tokens,
+    /// Whether the request has waited already.
+    pub patience: Patience,
 }
 
 /// Proof that every check passed. Only this module can make one, and the forwarder demands it.
@@ -133,6 +154,8 @@ pub struct Refused {
     pub numbers: Option<Numbers>,
     /// Who it was, as far as it was known (for the log only).
     pub key: Option<KeyId>,
+    /// The token that it was, where it was no key (for the log only).
+    pub token: Option<Arc<Verified>>,
     /// Index into the snapshot's tenants, as far as it was known (for the log only).
     pub tenant: Option<u32>,
     /// The route, as far as it was known (for log and metrics only).
@@ -145,6 +168,8 @@ pub struct Refused {
     pub manner: Manner,
     /// The reason of an earlier refusal that was only observed.
     pub would_refuse: Option<&'static str>,
+    /// What can be awaited; then the same head, which is as it came, may be judged once more.
+    pub wanted: Option<Box<Wanted>>,
 }
 
 /// What ended a request while it was in flight.
@@ -173,6 +198,8 @@ struct Fault {
     refusal: Refusal,
     /// For the log; never for the client.
     reason: &'static str,
+    /// What can be awaited before this is the last word.
+    wanted: Option<Box<Wanted>>,
 }
 
 /// Walks the checks in their order (DESIGN section 3, steps 1 to 6): sanitise, match, authenticate, standing, charge, authorise.
@@ -185,7 +212,7 @@ struct Fault {
 /// The first check that fails.
 pub fn admit(
     snapshot: &Arc<Snapshot>,
-    quota: &Quota,
+    means: &Means<'_>,
     now: Now,
     peer: &Peer,
     head: &mut Parts,
@@ -195,7 +222,7 @@ pub fn admit(
         Ok(host) => host,
         Err(fault) => return Err(known.refused(fault, None)),
     };
-    match check(snapshot, quota, now, peer, &mut host, head, &mut known) {
+    match check(snapshot, means, now, peer, &mut host, head, &mut known) {
         Ok((route, target)) => Ok(Admission {
             snapshot: Arc::clone(snapshot),
             route,
@@ -213,7 +240,7 @@ pub fn admit(
 
 fn check(
     snapshot: &Snapshot,
-    quota: &Quota,
+    means: &Means<'_>,
     now: Now,
     peer: &Peer,
     host: &mut host::Host,
@@ -231,22 +258,45 @@ fn check(
     known.manner.cors = browser::cors(&head.headers, known.route.as_deref());
     let (target, in_query) = query::take(target, config.auth.query_parameter.as_deref());
     known.manner.key_in_query = in_query.is_some();
-    head.uri = target::origin_form(target.clone());
+    let kinds = kinds_of(config, known.route.as_deref());
+    let asked = std::mem::replace(&mut head.uri, target::origin_form(target.clone()));
     if is_public(known.route.as_deref()) {
         credential::discard(&mut head.headers, &config.auth);
         let route = served(found)?;
         let target = binding::placed(snapshot, &route, None, target)?;
         return Ok((route, target));
     }
-    let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
-    let (digest, key) = api_key::verify(snapshot, &credential)
-        .map_err(|fault| unknown(config, quota, now, peer, fault))?;
-    known.principal = Some(Principal::of(digest, key));
+    let bearer = if kinds.are_keys_alone() {
+        let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
+        let (digest, key) = api_key::verify(snapshot, &credential)
+            .map_err(|fault| unknown(config, means.quota, now, peer, fault))?;
+        Bearer::Key(digest, key)
+    } else {
+        let lengths = (credential::LENGTH_MAX).max(config.tokens.bytes_max);
+        let credential =
+            credential::take_up_to(lengths, &mut head.headers, in_query, &config.auth)?;
+        let found = token::verify(
+            snapshot,
+            means,
+            now,
+            peer,
+            kinds,
+            credential,
+            &mut head.headers,
+        );
+        found.inspect_err(|fault| {
+            if fault.wanted.is_some() {
+                head.uri = asked;
+            }
+        })?
+    };
+    known.principal = Some(Principal::of(&bearer));
+    let key = bearer.entry();
     let places = environments(config, host.name(), known.route.as_deref());
     standing::check(snapshot, key, places, now.wall)?;
     standing::check_address(key, peer.address.ip())?;
     check_page(config, key, head, known)?;
-    let charged = charge(snapshot, quota, key, cost_of(&found), now, known);
+    let charged = charge(snapshot, means.quota, key, cost_of(&found), now, known);
     known.observe(charged, limits_mode(snapshot, key, known.route.as_deref()))?;
     let route = served(found)?;
     let permitted = permission::check(snapshot, key, &route.access);
@@ -312,6 +362,17 @@ fn unknown(config: &Config, quota: &Quota, now: Now, peer: &Peer, fault: Fault) 
     Fault::new(refusal, "auth_throttled")
 }
 
+/// The 429 of a source from which too much came that is nobody's, without counting; `None` while it has not.
+fn throttled(config: &Config, quota: &Quota, now: Now, peer: &Peer) -> Option<Fault> {
+    let source = source_of(peer.address.ip());
+    let rate = config.auth.failures?;
+    let over = quota.strangers.over(source, rate, now.mono)?;
+    let refusal = Refusal::LimitExceeded {
+        retry_after_seconds: over.retry_after_seconds,
+    };
+    Some(Fault::new(refusal, "auth_throttled"))
+}
+
 /// The web page that sends a request must be among the key's own, where it has any.
 fn check_page(
     config: &Config,
@@ -371,6 +432,11 @@ fn served(found: Found) -> Result<Arc<Route>, Fault> {
         )),
         Found::Nothing => Err(Fault::new(Refusal::NoRoute, "no_route")),
     }
+}
+
+/// What is taken here; where no route is, what routes take that do not say.
+fn kinds_of(config: &Config, route: Option<&Route>) -> Kinds {
+    route.map_or(config.auth.credentials, |route| route.credentials)
 }
 
 /// Where the key must be at home: the host, if it has a table of its own, and the route, if there is one.
@@ -502,13 +568,17 @@ impl Known {
         Box::new(Refused {
             refusal: fault.refusal,
             numbers: self.numbers,
-            key: self.principal.as_ref().map(|principal| principal.key),
+            key: (self.principal.as_ref())
+                .filter(|principal| principal.token.is_none())
+                .map(|principal| principal.key),
+            token: (self.principal.as_ref()).and_then(|principal| principal.token.clone()),
             tenant: self.principal.as_ref().map(|principal| principal.tenant),
             route: self.route,
             reason: fault.reason,
             host,
             manner: self.manner,
             would_refuse: self.would_refuse,
+            wanted: fault.wanted,
         })
     }
 
@@ -536,7 +606,11 @@ impl Refused {
 
 impl Fault {
     fn new(refusal: Refusal, reason: &'static str) -> Fault {
-        Fault { refusal, reason }
+        Fault {
+            refusal,
+            reason,
+            wanted: None,
+        }
     }
 
     fn bad_request(detail: &'static str, reason: &'static str) -> Fault {
@@ -565,13 +639,25 @@ impl Ended {
 }
 
 impl Principal {
-    fn of(digest: Digest, key: &KeyEntry) -> Principal {
+    fn of(bearer: &Bearer<'_>) -> Principal {
+        let key = bearer.entry();
+        let (digest, token) = match bearer {
+            Bearer::Key(digest, _) => (*digest, None),
+            Bearer::Token(token) => (token.digest, Some(Arc::clone(token))),
+        };
         Principal {
             key: key.id,
             digest,
             tenant: key.tenant,
             subject: key.binding.as_ref().and_then(|own| own.subject.clone()),
+            token,
         }
+    }
+
+    /// The token that it was; `None` for a key.
+    #[must_use]
+    pub fn token(&self) -> Option<&Arc<Verified>> {
+        self.token.as_ref()
     }
 }
 
@@ -678,6 +764,9 @@ impl Admission {
         if Arc::ptr_eq(snapshot, &self.snapshot) || !snapshot.config.revocation.abort_in_flight {
             return None;
         }
+        if let Some(token) = &principal.token {
+            return standing::token_ended(snapshot, token);
+        }
         match snapshot.key(&principal.digest) {
             Some(key) => standing::ended(snapshot, key),
             // A regenerated key has another digest under the same id: the old text is unknown and ends here.
@@ -704,6 +793,7 @@ impl Admission {
                 digest: Digest([0; 32]),
                 tenant,
                 subject: None,
+                token: None,
             }),
             numbers: None,
             host: host.to_owned(),

@@ -12,6 +12,7 @@ use crate::config::Auth;
 use crate::gate::credential;
 use crate::gate::host;
 use crate::gate::query;
+use crate::model::credential::Kinds;
 
 /// S16: a host is taken only if it has one meaning: what it is written back as is a fixed point without anything a backend could split at.
 pub(crate) fn hosts(data: &[u8]) {
@@ -68,6 +69,7 @@ pub(crate) fn credentials(data: &[u8]) {
         pass_foreign_authorization: flags & 4 != 0,
         query_parameter: (flags & 8 != 0).then(|| "api_key".to_owned()),
         refuse_secret_keys_in_browsers: false,
+        credentials: Kinds::KEYS,
     };
     let mut headers = HeaderMap::new();
     let mut target = PathAndQuery::from_static("/");

@@ -1,15 +1,18 @@
 //! Whether a key that exists may be used now, here, and by its tenant (DESIGN section 3, step 4).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Ended;
 use super::Fault;
 use crate::clock::Wall;
+use crate::model::issuer::Issuer;
 use crate::model::key::Environment;
 use crate::model::key::KeyStatus;
 use crate::refusal::Refusal;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
+use crate::token::Verified;
 
 /// Checks status, expiry and environment, and then tenant and plan. `places` are the environments of the host and the route.
 ///
@@ -59,6 +62,23 @@ pub(super) fn ended(snapshot: &Snapshot, key: &KeyEntry) -> Option<Ended> {
         return Some(Ended::Key);
     }
     snapshot.tenant_of(key).suspended.then_some(Ended::Tenant)
+}
+
+/// What ends a request that was admitted with this token: its issuer is no longer trusted, or its tenant is suspended or gone. That it expired
+/// lets its requests finish, as with a key.
+pub(super) fn token_ended(snapshot: &Snapshot, token: &Verified) -> Option<Ended> {
+    let mut issuers = snapshot.config.issuers.iter();
+    let trusted = |issuer: &Arc<Issuer>| {
+        *issuer.issuer == *token.identity.issuer && issuer.issues(token.kind)
+    };
+    if !issuers.any(trusted) {
+        return Some(Ended::Key);
+    }
+    let Some(index) = snapshot.tenants.by_id.get(&token.tenant) else {
+        return Some(Ended::Key);
+    };
+    let tenant = &snapshot.tenants.entries[*index as usize];
+    tenant.suspended.then_some(Ended::Tenant)
 }
 
 fn fault_of_key(key: &KeyEntry, wall: Wall) -> Option<&'static str> {

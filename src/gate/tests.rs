@@ -11,6 +11,7 @@ use crate::config::Host;
 use crate::config::Upstream;
 use crate::model::binding;
 use crate::model::binding::Binding;
+use crate::model::credential::Kinds;
 use crate::model::isolation::Isolation;
 use crate::model::key::KeyStatus;
 use crate::model::key::Override;
@@ -107,6 +108,7 @@ fn route(path: &str, methods: &[&str], access: Access) -> Route {
         host: None,
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
         access,
+        credentials: Kinds::KEYS,
         upstream: 0,
         cost: 1,
         environment: LIVE,
@@ -191,6 +193,14 @@ fn head(method: &str, uri: &str, lines: &[(&'static str, &str)]) -> Parts {
     head
 }
 
+fn means<'a>(quota: &'a Quota, tokens: &'a Tokens) -> Means<'a> {
+    Means {
+        quota,
+        tokens,
+        patience: Patience::Fresh,
+    }
+}
+
 fn run(
     snapshot: &Arc<Snapshot>,
     quota: &Quota,
@@ -202,7 +212,9 @@ fn run(
         local: "198.51.100.1:8443".parse().unwrap(),
         via: Via::Direct,
     };
-    admit(snapshot, quota, at(wall), &peer, head)
+    let tokens = Tokens::new();
+    let means = means(quota, &tokens);
+    admit(snapshot, &means, at(wall), &peer, head)
 }
 
 /// Status and reason of one request with a fresh quota; 200 when it is admitted.
@@ -614,7 +626,8 @@ fn an_ipv4_client_of_an_ipv6_socket_is_judged_by_its_ipv4_address() {
             via: Via::Direct,
         };
         let mut head = head("GET", "/any", &[("x-api-key", "good")]);
-        let verdict = admit(&snapshot, &Quota::new(), at(0), &peer, &mut head);
+        let (quota, tokens) = (Quota::new(), Tokens::new());
+        let verdict = admit(&snapshot, &means(&quota, &tokens), at(0), &peer, &mut head);
         assert_eq!(verdict.is_ok(), admitted, "{address}");
     }
 }

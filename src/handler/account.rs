@@ -13,6 +13,7 @@ use http::Version;
 use http::request::Parts;
 
 use crate::access_log::Entry;
+use crate::access_log::TokenEntry;
 use crate::clock::Mono;
 use crate::clock::Now;
 use crate::gate;
@@ -20,6 +21,7 @@ use crate::gate::Admission;
 use crate::gate::Foreign;
 use crate::gate::Peer;
 use crate::gate::Preflight;
+use crate::gate::Principal;
 use crate::gate::Refused;
 use crate::guard::Fault;
 use crate::model::guard::Guard;
@@ -27,6 +29,7 @@ use crate::model::key::KeyId;
 use crate::model::limit::Mode;
 use crate::model::route::Route;
 use crate::snapshot::Snapshot;
+use crate::token::Verified;
 use crate::usage::Meter;
 
 use super::Worker;
@@ -112,6 +115,7 @@ pub(crate) struct Account {
     key: Option<KeyId>,
     /// Where an admitted request of a key is counted in the end.
     meter: Option<Arc<Meter>>,
+    token: Option<Arc<Verified>>,
     tenant: Option<(Arc<Snapshot>, u32)>,
     server: Option<Rc<str>>,
     detail: String,
@@ -146,6 +150,7 @@ impl Account {
             route: None,
             key: None,
             meter: None,
+            token: None,
             tenant: None,
             server: None,
             detail: String::new(),
@@ -170,7 +175,11 @@ impl Account {
         self.meter = meter;
         self.uri = head.uri.clone();
         self.route = Some(Arc::clone(admission.route()));
-        self.key = admission.principal().map(|principal| principal.key);
+        let principal = admission.principal();
+        self.token = principal.and_then(Principal::token).cloned();
+        self.key = principal
+            .map(|principal| principal.key)
+            .filter(|_| self.token.is_none());
         self.observed(admission.would_refuse());
         self.flight = Some(Rc::clone(flight));
     }
@@ -187,6 +196,7 @@ impl Account {
         self.host = refused.host;
         self.route = refused.route;
         self.key = refused.key;
+        self.token = refused.token;
         self.observed(refused.would_refuse);
         self.tenant = refused.tenant.map(|tenant| (Arc::clone(snapshot), tenant));
         self.worker.meters.refusal(refused.reason);
@@ -462,6 +472,7 @@ impl Account {
             route: self.route.as_ref().map_or("", |route| &route.path),
             tenant: self.tenant_text(),
             key_id: self.key.as_ref().map_or("", |id| key_text(id, &mut key)),
+            token: self.token.as_deref().map(token_entry),
             upstream: self.upstream_text(),
             server: self.server.as_deref().unwrap_or(""),
             detail: &self.detail,
@@ -510,6 +521,17 @@ fn key_text<'a>(id: &KeyId, room: &'a mut [u8; 16]) -> &'a str {
     room[..4].copy_from_slice(b"key_");
     room[4..].copy_from_slice(&id.0);
     std::str::from_utf8(room).unwrap_or("")
+}
+
+fn token_entry(token: &Verified) -> TokenEntry<'_> {
+    let identity = &token.identity;
+    TokenEntry {
+        kind: token.kind.as_str(),
+        issuer: &identity.issuer,
+        subject: identity.subject.as_deref().unwrap_or(""),
+        client: identity.client.as_deref().unwrap_or(""),
+        jti: identity.jti.as_deref().unwrap_or(""),
+    }
 }
 
 fn protocol(version: Version) -> &'static str {

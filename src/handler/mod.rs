@@ -23,6 +23,7 @@ use crate::gate;
 use crate::gate::Admission;
 use crate::gate::Ended;
 use crate::gate::Exposed;
+use crate::gate::Means;
 use crate::gate::Peer;
 use crate::gate::Refused;
 use crate::metrics::Metrics;
@@ -31,6 +32,9 @@ use crate::quota::Numbers;
 use crate::quota::Quota;
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
+use crate::token::Patience;
+use crate::token::Tokens;
+use crate::token::Wanted;
 use crate::upstream::FailureKind;
 use crate::upstream::Forwarded;
 use crate::upstream::Pools;
@@ -68,6 +72,8 @@ pub struct Worker {
     pub clock: Clock,
     /// All counters of this node.
     pub quota: Arc<Quota>,
+    /// What is known of access tokens.
+    pub tokens: Arc<Tokens>,
     /// What each key does.
     pub usage: Arc<Usage>,
     /// Whom observed rules would have refused.
@@ -93,6 +99,7 @@ impl Worker {
             snapshot: shared.snapshot,
             clock: shared.clock,
             quota: shared.quota,
+            tokens: shared.tokens,
             usage: shared.usage,
             observed: shared.observed,
             pools,
@@ -116,6 +123,8 @@ pub struct Shared {
     pub clock: Clock,
     /// All counters.
     pub quota: Arc<Quota>,
+    /// What is known of access tokens.
+    pub tokens: Arc<Tokens>,
     /// What each key does.
     pub usage: Arc<Usage>,
     /// Whom observed rules would have refused.
@@ -140,7 +149,7 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let now = worker.clock.now();
-    let snapshot = worker.snapshot.load_full();
+    let mut snapshot = worker.snapshot.load_full();
     let (mut head, body) = request.into_parts();
     let mut account = Account::open(Rc::clone(&worker), now, peer, &head);
     if let Some(preflight) = gate::preflight(&snapshot, &head) {
@@ -152,9 +161,19 @@ pub async fn handle(
         account.preflight(preflight, answer.status());
         return answer.map(|text| Body::local(text, account));
     }
-    match gate::admit(&snapshot, &worker.quota, now, &peer, &mut head) {
+    let mut admitted = admit(&worker, &snapshot, now, &peer, &mut head, Patience::Fresh);
+    if let Err(refused) = &mut admitted
+        && let Some(wanted) = refused.wanted.take()
+    {
+        // Boxed: only tokens that nobody has seen before come here.
+        let (view, verdict) = Box::pin(admit_later(&worker, *wanted, &peer, &mut head)).await;
+        (snapshot, admitted) = (view, verdict);
+    }
+    match admitted {
         Ok(admission) => {
+            // A token has no row of its own in the usage of keys.
             let principal = admission.principal();
+            let principal = principal.filter(|known| known.token().is_none());
             let meter = principal.map(|known| worker.usage.admitted(known.key, now.wall));
             tell_of_limit(&worker, &snapshot, &admission, now);
             let flight = worker.in_flight.join(admission, carrier);
@@ -188,7 +207,9 @@ pub async fn handle(
 /// Tells when this request has brought a quota window to the share that operators want to know of (FF15).
 fn tell_of_limit(worker: &Worker, snapshot: &Snapshot, admission: &Admission, now: Now) {
     let rules = &snapshot.config.alerts;
-    if let (Some(numbers), Some(known)) = (admission.numbers(), admission.principal()) {
+    let known = admission.principal();
+    let known = known.filter(|known| known.token().is_none());
+    if let (Some(numbers), Some(known)) = (admission.numbers(), known) {
         let cost = admission.route().cost;
         if rules::nears(rules, numbers, cost) {
             let tenant = admission.tenant().map_or("", |tenant| tenant.id.as_str());
@@ -198,6 +219,36 @@ fn tell_of_limit(worker: &Worker, snapshot: &Snapshot, admission: &Admission, no
                 .for_each(|alert| worker.alerts.raise(alert));
         }
     }
+}
+
+fn admit(
+    worker: &Worker,
+    snapshot: &Arc<Snapshot>,
+    now: Now,
+    peer: &Peer,
+    head: &mut Parts,
+    patience: Patience,
+) -> Result<Admission, Box<Refused>> {
+    let means = Means {
+        quota: &worker.quota,
+        tokens: &worker.tokens,
+        patience,
+    };
+    gate::admit(snapshot, &means, now, peer, head)
+}
+
+/// Waits for what the gate wanted to know, and asks it once more, with the view and the time of then: between that view and the list of
+/// requests in flight nothing is awaited.
+async fn admit_later(
+    worker: &Worker,
+    wanted: Wanted,
+    peer: &Peer,
+    head: &mut Parts,
+) -> (Arc<Snapshot>, Result<Admission, Box<Refused>>) {
+    let patience = wanted.settle().await;
+    let snapshot = worker.snapshot.load_full();
+    let verdict = admit(worker, &snapshot, worker.clock.now(), peer, head, patience);
+    (snapshot, verdict)
 }
 
 /// A secret key that stands in a web page is anybody's (FF20).

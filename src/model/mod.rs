@@ -2,8 +2,11 @@
 
 pub mod admin_token;
 pub mod binding;
+pub mod credential;
 pub mod guard;
+pub mod identity;
 pub mod isolation;
+pub mod issuer;
 pub mod key;
 pub mod key_text;
 pub mod limit;

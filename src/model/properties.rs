@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::OnceLock;
 
+use crate::model::credential::Kinds;
 use crate::model::key::Environment;
 use crate::model::key_text;
 use crate::model::key_text::Shape;
@@ -115,6 +116,7 @@ fn route(path: &str) -> Arc<Route> {
         host: None,
         methods: Vec::new(),
         access: Access::AnyKey,
+        credentials: Kinds::KEYS,
         upstream: 0,
         cost: 1,
         environment: Environment(0),

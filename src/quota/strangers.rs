@@ -74,8 +74,7 @@ impl Strangers {
         slot.count = slot.count.saturating_add(1);
         let begins = slot.count == rate.count.saturating_add(1);
         let over = (slot.count > rate.count).then(|| Over {
-            retry_after_seconds: u32::try_from((window - age(slot)).div_ceil(1_000_000))
-                .unwrap_or(u32::MAX),
+            retry_after_seconds: seconds_left(window - age(slot)),
             begins,
         });
         drop(set);
@@ -94,6 +93,23 @@ impl Strangers {
         std::mem::take(&mut self.begun.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether this source has failed too often, without counting.
+    #[must_use]
+    pub fn over(&self, source: IpAddr, rate: Rate, now: Mono) -> Option<Over> {
+        let index = self.seed.hash_one(source) as usize % SETS;
+        let set = self.sets[index]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let window = u64::from(rate.seconds) * 1_000_000;
+        let age = |slot: &&Slot| now.0.saturating_sub(slot.began.0);
+        let mut slots = set.iter();
+        let slot = slots.find(|slot| slot.source == Some(source) && age(slot) < window)?;
+        (slot.count > rate.count).then(|| Over {
+            retry_after_seconds: seconds_left(window - age(&slot)),
+            begins: false,
+        })
+    }
+
     /// Sources remembered now, those of past windows included; for metrics.
     #[must_use]
     pub fn sources(&self) -> usize {
@@ -107,6 +123,10 @@ impl Strangers {
 
 /// Sources that are told of at once.
 const BEGUN_MAX: usize = 256;
+/// Rounded up.
+fn seconds_left(micros: u64) -> u32 {
+    u32::try_from(micros.div_ceil(1_000_000)).unwrap_or(u32::MAX)
+}
 
 /// Sets and the slots of each: 4,096 sources, 160 KiB.
 const SETS: usize = 256;

@@ -22,6 +22,8 @@ pub enum Refusal {
     CredentialInvalid,
     /// 401 `invalid_token` too: more than one credential, and they differ.
     CredentialAmbiguous,
+    /// 503: whether the credential stands cannot be said at the moment, since its issuer does not answer (PB14).
+    CredentialUnclear,
     /// 403 on the plain-HTTP listener.
     PlaintextRefused,
     /// 403: the tenant is suspended.
@@ -219,7 +221,11 @@ impl Refusal {
             Refusal::UnknownTransferCoding,
         ]);
         all.extend(UpstreamFailure::ALL.map(Refusal::Upstream));
-        all.extend([Refusal::Overloaded, Refusal::NotRecorded]);
+        all.extend([
+            Refusal::CredentialUnclear,
+            Refusal::Overloaded,
+            Refusal::NotRecorded,
+        ]);
         all
     }
 
@@ -250,6 +256,11 @@ impl Refusal {
             }
             Refusal::CredentialMissing => unauthorized().challenge(Challenge::Bare),
             Refusal::CredentialInvalid | Refusal::CredentialAmbiguous => unauthorized(),
+            Refusal::CredentialUnclear => row(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "credential_unclear",
+                "The credential cannot be checked at the moment.",
+            ),
             Refusal::PlaintextRefused => forbidden("https_required", PLAINTEXT).closing(),
             Refusal::TenantSuspended => forbidden("account_suspended", "The account is suspended."),
             Refusal::PlanWithoutApi => {
@@ -513,6 +524,7 @@ mod tests {
             Refusal::AddressNotAllowed => 22,
             Refusal::NotRecorded => 23,
             Refusal::UnsupportedType => 24,
+            Refusal::CredentialUnclear => 25,
         }
     }
 
@@ -521,7 +533,7 @@ mod tests {
         let mut numbers: Vec<usize> = Refusal::examples().iter().map(number).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        assert_eq!(numbers, (0..25).collect::<Vec<_>>());
+        assert_eq!(numbers, (0..26).collect::<Vec<_>>());
     }
 
     #[test]

@@ -261,6 +261,7 @@ fn set_own_header(headers: &mut HeaderMap, refusal: &Refusal) {
         | Refusal::UnknownTransferCoding
         | Refusal::Overloaded
         | Refusal::NotRecorded
+        | Refusal::CredentialUnclear
         | Refusal::Internal => {}
     }
 }

@@ -50,6 +50,7 @@ use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::audit::Actor;
 use crate::store::counters::Counters;
+use crate::token::Tokens;
 use crate::upstream;
 use crate::upstream::Backends;
 use crate::upstream::Pools;
@@ -69,7 +70,9 @@ mod burnt;
 mod control;
 mod demo;
 mod error;
+mod fetch;
 mod flush;
+mod jwks;
 mod logging;
 mod process;
 mod readings;
@@ -96,6 +99,7 @@ pub struct Gateway {
 struct State {
     keeper: Arc<Keeper>,
     quota: Arc<Quota>,
+    tokens: Arc<Tokens>,
     usage: Arc<Usage>,
     observed: Arc<Observed>,
     flusher: Arc<Flusher>,
@@ -123,6 +127,7 @@ impl State {
         Ok(State {
             keeper: Arc::new(keeper),
             quota,
+            tokens: Arc::new(Tokens::new()),
             usage,
             observed: Arc::new(Observed::new()),
             flusher,
@@ -142,6 +147,7 @@ impl State {
             snapshot: Arc::clone(self.keeper.snapshot()),
             clock: clock.clone(),
             quota: Arc::clone(&self.quota),
+            tokens: Arc::clone(&self.tokens),
             usage: Arc::clone(&self.usage),
             observed: Arc::clone(&self.observed),
             metrics: Arc::clone(metrics),
@@ -272,6 +278,7 @@ impl Gateway {
         }
         let certificates = load_tls(&mut loaded, clock.now().wall)?;
         let receiver = alerting::receiver_of(&loaded.config).map_err(StartError::config)?;
+        jwks::check_files(&loaded.config)?;
         let config = Arc::new(loaded.config);
         let state = State::open(&config, &clock)?;
         let bound = edge::listener::bind(&config.listen, worker_count(&config), inherited)?;
@@ -317,6 +324,11 @@ impl Gateway {
         control.spawn(burnt::revoke(
             to_revoke,
             Arc::clone(&state.keeper),
+            clock.clone(),
+        ));
+        control.spawn(jwks::keep_fetched(
+            Arc::clone(&state.tokens),
+            Arc::clone(state.keeper.snapshot()),
             clock.clone(),
         ));
         let data = DataThreads {

@@ -95,6 +95,7 @@ fn check_all(config_path: &Path) -> Result<(Config, Vec<String>), StartError> {
     }
     let certificates = super::load_tls(&mut loaded, Clock::system().now().wall)?;
     notes.extend(certificates.warnings.iter().map(ToString::to_string));
+    super::jwks::check_files(&loaded.config)?;
     loggable(&loaded.config).map_err(|error| super::log_error(&loaded.config, &error))?;
     super::alerting::receiver_of(&loaded.config).map_err(StartError::config)?;
     let contents = stored_contents(&loaded.config, &mut notes)?;

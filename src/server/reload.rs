@@ -152,6 +152,7 @@ impl Reloader {
         let certificates = super::load_tls(&mut loaded, self.clock.now().wall)
             .map_err(|problems| tls_text(&problems))?;
         let receiver = alerting::receiver_of(&loaded.config)?;
+        super::jwks::check_files(&loaded.config).map_err(|error| error.to_string())?;
         if !loaded.warnings.is_empty() {
             tracing::warn!("{}", loaded.warnings);
         }

@@ -554,6 +554,7 @@ mod tests {
             realm: "api".to_owned(),
             pass_foreign_authorization: false,
             query_parameter: None,
+            credentials: crate::model::credential::Kinds::KEYS,
             refuse_secret_keys_in_browsers: false,
         }
     }

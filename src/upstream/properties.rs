@@ -19,6 +19,7 @@ use crate::clock::Wall;
 use crate::config;
 use crate::gate;
 use crate::gate::Admission;
+use crate::gate::Means;
 use crate::gate::Peer;
 use crate::gate::Via;
 use crate::model::key_text;
@@ -29,6 +30,8 @@ use crate::quota::Quota;
 use crate::snapshot::Snapshot;
 use crate::snapshot::build;
 use crate::store::Contents;
+use crate::token::Patience;
+use crate::token::Tokens;
 use crate::upstream::headers;
 
 /// `$` in a line of input stands for it, so that few bytes get through the gate.
@@ -73,7 +76,12 @@ pub(crate) fn requests(data: &[u8]) {
         mono: Mono(1_000_000),
         wall: Wall(1_700_000_000_000_000),
     };
-    let Ok(admission) = gate::admit(snapshot, &Quota::new(), now, &peer, &mut head) else {
+    let means = Means {
+        quota: &Quota::new(),
+        tokens: &Tokens::new(),
+        patience: Patience::Fresh,
+    };
+    let Ok(admission) = gate::admit(snapshot, &means, now, &peer, &mut head) else {
         return;
     };
     // The key's one scope is the one of /any: whatever is spelled how, it never stands at /admin.
@@ -446,7 +454,11 @@ mod tests {
             };
             let admitted = gate::admit(
                 &sites()[flags],
-                &Quota::new(),
+                &Means {
+                    quota: &Quota::new(),
+                    tokens: &Tokens::new(),
+                    patience: Patience::Fresh,
+                },
                 Now::default(),
                 &peer,
                 &mut { head },

@@ -137,6 +137,20 @@ fn client_config(
     Ok(config)
 }
 
+/// How an identity provider over TLS is trusted: by these authorities, or by those of the system. Blocking: a file read.
+///
+/// # Errors
+/// The file cannot be used.
+pub fn trusting(ca: Option<&Path>) -> Result<ClientConfig, TlsProblem> {
+    let tls = UpstreamTls {
+        ca: ca.map(Path::to_owned),
+        client: None,
+        server_name: None,
+        prepared: Prepared::default(),
+    };
+    client_config(&tls, UpstreamProtocol::Http1).map_err(|mut problems| problems.remove(0).1)
+}
+
 /// What a server must agree to.
 pub(super) fn alpn(protocol: UpstreamProtocol) -> &'static [u8] {
     match protocol {

@@ -12,6 +12,7 @@
 mod support;
 
 mod abuse;
+mod access_tokens;
 mod admin;
 mod admin_api;
 mod alerts;
@@ -46,6 +47,7 @@ mod reload;
 mod shutdown;
 mod streaming;
 mod tenancy;
+mod token_matrix;
 mod transport;
 mod tunnels;
 mod usage;

@@ -9,12 +9,14 @@ use crate::config::file::Reader;
 use crate::config::names;
 use crate::config::values::Wrong;
 use crate::config::values::wrong;
+use crate::model::credential::Kinds;
 use crate::model::key::Environment;
 
 mod bindings;
 mod care;
 mod guards;
 mod references;
+mod issuers;
 mod routes;
 mod tenancy;
 mod upstreams;
@@ -22,6 +24,8 @@ mod upstreams;
 pub(super) use bindings::destination;
 pub(super) use guards::guards;
 pub(super) use guards::words as guard_words;
+pub(super) use issuers::issuers;
+pub(super) use issuers::listed_kinds;
 pub(super) use routes::hosts;
 pub(super) use routes::routes;
 pub(super) use tenancy::key_defaults;
@@ -55,6 +59,8 @@ pub(in crate::config) struct Places {
     pub(in crate::config) environment: Range<usize>,
     /// `isolation` of an upstream.
     pub(in crate::config) isolation: Range<usize>,
+    /// `credentials` of a route.
+    pub(in crate::config) credentials: Range<usize>,
 }
 
 /// What the entries may refer to.
@@ -71,6 +77,8 @@ pub(in crate::config) struct Declared<'a> {
     pub(in crate::config) guards: Names<'a>,
     /// Names of upstreams, sorted, so that a position is an index into `Config::upstreams`.
     pub(in crate::config) upstreams: Names<'a>,
+    /// What routes take that say nothing of credentials.
+    pub(in crate::config) credentials: Kinds,
 }
 
 impl Declared<'_> {

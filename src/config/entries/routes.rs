@@ -13,6 +13,7 @@ use crate::config::entries::TOTAL;
 use crate::config::entries::bindings;
 use crate::config::entries::inner;
 use crate::config::entries::references;
+use crate::config::entries::listed_kinds;
 use crate::config::entries::scope_word;
 use crate::config::file::Reader;
 use crate::config::names;
@@ -21,6 +22,7 @@ use crate::config::settings;
 use crate::config::values;
 use crate::config::values::Wrong;
 use crate::config::values::wrong;
+use crate::model::credential::Kinds;
 use crate::model::guard::Guard;
 use crate::model::route::Access;
 use crate::model::route::Route;
@@ -79,6 +81,7 @@ fn route(
     let host = table.word("host", names::host_pattern);
     let methods = table.list("methods", names::method);
     let access = access(table);
+    let credentials = credentials(table, access.as_ref());
     if !table.has("upstream") {
         table.missing(
             "upstream",
@@ -96,6 +99,7 @@ fn route(
     let mut at = Places {
         cost: table.place("cost").unwrap_or_default(),
         environment: table.place("environment").unwrap_or_default(),
+        credentials: table.place("credentials").unwrap_or_default(),
         ..Places::default()
     };
     let cost = table.number("cost", 1, 1, 1_000_000);
@@ -130,6 +134,7 @@ fn route(
             host: host.map(Spanned::into_inner),
             methods: inner(methods),
             access: access?,
+            credentials: credentials.unwrap_or(declared.credentials),
             upstream: position.unwrap_or(0),
             cost,
             environment,
@@ -143,6 +148,20 @@ fn route(
             references,
         }),
     })
+}
+
+/// What is taken here; `None` where that is not said.
+fn credentials(table: &mut Reader<'_>, access: Option<&Access>) -> Option<Kinds> {
+    let kinds = listed_kinds(table, "credentials");
+    if table.has("credentials") && access == Some(&Access::Public) {
+        let wrong = Wrong {
+            what: "a public route asks for none".to_owned(),
+            help: "take credentials out, or access = \"public\"".to_owned(),
+        };
+        let at = table.place("credentials").unwrap_or_default();
+        table.refuse(at, "credentials", wrong);
+    }
+    kinds
 }
 
 fn guard(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::credential::Kinds;
 use crate::model::guard::Guard;
 use crate::model::key::Environment;
 use crate::model::limit::Mode;
@@ -39,6 +40,8 @@ pub struct Route {
     pub methods: Vec<String>,
     /// What it demands.
     pub access: Access,
+    /// What kinds of credentials it takes; without meaning where it is public.
+    pub credentials: Kinds,
     /// Index into `Config::upstreams`.
     pub upstream: usize,
     /// What one request takes from every window; at least 1.

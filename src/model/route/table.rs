@@ -219,6 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::credential::Kinds;
     use crate::model::key::Environment;
     use crate::model::limit::Mode;
     use crate::model::route::RouteTable;
@@ -229,6 +230,7 @@ mod tests {
             host: host.map(str::to_owned),
             methods: methods.iter().map(|method| (*method).to_owned()).collect(),
             access: Access::AnyKey,
+            credentials: Kinds::KEYS,
             upstream: 0,
             cost: 1,
             environment: Environment(0),

@@ -30,6 +30,7 @@ use crate::config::UpstreamServer;
 use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::gate::Via;
+use crate::model::credential::Kinds;
 use crate::model::isolation::Isolation;
 use crate::model::key::Environment;
 use crate::model::limit::Mode;
@@ -123,6 +124,7 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
         host: None,
         methods: Vec::new(),
         access: Access::AnyKey,
+        credentials: Kinds::KEYS,
         upstream: 0,
         cost: 1,
         environment: Environment(0),

@@ -6,6 +6,7 @@ pub mod frames;
 pub mod gateway;
 pub mod grpc;
 pub mod h2_upstream;
+pub mod idp;
 pub mod ports;
 pub mod real;
 pub mod request;

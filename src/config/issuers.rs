@@ -1,0 +1,116 @@
+//! What routes take beside keys: whether there is anybody who issues it, and issuers written back.
+
+use crate::config::check::Entries;
+use crate::config::dump::Writer;
+use crate::config::dump::key;
+use crate::config::dump::kinds;
+use crate::config::problem::Notes;
+use crate::config::problem::Problem;
+use crate::config::values::show_duration;
+use crate::model::credential::Kind;
+use crate::model::issuer::Algorithm;
+use crate::model::issuer::ClaimPath;
+use crate::model::issuer::Issuer;
+use crate::model::issuer::KeySource;
+use crate::model::issuer::TenantOf;
+use crate::model::route::Access;
+
+/// What a route takes must come from somebody, and by a way that is open.
+pub(super) fn routes(all: &Entries, notes: &Notes) {
+    let trusted = |kind| all.issuers.iter().any(|issuer| issuer.value.issues(kind));
+    for route in all
+        .routes
+        .iter()
+        .filter(|route| route.value.access != Access::Public)
+    {
+        for kind in route
+            .value
+            .credentials
+            .iter()
+            .filter(|kind| *kind != Kind::Key)
+        {
+            if !trusted(kind) {
+                notes.error(Problem::here(
+                    route.at.credentials.clone(),
+                    format!(
+                        "[[routes]] credentials: nobody is trusted to issue a \"{}\"",
+                        kind.as_str()
+                    ),
+                    format!(
+                        "declare who is: [issuers.NAME] with credentials = [\"{}\"]",
+                        kind.as_str()
+                    ),
+                ));
+            }
+            if matches!(kind, Kind::Jwt | Kind::Opaque) && !all.auth.bearer {
+                notes.error(Problem::here(
+                    route.at.credentials.clone(),
+                    "[[routes]] credentials: access tokens come in Authorization alone, and [auth] headers leaves that out",
+                    "add \"authorization\" to [auth] headers",
+                ));
+            }
+        }
+    }
+}
+
+/// Warns of issuers whose tokens no route takes.
+pub(super) fn unused(all: &Entries, notes: &Notes) {
+    for issuer in &all.issuers {
+        let taken = all.routes.iter().any(|route| {
+            let kinds = route.value.credentials.both(issuer.value.credentials);
+            route.value.access != Access::Public && !kinds.are_none()
+        });
+        if !taken {
+            notes.warn(Problem::context(
+                Some(issuer.at.name.clone()),
+                format!(
+                    "no route takes what issuer \"{}\" issues",
+                    issuer.value.name
+                ),
+                "add it to the credentials of a route, or take the issuer out",
+            ));
+        }
+    }
+}
+
+/// One `[issuers.NAME]`.
+pub(super) fn dump_issuer(out: &mut Writer, issuer: &Issuer, environment: &str) {
+    out.table(&format!("[issuers.{}]", key(&issuer.name)));
+    out.text("issuer", &issuer.issuer);
+    out.list("audience", &issuer.audience);
+    out.list("credentials", kinds(issuer.credentials));
+    match &issuer.keys {
+        None => {}
+        Some(KeySource::Url(url)) => out.text("jwks_url", &url.text),
+        Some(KeySource::File(file)) => out.path("jwks_file", file),
+    }
+    if let Some(ca) = &issuer.ca {
+        out.path("ca", ca);
+    }
+    let algorithms = issuer.algorithms.iter().copied();
+    out.list("algorithms", algorithms.map(Algorithm::as_str));
+    out.list("types", &issuer.types);
+    out.list("required_claims", &issuer.required);
+    match &issuer.tenant {
+        TenantOf::Fixed(tenant) => out.text("tenant", tenant.as_str()),
+        TenantOf::Claim(path) => out.text("tenant_claim", path.as_str()),
+    }
+    let claims: [(&str, &ClaimPath); 3] = [
+        ("subject_claim", &issuer.subject),
+        ("client_claim", &issuer.client),
+        ("scope_claim", &issuer.scope),
+    ];
+    for (name, path) in claims {
+        out.text(name, path.as_str());
+    }
+    for (name, span) in [
+        ("leeway", issuer.leeway),
+        ("lifetime_max", issuer.lifetime_max),
+        ("refresh", issuer.refresh),
+        ("unknown_key_interval", issuer.unknown_key_interval),
+        ("timeout", issuer.timeout),
+    ] {
+        out.text(name, &show_duration(span));
+    }
+    out.text("environment", environment);
+}

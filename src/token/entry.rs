@@ -1,0 +1,108 @@
+//! A token that was verified, as the gate sees it: like a key, so that every check is the same one.
+
+use std::sync::Arc;
+
+use crate::model::binding::Binding;
+use crate::model::credential::Kind;
+use crate::model::identity::Identity;
+use crate::model::issuer::Issuer;
+use crate::model::issuer::TenantOf;
+use crate::model::key::Digest;
+use crate::model::key::KeyKind;
+use crate::model::key::KeyStatus;
+use crate::model::scope::Scopes;
+use crate::model::tenant::TenantId;
+use crate::snapshot::KeyEntry;
+use crate::snapshot::Snapshot;
+use crate::token::claims::Claims;
+use crate::token::counted_under;
+use crate::token::issuers::IssuerKeys;
+
+/// A token that was verified.
+#[derive(Debug)]
+pub struct Verified {
+    /// What it may do, by whom and until when. It is of the public kind: a plan without scopes of its own makes no token whole.
+    pub entry: KeyEntry,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Who it says it is.
+    pub identity: Identity,
+    /// What it came as.
+    pub kind: Kind,
+    /// Its text's digest.
+    pub digest: Digest,
+    /// `Snapshot::generation` of the configuration that it was verified under.
+    generation: u64,
+    /// The keys that it was verified with, and their version then.
+    keys: Option<(Arc<IssuerKeys>, u64)>,
+}
+
+/// How a token was verified.
+#[derive(Debug)]
+pub(super) struct Origin {
+    /// What it came as.
+    pub(super) kind: Kind,
+    /// The keys, and their version.
+    pub(super) keys: Option<(Arc<IssuerKeys>, u64)>,
+}
+
+impl Verified {
+    /// What these claims are worth under this view.
+    ///
+    /// # Errors
+    /// There is no such tenant.
+    pub(super) fn new(
+        snapshot: &Snapshot,
+        issuer: &Issuer,
+        claims: Claims,
+        digest: Digest,
+        origin: Origin,
+    ) -> Result<Verified, &'static str> {
+        let tenant = match (&issuer.tenant, claims.tenant) {
+            (TenantOf::Fixed(tenant), _) => tenant.clone(),
+            (TenantOf::Claim(_), tenant) => tenant.ok_or("tenant_missing")?,
+        };
+        let index = *snapshot
+            .tenants
+            .by_id
+            .get(&tenant)
+            .ok_or("unknown_tenant")?;
+        let identity = claims.identity;
+        let whom = match (&identity.subject, &identity.client) {
+            (Some(subject), _) => format!("s:{subject}"),
+            (None, Some(client)) => format!("c:{client}"),
+            (None, None) => return Err("nobody_named"),
+        };
+        Ok(Verified {
+            entry: KeyEntry {
+                id: counted_under(&identity.issuer, tenant.as_str(), &whom),
+                tenant: index,
+                plan: u32::MAX,
+                expires: claims.expires,
+                status: KeyStatus::Active,
+                kind: KeyKind::Public,
+                environment: issuer.environment,
+                own: None,
+                binding: identity.subject.clone().map(|subject| {
+                    Box::new(Binding {
+                        subject: Some(subject),
+                        ..Binding::default()
+                    })
+                }),
+                scopes: Scopes::Listed(claims.scopes.into()),
+            },
+            tenant,
+            identity,
+            kind: origin.kind,
+            digest,
+            generation: snapshot.generation,
+            keys: origin.keys,
+        })
+    }
+
+    /// Whether it was verified under the same configuration and with keys that are still in use.
+    pub(super) fn depends_on(&self, snapshot: &Snapshot) -> bool {
+        let same_keys = |(keys, version): &(Arc<IssuerKeys>, u64)| keys.version() == *version;
+        self.generation == snapshot.generation && self.keys.as_ref().is_none_or(same_keys)
+    }
+}

@@ -1,0 +1,212 @@
+//! Access tokens and sessions: what they are by their form, whether their issuer's signature stands, and what they say.
+//!
+//! Pure but for the cache and the issuers' keys, which every thread shares: nothing here waits, and nothing here calls anybody. Who needs a
+//! key that is not there yet gets a `Wanted`, which can be awaited for a bounded time; the control side does the calling.
+//!
+//! What strangers send leaves nothing behind: only tokens that were verified are kept.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+
+use crate::clock::Now;
+use crate::config::Config;
+use crate::model::credential::Kind;
+use crate::model::issuer::Issuer;
+use crate::model::key::Digest;
+use crate::model::key::KeyId;
+use crate::snapshot::Snapshot;
+
+mod cache;
+mod claims;
+mod entry;
+pub mod form;
+mod issuers;
+mod json;
+mod jwt;
+pub mod keys;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
+
+pub use entry::Verified;
+pub use issuers::IssuerKeys;
+pub use issuers::Wanted;
+
+use cache::Cache;
+use claims::Claims;
+use issuers::Known;
+use jwt::Jwt;
+
+/// What all threads share of tokens.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    cache: Cache,
+    issuers: issuers::Issuers,
+}
+
+/// A token that does not stand, or not yet.
+#[derive(Debug)]
+pub enum Failure {
+    /// It is nobody's; why, in one word for the log.
+    Invalid(&'static str),
+    /// Whether it stands cannot be said at the moment; why, in one word for the log.
+    Unavailable(&'static str),
+    /// That can be said when this has been awaited.
+    Wanted(Wanted),
+}
+
+/// Whether a request has waited already for what it wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Patience {
+    /// It may still wait, once.
+    #[default]
+    Fresh,
+    /// It has waited for keys.
+    Waited,
+}
+
+impl Tokens {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new() -> Tokens {
+        Tokens::default()
+    }
+
+    /// What is known of the issuers, for the control side.
+    #[must_use]
+    pub fn issuers(&self) -> &issuers::Issuers {
+        &self.issuers
+    }
+
+    /// The token with this digest, if it was verified and nothing has changed since that it depends on: its issuer and all else of the
+    /// configuration, the issuer's keys, and what is denied. Costs what the lookup of a key costs.
+    ///
+    /// # Errors
+    /// It was verified, but has expired or is denied by now.
+    pub fn recall(
+        &self,
+        snapshot: &Snapshot,
+        digest: &Digest,
+        kind: Kind,
+        now: Now,
+    ) -> Result<Option<Arc<Verified>>, Failure> {
+        let Some(found) = self.cache.get(digest) else {
+            return Ok(None);
+        };
+        if !found.depends_on(snapshot) || found.kind != kind {
+            return Ok(None);
+        }
+        if found.entry.expired(now.wall) {
+            self.cache.forget(digest);
+            return Err(Failure::Invalid("token_expired"));
+        }
+        Ok(Some(found))
+    }
+
+    /// Verifies a JWT from its text alone, and remembers it.
+    ///
+    /// # Errors
+    /// Why it does not stand, or what has to be awaited first.
+    pub fn verify_jwt(
+        &self,
+        snapshot: &Snapshot,
+        text: &[u8],
+        digest: Digest,
+        kind: Kind,
+        now: Now,
+        patience: &Patience,
+    ) -> Result<Arc<Verified>, Failure> {
+        let config = &snapshot.config;
+        let jwt = Jwt::read(text).map_err(Failure::Invalid)?;
+        let issuer = issuer_of(config, &jwt, kind).map_err(Failure::Invalid)?;
+        let algorithm = jwt.check_header(issuer).map_err(Failure::Invalid)?;
+        let keys = self.issuers.of(issuer);
+        let set = keys.set();
+        let key = match set.find(jwt.key_id(), algorithm) {
+            Ok(key) => key,
+            Err("unknown_kid") => return Err(self.unknown_key(&keys, now, patience)),
+            Err(reason) => return Err(Failure::Invalid(reason)),
+        };
+        if !key.verifies(algorithm, jwt.signed(), jwt.signature()) {
+            return Err(Failure::Invalid("bad_signature"));
+        }
+        let claims = Claims::check(issuer, jwt.claims(), now.wall).map_err(Failure::Invalid)?;
+        let origin = entry::Origin {
+            kind,
+            keys: Some((keys, set.version())),
+        };
+        self.remember(snapshot, issuer, claims, digest, origin)
+    }
+
+    /// A key that is not known may be a new one, or an invention: whoever invents keys has them fetched no more often than the issuer's table says.
+    fn unknown_key(&self, keys: &Arc<IssuerKeys>, now: Now, patience: &Patience) -> Failure {
+        match keys.ask(now.mono) {
+            Known::Soon(wanted) if *patience == Patience::Fresh => {
+                self.issuers.wake();
+                Failure::Wanted(wanted)
+            }
+            Known::Soon(_) | Known::Down => Failure::Unavailable("jwks_unavailable"),
+            Known::Fresh => Failure::Invalid("unknown_kid"),
+        }
+    }
+
+    /// Makes an entry of what a token says, and keeps it until it expires.
+    fn remember(
+        &self,
+        snapshot: &Snapshot,
+        issuer: &Arc<Issuer>,
+        claims: Claims,
+        digest: Digest,
+        origin: entry::Origin,
+    ) -> Result<Arc<Verified>, Failure> {
+        let verified = Verified::new(snapshot, issuer, claims, digest, origin);
+        let verified = Arc::new(verified.map_err(Failure::Invalid)?);
+        let bound = snapshot.config.tokens.cached_max;
+        self.cache.put(digest, Arc::clone(&verified), bound);
+        Ok(verified)
+    }
+
+    /// Forgets tokens that have expired or that were verified under what has changed since. To be called now and then.
+    pub fn sweep(&self, snapshot: &Snapshot, now: Now) {
+        self.cache
+            .sweep(|token| token.depends_on(snapshot) && !token.entry.expired(now.wall));
+    }
+
+    /// Tokens that are remembered; for metrics.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.cache.len()
+    }
+}
+
+/// The issuer that a token names, as far as it is trusted for this kind.
+fn issuer_of<'a>(
+    config: &'a Config,
+    jwt: &Jwt<'_>,
+    kind: Kind,
+) -> Result<&'a Arc<Issuer>, &'static str> {
+    let named = jwt.issuer().ok_or("iss_missing")?;
+    config
+        .issuers
+        .iter()
+        .find(|issuer| issuer.issuer == named && issuer.issues(kind) && issuer.keys.is_some())
+        .ok_or("unknown_issuer")
+}
+
+/// Under whom a token is counted: its issuer, its tenant, and whom it acts for, or else its client. As long as a key's id and as hard to meet.
+fn counted_under(issuer: &str, tenant: &str, whom: &str) -> KeyId {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [issuer, tenant, whom] {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    let sum = context.finish();
+    let mut id = [0; 12];
+    for (place, byte) in id.iter_mut().zip(sum.as_ref().chunks_exact(2)) {
+        let value = usize::from(u16::from_be_bytes([byte[0], byte[1]]));
+        *place = BASE62[value % BASE62.len()];
+    }
+    KeyId(id)
+}
+
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
