@@ -68,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Audit(asked) => ended(audit::audit(&arguments.at, arguments.output, asked)),
         Command::Usage(asked) => ended(usage::usage(&arguments.at, arguments.output, &asked)),
         Command::Limits(limits) => ended(limit_command(&arguments.at, arguments.output, limits)),
+        Command::Tokens(tokens) => ended(act(&arguments.at, arguments.output, &tokens.verb())),
         Command::Tenants(tenants) => {
             ended(act(&arguments.at, arguments.output, &tenant_verb(tenants)))
         }

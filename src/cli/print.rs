@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::model::route::Access;
 use crate::store::Outcome;
 use crate::store::outcome::AdminTokenView;
+use crate::store::outcome::DenialView;
 use crate::store::outcome::KeyText;
 use crate::store::outcome::KeyView;
 use crate::store::outcome::TenantView;
@@ -44,6 +45,16 @@ const TOKEN_COLUMNS: [&str; 8] = [
     "CREATED",
     "EXPIRES",
     "STATUS",
+];
+
+const DENIAL_COLUMNS: [&str; 7] = [
+    "DENIED BY",
+    "VALUE",
+    "ISSUER",
+    "CREATED",
+    "EXPIRES",
+    "ISSUED UNTIL",
+    "NOTE",
 ];
 
 const TENANT_COLUMNS: [&str; 5] = ["ID", "NAME", "PLAN", "STATUS", "DECLARED IN"];
@@ -145,6 +156,13 @@ fn for_people(outcome: &Outcome, config: Option<&Config>) -> io::Result<()> {
             }
             eprintln!("{said}");
             Ok(())
+        }
+        Outcome::DenialChanged { said, .. } => {
+            eprintln!("{said}");
+            Ok(())
+        }
+        Outcome::Denials { denials } => {
+            rows(&DENIAL_COLUMNS, denials.iter().map(denial_row).collect())
         }
         Outcome::KeyRotated {
             key,
@@ -306,6 +324,10 @@ fn json_of(outcome: &Outcome) -> io::Result<Value> {
         }
         Outcome::AdminTokens { tokens } => serde_json::to_value(tokens)?,
         Outcome::Replayed { id } => json!({ "id": id }),
+        Outcome::DenialChanged {
+            denial, changed, ..
+        } => with(serde_json::to_value(denial)?, json!({ "changed": changed })),
+        Outcome::Denials { denials } => serde_json::to_value(denials)?,
     })
 }
 
@@ -397,6 +419,19 @@ fn token_row(token: &AdminTokenView) -> [String; 8] {
         token.created_at.clone(),
         or(&token.expires_at, "never"),
         token.status.clone(),
+    ]
+}
+
+fn denial_row(denial: &DenialView) -> [String; 7] {
+    let or = |text: &Option<String>, none: &str| text.clone().unwrap_or_else(|| none.to_owned());
+    [
+        denial.denied_by.clone(),
+        denial.value.clone(),
+        or(&denial.issuer, "any"),
+        denial.created_at.clone(),
+        or(&denial.expires_at, "never"),
+        or(&denial.issued_until, "-"),
+        or(&denial.note, "-"),
     ]
 }
 

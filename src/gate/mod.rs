@@ -765,7 +765,7 @@ impl Admission {
             return None;
         }
         if let Some(token) = &principal.token {
-            return standing::token_ended(snapshot, token);
+            return standing::token_ended(&self.snapshot, snapshot, token);
         }
         match snapshot.key(&principal.digest) {
             Some(key) => standing::ended(snapshot, key),

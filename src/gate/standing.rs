@@ -64,9 +64,16 @@ pub(super) fn ended(snapshot: &Snapshot, key: &KeyEntry) -> Option<Ended> {
     snapshot.tenant_of(key).suspended.then_some(Ended::Tenant)
 }
 
-/// What ends a request that was admitted with this token: its issuer is no longer trusted, or its tenant is suspended or gone. That it expired
+/// What ends a request that was admitted with this token: it is denied, its issuer is no longer trusted, or its tenant is suspended or gone. That it expired
 /// lets its requests finish, as with a key.
-pub(super) fn token_ended(snapshot: &Snapshot, token: &Verified) -> Option<Ended> {
+pub(super) fn token_ended(
+    before: &Snapshot,
+    snapshot: &Snapshot,
+    token: &Verified,
+) -> Option<Ended> {
+    if (snapshot.denials).denies_since(&before.denials, &token.identity) {
+        return Some(Ended::Key);
+    }
     let mut issuers = snapshot.config.issuers.iter();
     let trusted = |issuer: &Arc<Issuer>| {
         *issuer.issuer == *token.identity.issuer && issuer.issues(token.kind)

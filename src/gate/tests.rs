@@ -79,6 +79,7 @@ impl World {
                 entries: self.tenants,
                 by_id: std::collections::HashMap::new(),
             }),
+            denials: Arc::default(),
             keys: KeyTable::build(keys),
         })
     }

@@ -11,6 +11,7 @@ use http::HeaderValue;
 use crate::clock::Wall;
 use crate::config::Config;
 use crate::config::Upstream;
+use crate::model::denial::DenyTable;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::Environment;
@@ -114,6 +115,7 @@ struct Building<'a> {
     tenants: TenantTable,
     conflicts: Vec<TenantId>,
     scope_sets: ScopeSets,
+    denials: DenyTable,
     keys: Gathered,
     /// Digests that a regeneration let live on, by key, each with its end (C-19).
     overlaps: HashMap<KeyId, Vec<(Digest, Wall)>>,
@@ -143,6 +145,7 @@ impl<'a> Building<'a> {
             tenants,
             conflicts,
             scope_sets: ScopeSets::default(),
+            denials: DenyTable::build(contents.denials.iter().cloned()),
             keys: Gathered::new(),
             overlaps,
         }
@@ -193,6 +196,7 @@ impl<'a> Building<'a> {
             plans: config.plans.as_slice().into(),
             tenants: Arc::new(self.tenants),
             keys: self.keys.into_table(),
+            denials: Arc::new(self.denials),
             config: Arc::clone(config),
         };
         Ok(Built {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::clock::Wall;
 use crate::config::Config;
 use crate::model::admin_token::AdminToken;
+use crate::model::denial::DenyTable;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
@@ -42,6 +43,7 @@ use crate::store::sqlite::Write;
 use crate::store::verbs;
 use crate::store::verbs::Change;
 use crate::store::verbs::Declared;
+use crate::store::verbs::unwritten_denial;
 
 /// Owns the store and replaces the snapshot. Its methods block on the disk: never call them on a data worker.
 pub struct Keeper {
@@ -438,15 +440,27 @@ fn changed(
                 ..shared(current)
             }
         }
+        Change::Denied(denial) => with_denials(current, current.denials.with(denial.clone())),
+        Change::Allowed(denial) => with_denials(current, current.denials.without(denial)),
     })
+}
+
+fn with_denials(current: &Snapshot, denials: DenyTable) -> Snapshot {
+    Snapshot {
+        denials: Arc::new(denials),
+        ..shared(current)
+    }
 }
 
 /// Whether a request in flight may have to end with this change. A change that is not known to be harmless is taken to end some: a look
 /// at every request for nothing costs less than one that is missed.
 fn may_end_requests(before: &Snapshot, change: &Change) -> bool {
     match change {
-        Change::Nothing | Change::AdminTokens(_) | Change::KeyStatus(_, KeyStatus::Active) => false,
-        Change::KeyStatus(..) => true,
+        Change::Nothing
+        | Change::AdminTokens(_)
+        | Change::Allowed(_)
+        | Change::KeyStatus(_, KeyStatus::Active) => false,
+        Change::KeyStatus(..) | Change::Denied(_) => true,
         Change::Keys { put, gone } => {
             let known = |key: &ApiKey| before.key(&key.digest).is_some();
             !gone.is_empty() || put.iter().any(known)
@@ -465,6 +479,8 @@ fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
         Verb::KeyDeactivate { id } => impose_on_key(&current, id, KeyStatus::Inactive),
         Verb::TenantSuspend { id } => impose_on_tenant(&current, id),
         Verb::KeyRevokeMany(which) => impose_on_texts(&current, which),
+        Verb::TokenDeny(asked) => unwritten_denial(asked)
+            .map(|denial| with_denials(&current, current.denials.with(denial))),
         Verb::KeyCreate(_)
         | Verb::KeyList(_)
         | Verb::KeyUpdate(_)
@@ -479,7 +495,9 @@ fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
         | Verb::TenantResume { .. }
         | Verb::AdminTokenCreate(_)
         | Verb::AdminTokenList
-        | Verb::AdminTokenRevoke { .. } => None,
+        | Verb::AdminTokenRevoke { .. }
+        | Verb::TokenAllow(_)
+        | Verb::TokenDenials => None,
     };
     let imposed = next.is_some();
     if let Some(next) = next {
@@ -557,6 +575,7 @@ fn shared(current: &Snapshot) -> Snapshot {
         plans: Arc::clone(&current.plans),
         tenants: Arc::clone(&current.tenants),
         keys: current.keys.clone(),
+        denials: Arc::clone(&current.denials),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::clock::Wall;
 use crate::config::Config;
 use crate::config::Destination;
 use crate::model::binding::Binding;
+use crate::model::denial::DenyTable;
 use crate::model::key::Digest;
 use crate::model::key::Environment;
 use crate::model::key::KeyId;
@@ -44,6 +45,8 @@ pub struct Snapshot {
     pub tenants: Arc<TenantTable>,
     /// Keys by digest.
     pub keys: key_table::KeyTable,
+    /// Tokens that are denied before their time.
+    pub denials: Arc<DenyTable>,
 }
 
 /// Tenants by index and by id.

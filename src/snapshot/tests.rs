@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::clock::Wall;
 use crate::config;
+use crate::model::identity::Identity;
 use crate::model::key_text;
 use crate::model::tenant::TenantId;
 use crate::snapshot::build::BuildError;
@@ -22,6 +23,8 @@ use crate::store::Outcome;
 use crate::store::Store;
 use crate::store::Verb;
 use crate::store::VerbError;
+use crate::store::request::TokenDenial;
+use crate::store::request::TokenNames;
 
 const PLANS: &str = r#"
 [plans.free]
@@ -315,6 +318,42 @@ fn the_end_of_a_text_that_cannot_be_written_is_in_force_and_written_later() {
     assert_eq!(bench.keeper.retry_unwritten(NOW), 0);
     let bench = bench.restarted(with_plans("")).unwrap();
     in_force(&bench);
+}
+
+// The same for tokens that are denied.
+#[test]
+fn a_denial_that_cannot_be_written_is_in_force_and_written_later() {
+    let bench = Bench::new();
+    let denial = |for_seconds| {
+        let names = TokenNames {
+            subject: Some("u1".into()),
+            ..TokenNames::default()
+        };
+        Verb::TokenDeny(Box::new(TokenDenial {
+            names,
+            for_seconds,
+            ..TokenDenial::default()
+        }))
+    };
+    let identity = Identity {
+        issuer: Arc::from("i"),
+        subject: Some(Arc::from("u1")),
+        client: None,
+        jti: None,
+        issued: None,
+    };
+    let denied = |bench: &Bench, wall| bench.view().denials.denies(&identity, wall);
+    bench.keeper.refuse_writes(true);
+    let error = bench.try_to(denial(Some(60))).unwrap_err();
+    assert!(error.text.contains("in force, not durable"), "{error}");
+    assert!(denied(&bench, NOW));
+    bench.keeper.replace_config(with_plans("")).unwrap();
+    assert!(denied(&bench, NOW));
+    bench.keeper.refuse_writes(false);
+    assert_eq!(bench.keeper.retry_unwritten(NOW), 0);
+    let bench = bench.restarted(with_plans("")).unwrap();
+    let later = Wall(NOW.0 + 60_000_000);
+    assert_eq!([denied(&bench, NOW), denied(&bench, later)], [true, false]);
 }
 
 // Freeing a view may mean freeing most of a million keys: no request is to wait for that.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::clock::Wall;
 use crate::model::admin_token::AdminToken;
+use crate::model::denial::Denial;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
@@ -14,6 +15,8 @@ use crate::model::tenant::Tenant;
 use crate::store::request::ImportedKey;
 use crate::store::request::KeyUpdate;
 use crate::store::request::TenantUpdate;
+use crate::store::request::TokenDenial;
+use crate::store::request::TokenNames;
 
 pub mod alerts;
 pub mod audit;
@@ -49,6 +52,8 @@ pub struct Contents {
     pub tenants: Vec<Tenant>,
     /// Digests that regenerated keys had before.
     pub retired: Vec<Retired>,
+    /// Access tokens that are denied, expired entries included.
+    pub denials: Vec<Denial>,
 }
 
 /// A digest that a regenerated key had before: nobody can ever have it again (FA10).
@@ -156,6 +161,12 @@ pub enum Verb {
         /// Its id.
         id: String,
     },
+    /// Ends access tokens before their time.
+    TokenDeny(Box<TokenDenial>),
+    /// Takes that back.
+    TokenAllow(TokenNames),
+    /// What is denied.
+    TokenDenials,
 }
 
 /// What a new token of the admin plane is to be.
@@ -219,9 +230,11 @@ impl Verb {
     #[must_use]
     pub fn is_read(&self) -> bool {
         match self {
-            Verb::KeyList(_) | Verb::KeyShow { .. } | Verb::TenantList | Verb::AdminTokenList => {
-                true
-            }
+            Verb::KeyList(_)
+            | Verb::KeyShow { .. }
+            | Verb::TenantList
+            | Verb::AdminTokenList
+            | Verb::TokenDenials => true,
             Verb::KeyCreate(_)
             | Verb::KeyDeactivate { .. }
             | Verb::KeyActivate { .. }
@@ -237,7 +250,9 @@ impl Verb {
             | Verb::TenantSuspend { .. }
             | Verb::TenantResume { .. }
             | Verb::AdminTokenCreate(_)
-            | Verb::AdminTokenRevoke { .. } => false,
+            | Verb::AdminTokenRevoke { .. }
+            | Verb::TokenDeny(_)
+            | Verb::TokenAllow(_) => false,
         }
     }
 
@@ -269,6 +284,21 @@ impl Verb {
             Verb::AdminTokenRevoke { id } => {
                 ("admin-token-revoke", AdminToken::parse_id(id).unwrap_or(""))
             }
+            Verb::TokenDeny(asked) => ("token-deny", asked.names.kind()),
+            Verb::TokenAllow(names) => ("token-allow", names.kind()),
+            Verb::TokenDenials => ("token-denials", ""),
+        }
+    }
+}
+
+impl TokenNames {
+    /// By what tokens are meant. The name itself is not repeated in logs: somebody may have given a whole token.
+    fn kind(&self) -> &'static str {
+        match (&self.jti, &self.subject, &self.client) {
+            (Some(_), _, _) => "jti",
+            (_, Some(_), _) => "subject",
+            (_, _, Some(_)) => "client",
+            _ => "",
         }
     }
 }

@@ -12,6 +12,7 @@ use zeroize::Zeroize;
 use crate::clock::Wall;
 use crate::config::KeyLabels;
 use crate::model::admin_token::AdminToken;
+use crate::model::denial::Denial;
 use crate::model::key::ApiKey;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
@@ -121,6 +122,20 @@ pub enum Outcome {
         /// What the operator should know beside.
         #[serde(default)]
         notes: Vec<String>,
+    },
+    /// Tokens that are denied from now on, or no more.
+    DenialChanged {
+        /// The entry.
+        denial: DenialView,
+        /// Always `true`.
+        changed: bool,
+        /// One sentence for the operator.
+        said: String,
+    },
+    /// What is denied.
+    Denials {
+        /// Oldest first.
+        denials: Vec<DenialView>,
     },
     /// Tenants.
     Tenants {
@@ -336,6 +351,41 @@ impl TenantView {
             }
             .to_owned(),
             declared_in: origin_word(tenant.origin).to_owned(),
+        }
+    }
+}
+
+/// An entry of what is denied, as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenialView {
+    /// `jti`, `subject` or `client`.
+    pub denied_by: String,
+    /// Which.
+    pub value: String,
+    /// Of this issuer alone; `None` is of any.
+    pub issuer: Option<String>,
+    /// RFC 3339, UTC, to the second.
+    pub created_at: String,
+    /// RFC 3339, UTC, to the second; `None` is until it is taken back.
+    pub expires_at: Option<String>,
+    /// RFC 3339, UTC, to the second: only tokens issued until then; `None` is all.
+    pub issued_until: Option<String>,
+    /// What the operator wrote beside it.
+    pub note: Option<String>,
+}
+
+impl DenialView {
+    /// How an entry looks.
+    #[must_use]
+    pub fn of(denial: &Denial) -> DenialView {
+        DenialView {
+            denied_by: denial.by.as_str().to_owned(),
+            value: denial.value.as_ref().to_owned(),
+            issuer: denial.issuer.as_deref().map(str::to_owned),
+            created_at: rfc3339(denial.created),
+            expires_at: denial.expires.map(rfc3339),
+            issued_until: denial.issued_until.map(rfc3339),
+            note: denial.note.clone(),
         }
     }
 }

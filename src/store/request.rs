@@ -112,6 +112,35 @@ pub struct TenantUpdate {
     pub upstreams: BTreeMap<String, String>,
 }
 
+/// Which tokens are meant, by exactly one of the first three.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenNames {
+    /// One token, by its own id.
+    pub jti: Option<String>,
+    /// All of a user.
+    pub subject: Option<String>,
+    /// All of a client.
+    pub client: Option<String>,
+    /// Of this issuer alone, as `iss` says it.
+    pub issuer: Option<String>,
+}
+
+/// Tokens that are to be denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenDenial {
+    /// Which.
+    #[serde(flatten)]
+    pub names: TokenNames,
+    /// For how long; `None` for one token is as long as it may live, else until it is taken back.
+    pub for_seconds: Option<u64>,
+    /// Only those that were issued until now.
+    pub issued_until_now: bool,
+    /// A remark.
+    pub note: Option<String>,
+}
+
 /// A key that was issued elsewhere: by value, or by digest alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportedKey {

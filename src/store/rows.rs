@@ -15,6 +15,9 @@ use crate::model::admin_token::Role;
 use crate::model::binding;
 use crate::model::binding::Binding;
 use crate::model::binding::WebOrigin;
+use crate::model::denial;
+use crate::model::denial::Denial;
+use crate::model::denial::DeniedBy;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
@@ -36,6 +39,10 @@ pub(super) const KEY_COLUMNS: &str = "id, digest, name, kind, environment, tenan
 /// The columns that `tenant` reads, in its order.
 pub(super) const TENANT_COLUMNS: &str =
     "id, name, plan, suspended, scopes, quota, burst, upstreams";
+
+/// The columns that `denial` reads, in its order.
+pub(super) const DENIAL_COLUMNS: &str =
+    "denied_by, value, issuer, created, expires, issued_until, note";
 
 pub(super) fn key(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
     let id: String = row.get(0)?;
@@ -224,6 +231,52 @@ pub(super) fn insert_admin_token(
             token.last_four,
             micros(token.created),
             token.expires.map(micros),
+        ],
+    )
+}
+
+pub(super) fn denial(row: &Row<'_>) -> rusqlite::Result<Denial> {
+    let issuer = row.get_ref(2)?.as_str()?;
+    Ok(Denial {
+        by: DeniedBy::parse(row.get_ref(0)?.as_str()?).map_err(bad(0))?,
+        value: denial::value(row.get_ref(1)?.as_str()?).map_err(bad(1))?,
+        issuer: (!issuer.is_empty()).then(|| Arc::from(issuer)),
+        created: wall(row.get(3)?),
+        expires: row.get::<_, Option<i64>>(4)?.map(wall),
+        issued_until: row.get::<_, Option<i64>>(5)?.map(wall),
+        note: row.get(6)?,
+    })
+}
+
+pub(super) fn put_denial(connection: &Connection, denial: &Denial) -> rusqlite::Result<usize> {
+    connection.execute(
+        "DELETE FROM denied_token WHERE expires <= ?1",
+        [micros(denial.created)],
+    )?;
+    let sql = format!(
+        "INSERT OR REPLACE INTO denied_token ({DENIAL_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+    );
+    connection.execute(
+        &sql,
+        params![
+            denial.by.as_str(),
+            denial.value.as_ref(),
+            denial.issuer.as_deref().unwrap_or(""),
+            micros(denial.created),
+            denial.expires.map(micros),
+            denial.issued_until.map(micros),
+            denial.note,
+        ],
+    )
+}
+
+pub(super) fn remove_denial(connection: &Connection, denial: &Denial) -> rusqlite::Result<usize> {
+    connection.execute(
+        "DELETE FROM denied_token WHERE denied_by = ?1 AND value = ?2 AND issuer = ?3",
+        params![
+            denial.by.as_str(),
+            denial.value.as_ref(),
+            denial.issuer.as_deref().unwrap_or(""),
         ],
     )
 }

@@ -19,6 +19,7 @@ use rusqlite::params;
 
 use crate::clock::Wall;
 use crate::model::admin_token::AdminToken;
+use crate::model::denial::Denial;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
@@ -83,6 +84,10 @@ pub enum Write {
     InsertAdminToken(Box<AdminToken>),
     /// The end of a token of the admin plane, now.
     RevokeAdminToken(String, Wall),
+    /// Tokens that are denied, instead of what was said of the same; what has expired by then is removed.
+    PutDenial(Denial),
+    /// What is denied no more.
+    RemoveDenial(Denial),
 }
 
 /// How a digest stands in the store.
@@ -97,11 +102,12 @@ pub enum DigestUse {
 }
 
 /// What brings `keys.db` from version N to N + 1; version 1 makes it.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
 ];
 
 const RETIRED: &str = "SELECT digest, key_id, valid_until FROM retired_digest";
@@ -169,6 +175,7 @@ impl Store {
                 keys: Vec::new(),
                 tenants: all(&reading, &tenant_query(""), [], rows::tenant)?,
                 retired: all(&reading, RETIRED, [], rows::retired)?,
+                denials: all(&reading, &denial_query(), [], rows::denial)?,
             });
             let mut statement = reading.prepare(&key_query(""))?;
             for key in statement.query_map([], rows::key)? {
@@ -293,6 +300,14 @@ impl Store {
     /// The database cannot be read.
     pub fn done(&self, who: &str, once: &Once, since: Wall) -> Result<Option<Done>, StoreError> {
         self.read(|connection| audit::done(connection, who, &once.key, since))
+    }
+
+    /// Access tokens that are denied, expired entries included.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn denials(&self) -> Result<Vec<Denial>, StoreError> {
+        self.read(|connection| all(connection, &denial_query(), [], rows::denial))
     }
 
     /// Makes one change durable, as one transaction and one revision; gives the new revision. Nobody is told who did it: for tools and
@@ -430,6 +445,8 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<usize
             "UPDATE admin_token SET revoked = ?2 WHERE id = ?1 AND revoked IS NULL",
             params![id, rows::micros(*now)],
         ),
+        Write::PutDenial(denial) => rows::put_denial(transaction, denial),
+        Write::RemoveDenial(denial) => rows::remove_denial(transaction, denial),
     }
 }
 
@@ -524,6 +541,10 @@ fn key_query(rest: &str) -> String {
 
 fn tenant_query(rest: &str) -> String {
     format!("SELECT {} FROM tenant {rest}", rows::TENANT_COLUMNS)
+}
+
+fn denial_query() -> String {
+    format!("SELECT {} FROM denied_token", rows::DENIAL_COLUMNS)
 }
 
 fn all<T>(

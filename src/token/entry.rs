@@ -1,9 +1,13 @@
 //! A token that was verified, as the gate sees it: like a key, so that every check is the same one.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
+use crate::clock::Wall;
 use crate::model::binding::Binding;
 use crate::model::credential::Kind;
+use crate::model::denial::DenyTable;
 use crate::model::identity::Identity;
 use crate::model::issuer::Issuer;
 use crate::model::issuer::TenantOf;
@@ -35,6 +39,8 @@ pub struct Verified {
     generation: u64,
     /// The keys that it was verified with, and their version then.
     keys: Option<(Arc<IssuerKeys>, u64)>,
+    /// The table of denials that it was last not found in.
+    cleared_under: AtomicU64,
 }
 
 /// How a token was verified.
@@ -42,6 +48,8 @@ pub struct Verified {
 pub(super) struct Origin {
     /// What it came as.
     pub(super) kind: Kind,
+    /// Its text's digest.
+    pub(super) digest: Digest,
     /// The keys, and their version.
     pub(super) keys: Option<(Arc<IssuerKeys>, u64)>,
 }
@@ -55,7 +63,6 @@ impl Verified {
         snapshot: &Snapshot,
         issuer: &Issuer,
         claims: Claims,
-        digest: Digest,
         origin: Origin,
     ) -> Result<Verified, &'static str> {
         let tenant = match (&issuer.tenant, claims.tenant) {
@@ -94,10 +101,24 @@ impl Verified {
             tenant,
             identity,
             kind: origin.kind,
-            digest,
+            digest: origin.digest,
             generation: snapshot.generation,
             keys: origin.keys,
+            cleared_under: AtomicU64::new(NO_TABLE),
         })
+    }
+
+    /// Whether it is denied. Looked for once in each table of denials: what did not hit then cannot hit later.
+    pub(super) fn is_denied(&self, denials: &DenyTable, wall: Wall) -> bool {
+        if self.cleared_under.load(Ordering::Relaxed) == denials.version() {
+            return false;
+        }
+        let denied = denials.denies(&self.identity, wall);
+        if !denied {
+            self.cleared_under
+                .store(denials.version(), Ordering::Relaxed);
+        }
+        denied
     }
 
     /// Whether it was verified under the same configuration and with keys that are still in use.
@@ -106,3 +127,6 @@ impl Verified {
         self.generation == snapshot.generation && self.keys.as_ref().is_none_or(same_keys)
     }
 }
+
+/// No table of denials has this version.
+const NO_TABLE: u64 = u64::MAX;

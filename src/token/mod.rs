@@ -100,6 +100,10 @@ impl Tokens {
             self.cache.forget(digest);
             return Err(Failure::Invalid("token_expired"));
         }
+        if found.is_denied(&snapshot.denials, now.wall) {
+            self.cache.forget(digest);
+            return Err(Failure::Invalid("token_denied"));
+        }
         Ok(Some(found))
     }
 
@@ -133,9 +137,10 @@ impl Tokens {
         let claims = Claims::check(issuer, jwt.claims(), now.wall).map_err(Failure::Invalid)?;
         let origin = entry::Origin {
             kind,
+            digest,
             keys: Some((keys, set.version())),
         };
-        self.remember(snapshot, issuer, claims, digest, origin)
+        self.remember(snapshot, issuer, claims, origin, now)
     }
 
     /// A key that is not known may be a new one, or an invention: whoever invents keys has them fetched no more often than the issuer's table says.
@@ -156,13 +161,17 @@ impl Tokens {
         snapshot: &Snapshot,
         issuer: &Arc<Issuer>,
         claims: Claims,
-        digest: Digest,
         origin: entry::Origin,
+        now: Now,
     ) -> Result<Arc<Verified>, Failure> {
-        let verified = Verified::new(snapshot, issuer, claims, digest, origin);
+        let verified = Verified::new(snapshot, issuer, claims, origin);
         let verified = Arc::new(verified.map_err(Failure::Invalid)?);
+        if verified.is_denied(&snapshot.denials, now.wall) {
+            return Err(Failure::Invalid("token_denied"));
+        }
         let bound = snapshot.config.tokens.cached_max;
-        self.cache.put(digest, Arc::clone(&verified), bound);
+        self.cache
+            .put(verified.digest, Arc::clone(&verified), bound);
         Ok(verified)
     }
 

@@ -22,6 +22,7 @@ mod browsers;
 mod conformance;
 mod dashboard;
 mod declared;
+mod denied_tokens;
 mod environments;
 mod grpc;
 mod guard;

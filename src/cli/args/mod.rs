@@ -14,6 +14,7 @@ mod key_words;
 mod keys;
 mod limits;
 mod tenants;
+mod tokens;
 mod usage;
 
 pub(super) use admin_tokens::AdminTokens;
@@ -23,6 +24,7 @@ pub(super) use keys::Final;
 pub(super) use keys::Keys;
 pub(super) use limits::Limits;
 pub(super) use tenants::Tenants;
+pub(super) use tokens::Tokens;
 pub(super) use usage::Usage;
 
 /// A reverse-proxy gateway: TLS in, API keys checked, limits held, one trusted tenant header to the backend.
@@ -102,6 +104,9 @@ pub(super) enum Command {
     Audit(Audit),
     /// What keys did: requests, errors, bytes, last use
     Usage(Usage),
+    /// Access tokens and sessions: deny them before their time
+    #[command(subcommand)]
+    Tokens(Tokens),
     /// Limits and permissions of a request
     #[command(subcommand)]
     Limits(Limits),

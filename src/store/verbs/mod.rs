@@ -11,6 +11,8 @@ use crate::config::KeyLabels;
 use crate::config::KeyRules;
 use crate::config::Upstream;
 use crate::model::admin_token::AdminToken;
+use crate::model::denial::Denial;
+use crate::model::issuer::Issuer;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyStatus;
@@ -37,9 +39,11 @@ mod select;
 mod status;
 mod tenant;
 mod told;
+mod tokens;
 mod update;
 
 pub use told::act_of;
+pub use tokens::unwritten as unwritten_denial;
 
 /// What gateway.toml says that the verbs must know.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +68,8 @@ pub struct Declared<'a> {
     pub routes: &'a [Arc<Route>],
     /// `[upstreams.NAME]`: which of them have places for single tenants.
     pub upstreams: &'a [Arc<Upstream>],
+    /// `[issuers.NAME]`: how long tokens may live.
+    pub issuers: &'a [Arc<Issuer>],
 }
 
 impl<'a> Declared<'a> {
@@ -81,6 +87,7 @@ impl<'a> Declared<'a> {
             defaults: &config.key_defaults,
             routes: &config.routes,
             upstreams: &config.upstreams,
+            issuers: &config.issuers,
         }
     }
 }
@@ -125,6 +132,10 @@ pub enum Change {
     Tenant(Tenant),
     /// Tokens of the admin plane: no request of a client asks for them. All of them, as they are from now on.
     AdminTokens(Vec<AdminToken>),
+    /// Tokens are denied.
+    Denied(Denial),
+    /// What was said of these tokens is taken back.
+    Allowed(Denial),
 }
 
 /// Checks a verb against every rule and says what is to be written. The store must not be written in between: the lock and
@@ -172,6 +183,9 @@ pub fn prepare(
         Verb::AdminTokenCreate(new) => admin_token::create(&scene, new),
         Verb::AdminTokenList => admin_token::list(&scene),
         Verb::AdminTokenRevoke { id } => admin_token::revoke(&scene, id),
+        Verb::TokenDeny(asked) => tokens::deny(&scene, asked),
+        Verb::TokenAllow(names) => tokens::allow(&scene, names),
+        Verb::TokenDenials => tokens::list(&scene),
     }
 }
 

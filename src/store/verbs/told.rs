@@ -74,7 +74,10 @@ fn before(scene: &Scene<'_>, verb: &Verb) -> Result<Option<Value>, Failure> {
         | Verb::AdminTokenList
         | Verb::KeyList(_)
         | Verb::KeyShow { .. }
-        | Verb::TenantList => None,
+        | Verb::TenantList
+        | Verb::TokenDeny(_)
+        | Verb::TokenAllow(_)
+        | Verb::TokenDenials => None,
     })
 }
 
@@ -96,7 +99,9 @@ fn after(outcome: &Outcome) -> (Option<Value>, Option<String>) {
         Outcome::AdminTokenIssued { token, .. } | Outcome::AdminTokenChanged { token, .. } => {
             (value(token), Some(token.id.clone()))
         }
+        Outcome::DenialChanged { denial, .. } => (value(denial), Some(denial.value.clone())),
         Outcome::Keys { .. }
+        | Outcome::Denials { .. }
         | Outcome::Key { .. }
         | Outcome::Tenants { .. }
         | Outcome::AdminTokens { .. }
