@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use crate::config::Auth;
 use crate::config::Host;
+use crate::config::Sessions;
 use crate::config::Upstream;
 use crate::config::entries::Placed;
 use crate::config::isolation;
@@ -38,6 +39,7 @@ pub(super) struct Entries {
     pub(super) guards: Vec<Placed<Arc<Guard>>>,
     pub(super) issuers: Vec<Placed<Arc<Issuer>>>,
     pub(super) auth: Auth,
+    pub(super) sessions: Sessions,
 }
 
 /// Runs every check over the entries.

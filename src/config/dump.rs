@@ -196,6 +196,10 @@ impl Config {
         out.table("[tokens]");
         out.text("bytes_max", &show_size(self.tokens.bytes_max as u64));
         out.bare("cached_max", self.tokens.cached_max);
+        out.table("[sessions]");
+        out.text("cookie", self.sessions.cookie.as_deref().unwrap_or(""));
+        out.text("age_max", &show_duration(self.sessions.age_max));
+        out.text("begins_claim", self.sessions.begins.as_str());
         out.table("[key_format]");
         out.text("secret_prefix", &self.keys.secret_prefix);
         out.text("public_prefix", &self.keys.public_prefix);

@@ -42,6 +42,13 @@ pub(super) fn routes(all: &Entries, notes: &Notes) {
                     ),
                 ));
             }
+            if kind == Kind::Session && all.sessions.cookie.is_none() {
+                notes.error(Problem::here(
+                    route.at.credentials.clone(),
+                    "[[routes]] credentials: sessions come in a cookie, and none is named",
+                    "write [sessions] cookie = \"__Host-session\"",
+                ));
+            }
             if matches!(kind, Kind::Jwt | Kind::Opaque) && !all.auth.bearer {
                 notes.error(Problem::here(
                     route.at.credentials.clone(),

@@ -45,6 +45,7 @@ use crate::model::credential::Kinds;
 use crate::model::guard::Guard;
 use crate::model::isolation::Isolation;
 use crate::model::isolation::PathPrefix;
+use crate::model::issuer::ClaimPath;
 use crate::model::issuer::Issuer;
 use crate::model::key::ApiKey;
 use crate::model::key::Environment;
@@ -161,6 +162,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         guards,
         issuers: entries::issuers(root, &declared, base),
         auth: auth.clone(),
+        sessions: settings::sessions(root),
     };
     let config = Config {
         listen,
@@ -173,6 +175,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         store,
         auth,
         tokens: settings::tokens(root),
+        sessions: entries.sessions.clone(),
         keys: settings::key_format(root),
         key_rules: settings::key_rules(root),
         key_labels: settings::key_labels(root),
@@ -269,6 +272,8 @@ pub struct Config {
     pub auth: Auth,
     /// Bounds on access tokens.
     pub tokens: Tokens,
+    /// Sessions of browsers.
+    pub sessions: Sessions,
     /// How key texts are made.
     pub keys: KeyFormat,
     /// What new keys must be.
@@ -482,6 +487,17 @@ pub struct Tokens {
     pub bytes_max: usize,
     /// Verified tokens that are remembered, so that they cost no more than keys. 64 to 1,000,000.
     pub cached_max: usize,
+}
+
+/// `[sessions]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sessions {
+    /// The cookie that carries one; `None` for no sessions.
+    pub cookie: Option<String>,
+    /// How old one may become, however it is prolonged. 1min to 720h.
+    pub age_max: Duration,
+    /// Where it says when it began.
+    pub begins: ClaimPath,
 }
 
 /// `[key_format]`.

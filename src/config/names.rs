@@ -304,6 +304,19 @@ pub(super) fn header_name(text: &str) -> Result<HeaderName, Wrong> {
     }
 }
 
+/// The name of a cookie that a browser sends to no other host, over TLS alone (RFC 6265bis section 4.1.3.2).
+pub(super) fn session_cookie(text: &str) -> Result<String, Wrong> {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let tail = text.strip_prefix("__Host-");
+    match tail.is_some_and(|tail| !tail.is_empty()) && text.len() <= 64 && text.bytes().all(token) {
+        true => Ok(text.to_owned()),
+        false => wrong(
+            format!("\"{text}\" is no name for a session"),
+            "write \"__Host-session\": browsers take a cookie whose name begins so from this very host alone, over TLS, and let no other set it",
+        ),
+    }
+}
+
 /// A header name that can carry the tenant: none that HTTP, the client or the gateway needs for something else.
 pub(super) fn tenant_header(text: &str) -> Result<HeaderName, Wrong> {
     let name = header_name(text)?;

@@ -27,6 +27,7 @@ use crate::config::Listen;
 use crate::config::Log;
 use crate::config::Revocation;
 use crate::config::Server;
+use crate::config::Sessions;
 use crate::config::SniCertificate;
 use crate::config::StoreConfig;
 use crate::config::Tls;
@@ -365,6 +366,21 @@ pub(super) fn tokens(root: &mut Reader<'_>) -> Tokens {
     root.table("tokens", "tokens", |table| Tokens {
         bytes_max: table.size("bytes_max", "8KiB", ("512B", "64KiB")),
         cached_max: table.number("cached_max", 10_000, 64, 1_000_000) as usize,
+    })
+}
+
+/// `[sessions]`.
+pub(super) fn sessions(root: &mut Reader<'_>) -> Sessions {
+    root.table("sessions", "sessions", |table| {
+        let cookie = table.word("cookie", |text| match text {
+            "" => Ok(None),
+            text => names::session_cookie(text).map(Some),
+        });
+        Sessions {
+            cookie: cookie.and_then(Spanned::into_inner),
+            age_max: table.duration("age_max", "24h", ("1min", "720h")),
+            begins: entries::claim(table, "begins_claim", "iat"),
+        }
     })
 }
 

@@ -22,8 +22,18 @@ pub(super) struct Credential {
     value: HeaderValue,
     /// Where the key begins in the value.
     start: usize,
-    /// Whether it came in `Authorization`.
-    bearer: bool,
+    place: Place,
+}
+
+/// Where a credential was presented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In `Authorization` and nowhere else.
+    Bearer,
+    /// In the cookie of sessions.
+    Cookie,
+    /// In `X-API-Key`, in the query, or in several places.
+    Other,
 }
 
 impl fmt::Debug for Credential {
@@ -43,14 +53,17 @@ impl Credential {
         is_key_text(value.as_bytes(), LENGTH_MAX).then(|| Credential::new(value, 0))
     }
 
-    /// Whether it came in `Authorization`, and nowhere else.
-    pub(super) fn is_bearer(&self) -> bool {
-        self.bearer
+    /// All of a cookie's value, if it can be a token.
+    pub(super) fn cookie(value: HeaderValue, length_max: usize) -> Option<Credential> {
+        is_key_text(value.as_bytes(), length_max).then(|| Credential {
+            place: Place::Cookie,
+            ..Credential::new(value, 0)
+        })
     }
 
-    /// The whole value, as it came.
-    pub(super) fn into_value(self) -> HeaderValue {
-        self.value
+    /// Where it came.
+    pub(super) fn place(&self) -> Place {
+        self.place
     }
 
     fn new(mut value: HeaderValue, start: usize) -> Credential {
@@ -58,7 +71,7 @@ impl Credential {
         Credential {
             value,
             start,
-            bearer: false,
+            place: Place::Other,
         }
     }
 }
@@ -105,7 +118,7 @@ pub(super) fn take_up_to(
     };
     let same = all.all(|other| {
         // What stands in two places is taken as the key that it must be.
-        one.bearer = false;
+        one.place = Place::Other;
         other.text() == one.text()
     });
     match same {
@@ -182,7 +195,7 @@ fn take_bearer(
     match (kind, value) {
         _ if repeated => Err(invalid("credential_repeated")),
         (Authorization::Bearer(start), Some(value)) if auth.bearer => Ok(Some(Credential {
-            bearer: true,
+            place: Place::Bearer,
             ..Credential::new(value, start)
         })),
         (Authorization::Malformed, _) => Err(invalid("credential_malformed")),

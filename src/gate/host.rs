@@ -22,6 +22,11 @@ impl Host {
         &self.text[..self.name_length]
     }
 
+    /// The whole host, port included if one was given.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Puts another name in the place of this one; the port stays.
     pub(super) fn rename(&mut self, name: &str) {
         self.text.replace_range(..self.name_length, name);

@@ -14,6 +14,7 @@ use crate::clock::Now;
 use crate::config::Auth;
 use crate::config::Config;
 use crate::config::LimitSubject;
+use crate::model::credential::Kind;
 use crate::model::credential::Kinds;
 use crate::model::key::Digest;
 use crate::model::key::Environment;
@@ -51,6 +52,7 @@ mod permission;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 mod query;
+mod session;
 mod standing;
 mod target;
 #[cfg(test)]
@@ -259,36 +261,28 @@ fn check(
     let (target, in_query) = query::take(target, config.auth.query_parameter.as_deref());
     known.manner.key_in_query = in_query.is_some();
     let kinds = kinds_of(config, known.route.as_deref());
-    let asked = std::mem::replace(&mut head.uri, target::origin_form(target.clone()));
+    let sessions = config.sessions.cookie.as_deref();
+    let kept = (!kinds.are_keys_alone()).then(|| token::Kept::of(head, sessions.is_some()));
+    let in_cookie =
+        sessions.and_then(|name| session::take(&mut head.headers, name, config.tokens.bytes_max));
+    head.uri = target::origin_form(target.clone());
     if is_public(known.route.as_deref()) {
         credential::discard(&mut head.headers, &config.auth);
         let route = served(found)?;
         let target = binding::placed(snapshot, &route, None, target)?;
         return Ok((route, target));
     }
-    let bearer = if kinds.are_keys_alone() {
-        let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
-        let (digest, key) = api_key::verify(snapshot, &credential)
-            .map_err(|fault| unknown(config, means.quota, now, peer, fault))?;
-        Bearer::Key(digest, key)
-    } else {
-        let lengths = (credential::LENGTH_MAX).max(config.tokens.bytes_max);
-        let credential =
-            credential::take_up_to(lengths, &mut head.headers, in_query, &config.auth)?;
-        let found = token::verify(
-            snapshot,
-            means,
-            now,
-            peer,
-            kinds,
-            credential,
-            &mut head.headers,
-        );
-        found.inspect_err(|fault| {
-            if fault.wanted.is_some() {
-                head.uri = asked;
-            }
-        })?
+    let bearer = match kept {
+        None => {
+            let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
+            let (digest, key) = api_key::verify(snapshot, &credential)
+                .map_err(|fault| unknown(config, means.quota, now, peer, fault))?;
+            Bearer::Key(digest, key)
+        }
+        Some(kept) => {
+            let asked = token::Asked { now, peer, kinds };
+            token::verify(snapshot, means, asked, head, in_query, in_cookie, kept)?
+        }
     };
     known.principal = Some(Principal::of(&bearer));
     let key = bearer.entry();
@@ -296,6 +290,7 @@ fn check(
     standing::check(snapshot, key, places, now.wall)?;
     standing::check_address(key, peer.address.ip())?;
     check_page(config, key, head, known)?;
+    check_session(&bearer, head, host, known)?;
     let charged = charge(snapshot, means.quota, key, cost_of(&found), now, known);
     known.observe(charged, limits_mode(snapshot, key, known.route.as_deref()))?;
     let route = served(found)?;
@@ -387,6 +382,21 @@ fn check_page(
             Cors::Denied | Cors::Allowed(_) => Cors::Denied,
         };
     })
+}
+
+/// What a session changes must come from a page that may.
+fn check_session(
+    bearer: &Bearer<'_>,
+    head: &Parts,
+    host: &host::Host,
+    known: &Known,
+) -> Result<(), Fault> {
+    match bearer {
+        Bearer::Token(token) if token.kind == Kind::Session => {
+            session::check_origin(&head.method, &head.headers, host, known.route.as_deref())
+        }
+        Bearer::Key(..) | Bearer::Token(_) => Ok(()),
+    }
 }
 
 /// Observed where the file says so for all, for the key's plan or for the route.

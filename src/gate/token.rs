@@ -1,16 +1,21 @@
-//! Verifies what is presented where a route takes more than keys: by its form alone it is a key, a JWT or neither, and each kind is looked at
-//! in its own way (PB2, PB7). Routes that take keys alone do not come here.
+//! Verifies what is presented where a route takes more than keys: by its place and its form alone it is a key, a JWT, a session or neither, and
+//! each kind is looked at in its own way (PB2, PB7, PB11). Routes that take keys alone do not come here.
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::HeaderValue;
+use http::Uri;
 use http::header;
+use http::request::Parts;
 
 use super::Fault;
 use super::Means;
 use super::Peer;
 use super::api_key;
+use super::credential;
 use super::credential::Credential;
+use super::credential::Place;
+use super::query::Presented;
 use super::throttled;
 use super::unknown;
 use crate::clock::Now;
@@ -42,7 +47,49 @@ impl Bearer<'_> {
     }
 }
 
-/// Finds out who presents this, where these kinds are taken. A token that has to be awaited goes back where it came from.
+/// What of a head is taken apart while it is judged, so that it can be judged once more.
+pub(super) struct Kept {
+    uri: Uri,
+    authorization: Option<HeaderValue>,
+    cookies: Vec<HeaderValue>,
+}
+
+impl Kept {
+    /// The head as it came; copies counts, not bytes.
+    pub(super) fn of(head: &Parts, sessions: bool) -> Kept {
+        let cookies = head.headers.get_all(header::COOKIE).iter();
+        Kept {
+            uri: head.uri.clone(),
+            authorization: head.headers.get(header::AUTHORIZATION).cloned(),
+            cookies: cookies.filter(|_| sessions).cloned().collect(),
+        }
+    }
+
+    fn put_back(self, head: &mut Parts) {
+        head.uri = self.uri;
+        if let Some(authorization) = self.authorization {
+            head.headers.insert(header::AUTHORIZATION, authorization);
+        }
+        if !self.cookies.is_empty() {
+            head.headers.remove(header::COOKIE);
+        }
+        for cookie in self.cookies {
+            head.headers.append(header::COOKIE, cookie);
+        }
+    }
+}
+
+/// Who asks, where it is judged what he shows.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) now: Now,
+    pub(super) peer: &'a Peer,
+    /// What is taken here.
+    pub(super) kinds: Kinds,
+}
+
+/// Finds out who presents what stands in this head, in the query or in the cookie, where these kinds are taken. When that has to be awaited, the
+/// head is put back as it came.
 ///
 /// # Errors
 /// The uniform 401 for what does not stand or is of a kind that is not taken here; 503 when nobody can say whether it stands; 429 when too
@@ -50,28 +97,26 @@ impl Bearer<'_> {
 pub(super) fn verify<'a>(
     snapshot: &'a Snapshot,
     means: &Means<'_>,
-    now: Now,
-    peer: &Peer,
-    kinds: Kinds,
-    credential: Credential,
-    headers: &mut HeaderMap,
+    asked: Asked<'_>,
+    head: &mut Parts,
+    in_query: Presented,
+    in_cookie: Presented,
+    kept: Kept,
 ) -> Result<Bearer<'a>, Fault> {
-    let stranger = |fault| unknown(&snapshot.config, means.quota, now, peer, fault);
-    let kind = match form::of(credential.text(), &snapshot.config) {
-        Form::Jwt => Kind::Jwt,
-        Form::Key | Form::Other => Kind::Key,
-    };
-    if !kinds.contain(kind) {
+    let credential = one_of(snapshot, asked.kinds, head, in_query, in_cookie)?;
+    let stranger = |fault| unknown(&snapshot.config, means.quota, asked.now, asked.peer, fault);
+    let kind = kind_of(snapshot, &credential);
+    if !kind.is_some_and(|kind| asked.kinds.contain(kind)) {
         return Err(stranger(invalid("wrong_kind")));
     }
-    if kind == Kind::Key {
+    let Some(kind) = kind.filter(|kind| *kind != Kind::Key) else {
         let (digest, key) = api_key::verify(snapshot, &credential).map_err(stranger)?;
         return Ok(Bearer::Key(digest, key));
-    }
-    if !credential.is_bearer() {
+    };
+    if credential.place() == Place::Other {
         return Err(stranger(invalid("token_misplaced")));
     }
-    match token(snapshot, means, now, peer, kind, credential.text()) {
+    match token(snapshot, means, asked, kind, credential.text()) {
         Ok(token) => Ok(Bearer::Token(token)),
         Err(Failed::Fault(fault)) => Err(fault),
         Err(Failed::Token(Failure::Invalid(reason))) => Err(stranger(invalid(reason))),
@@ -79,11 +124,47 @@ pub(super) fn verify<'a>(
             Err(Fault::new(Refusal::CredentialUnclear, reason))
         }
         Err(Failed::Token(Failure::Wanted(wanted))) => {
-            headers.insert(header::AUTHORIZATION, credential.into_value());
+            kept.put_back(head);
             let mut fault = Fault::new(Refusal::CredentialUnclear, "token_pending");
             fault.wanted = Some(Box::new(wanted));
             Err(fault)
         }
+    }
+}
+
+/// The one credential that counts. A session comes by itself with every request of its browser; where it is taken, one more credential beside it
+/// is one too many.
+fn one_of(
+    snapshot: &Snapshot,
+    kinds: Kinds,
+    head: &mut Parts,
+    in_query: Presented,
+    in_cookie: Presented,
+) -> Result<Credential, Fault> {
+    let config = &snapshot.config;
+    let length_max = credential::LENGTH_MAX.max(config.tokens.bytes_max);
+    let presented = credential::take_up_to(length_max, &mut head.headers, in_query, &config.auth);
+    let Some(session) = in_cookie.filter(|_| kinds.contain(Kind::Session)) else {
+        return presented;
+    };
+    match presented {
+        Err(fault) if fault.refusal == Refusal::CredentialMissing => session,
+        Err(fault) => Err(fault),
+        Ok(_) => Err(Fault::new(
+            Refusal::CredentialAmbiguous,
+            "credentials_differ",
+        )),
+    }
+}
+
+/// What this is; `None` is nothing that could be taken anywhere.
+fn kind_of(snapshot: &Snapshot, credential: &Credential) -> Option<Kind> {
+    let form = form::of(credential.text(), &snapshot.config);
+    match (credential.place(), form) {
+        (Place::Cookie, Form::Jwt) => Some(Kind::Session),
+        (Place::Cookie, Form::Key | Form::Other) => None,
+        (_, Form::Jwt) => Some(Kind::Jwt),
+        (_, Form::Key | Form::Other) => Some(Kind::Key),
     }
 }
 
@@ -97,22 +178,21 @@ enum Failed {
 fn token(
     snapshot: &Snapshot,
     means: &Means<'_>,
-    now: Now,
-    peer: &Peer,
+    asked: Asked<'_>,
     kind: Kind,
     text: &[u8],
 ) -> Result<Arc<Verified>, Failed> {
     let digest = key_text::digest_of(text);
-    let found = means.tokens.recall(snapshot, &digest, kind, now);
+    let found = means.tokens.recall(snapshot, &digest, kind, asked.now);
     if let Some(token) = found.map_err(Failed::Token)? {
         return Ok(token);
     }
-    if let Some(fault) = throttled(&snapshot.config, means.quota, now, peer) {
+    if let Some(fault) = throttled(&snapshot.config, means.quota, asked.now, asked.peer) {
         return Err(Failed::Fault(fault));
     }
     let patience = &means.patience;
     (means.tokens)
-        .verify_jwt(snapshot, text, digest, kind, now, patience)
+        .verify_jwt(snapshot, text, digest, kind, asked.now, patience)
         .map_err(Failed::Token)
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Wall;
+use crate::config::Sessions;
 use crate::model::identity::Identity;
 use crate::model::issuer::ClaimPath;
 use crate::model::issuer::Issuer;
@@ -34,9 +35,13 @@ impl Claims {
         issuer: &Issuer,
         claims: &Value,
         wall: Wall,
+        session: Option<&Sessions>,
     ) -> Result<Claims, &'static str> {
         for_us(issuer, claims)?;
-        let expires = in_its_time(issuer, claims, wall)?;
+        let mut expires = in_its_time(issuer, claims, wall)?;
+        if let Some(session) = session {
+            expires = expires.min(session_ends(session, claims, wall)?);
+        }
         for path in &issuer.required {
             if claims.at(path).is_none_or(|claim| *claim == Value::Null) {
                 return Err("claim_missing");
@@ -94,15 +99,29 @@ fn in_its_time(issuer: &Issuer, claims: &Value, wall: Wall) -> Result<Wall, &'st
     Ok(expires)
 }
 
+/// A session has an absolute end, counted from its beginning, however it was prolonged (PB11).
+fn session_ends(session: &Sessions, claims: &Value, wall: Wall) -> Result<Wall, &'static str> {
+    let begins = claims.at(&session.begins).ok_or("session_without_begin")?;
+    let begins = seconds(begins).ok_or("session_without_begin")?;
+    let ends = later(begins, session.age_max);
+    match wall < ends {
+        true => Ok(ends),
+        false => Err("session_too_old"),
+    }
+}
+
 /// A NumericDate: a number of seconds, perhaps with a fraction. A text is none.
 fn date(claims: &Value, name: &str, malformed: &'static str) -> Result<Option<Wall>, &'static str> {
     let Some(claim) = claims.get(name) else {
         return Ok(None);
     };
-    let seconds = claim.number().filter(|seconds| *seconds >= 0.0);
-    let seconds = seconds.ok_or(malformed)?;
+    seconds(claim).map(Some).ok_or(malformed)
+}
+
+fn seconds(claim: &Value) -> Option<Wall> {
+    let seconds = claim.number().filter(|seconds| *seconds >= 0.0)?;
     // Saturates: what is too far away is only far away.
-    Ok(Some(Wall((seconds * 1_000_000.0) as u64)))
+    Some(Wall((seconds * 1_000_000.0) as u64))
 }
 
 fn later(wall: Wall, span: Duration) -> Wall {

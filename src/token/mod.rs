@@ -134,7 +134,9 @@ impl Tokens {
         if !key.verifies(algorithm, jwt.signed(), jwt.signature()) {
             return Err(Failure::Invalid("bad_signature"));
         }
-        let claims = Claims::check(issuer, jwt.claims(), now.wall).map_err(Failure::Invalid)?;
+        let session = (kind == Kind::Session).then_some(&config.sessions);
+        let claims = Claims::check(issuer, jwt.claims(), now.wall, session);
+        let claims = claims.map_err(Failure::Invalid)?;
         let origin = entry::Origin {
             kind,
             digest,

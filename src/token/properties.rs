@@ -25,7 +25,7 @@ pub(crate) fn tokens(data: &[u8]) {
         assert!(jwt.key_id().is_none_or(|id| id.len() <= 256));
     }
     let wall = Wall(1_700_000_000_000_000);
-    if let Ok(claims) = Claims::check(issuer, jwt.claims(), wall) {
+    if let Ok(claims) = Claims::check(issuer, jwt.claims(), wall, Some(&config.sessions)) {
         assert!(claims.expires > wall);
         assert_eq!(jwt.issuer().is_some(), jwt.claims().get("iss").is_some());
     }

@@ -45,6 +45,7 @@ mod queue;
 mod rate_limits;
 mod real_backends;
 mod reload;
+mod sessions;
 mod shutdown;
 mod streaming;
 mod tenancy;

@@ -80,10 +80,10 @@ pub(in crate::config) fn issuers(
 /// Which kinds of credentials a key of the file lists; `None` where it says nothing.
 pub(in crate::config) fn listed_kinds(table: &mut Reader<'_>, key: &'static str) -> Option<Kinds> {
     let listed = table.list(key, |text| match Kind::parse(text) {
-        Some(kind) => Ok(kind),
-        None => wrong(
+        Some(kind) if kind != Kind::Opaque => Ok(kind),
+        _ => wrong(
             format!("\"{text}\" is no kind of credential"),
-            "choose from \"key\", \"jwt\", \"opaque\" and \"session\"",
+            "choose from \"key\", \"jwt\" and \"session\"",
         ),
     })?;
     if table.list_is_empty(key) {
@@ -137,7 +137,7 @@ fn key_source(table: &mut Reader<'_>, base: &Path) -> Option<KeySource> {
 /// What signs nothing can issue no JWT.
 fn needs_keys(table: &mut Reader<'_>, issuer: &Issuer) {
     let said = table.has("jwks_url") || table.has("jwks_file");
-    if !said && issuer.issues(Kind::Jwt) {
+    if !said && (issuer.issues(Kind::Jwt) || issuer.issues(Kind::Session)) {
         let help =
             "write jwks_url = \"https://auth.example.org/jwks\", or jwks_file = \"jwks.json\"";
         table.missing("jwks_url", help);
@@ -205,7 +205,12 @@ fn tenant(table: &mut Reader<'_>) -> TenantOf {
     }
 }
 
-fn claim(table: &mut Reader<'_>, key: &'static str, default: &'static str) -> ClaimPath {
+/// Where a claim stands.
+pub(in crate::config) fn claim(
+    table: &mut Reader<'_>,
+    key: &'static str,
+    default: &'static str,
+) -> ClaimPath {
     let read = table.word(key, claim_path).map(Spanned::into_inner);
     read.or_else(|| ClaimPath::parse(default).ok())
         .expect("a default is a good path")

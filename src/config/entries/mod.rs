@@ -24,6 +24,7 @@ mod upstreams;
 pub(super) use bindings::destination;
 pub(super) use guards::guards;
 pub(super) use guards::words as guard_words;
+pub(super) use issuers::claim;
 pub(super) use issuers::issuers;
 pub(super) use issuers::listed_kinds;
 pub(super) use routes::hosts;
