@@ -12,6 +12,7 @@ use crate::model::issuer::Algorithm;
 use crate::model::issuer::ClaimPath;
 use crate::model::issuer::Issuer;
 use crate::model::issuer::KeySource;
+use crate::model::issuer::SecretSource;
 use crate::model::issuer::TenantOf;
 use crate::model::route::Access;
 
@@ -109,6 +110,16 @@ pub(super) fn dump_issuer(out: &mut Writer, issuer: &Issuer, environment: &str) 
     ];
     for (name, path) in claims {
         out.text(name, path.as_str());
+    }
+    if let Some(introspection) = &issuer.introspection {
+        out.text("introspection_url", &introspection.endpoint.text);
+        out.text("client_id", &introspection.client_id);
+        let secret = match &introspection.secret {
+            SecretSource::Env(name) => format!("env:{name}"),
+            SecretSource::File(path) => format!("file:{}", path.display()),
+        };
+        out.text("client_secret", &secret);
+        out.text("introspection_cache", &show_duration(introspection.cached));
     }
     for (name, span) in [
         ("leeway", issuer.leeway),

@@ -105,7 +105,7 @@ pub(super) fn verify<'a>(
 ) -> Result<Bearer<'a>, Fault> {
     let credential = one_of(snapshot, asked.kinds, head, in_query, in_cookie)?;
     let stranger = |fault| unknown(&snapshot.config, means.quota, asked.now, asked.peer, fault);
-    let kind = kind_of(snapshot, &credential);
+    let kind = kind_of(snapshot, asked.kinds, &credential);
     if !kind.is_some_and(|kind| asked.kinds.contain(kind)) {
         return Err(stranger(invalid("wrong_kind")));
     }
@@ -158,11 +158,18 @@ fn one_of(
 }
 
 /// What this is; `None` is nothing that could be taken anywhere.
-fn kind_of(snapshot: &Snapshot, credential: &Credential) -> Option<Kind> {
+fn kind_of(snapshot: &Snapshot, kinds: Kinds, credential: &Credential) -> Option<Kind> {
     let form = form::of(credential.text(), &snapshot.config);
     match (credential.place(), form) {
         (Place::Cookie, Form::Jwt) => Some(Kind::Session),
-        (Place::Cookie, Form::Key | Form::Other) => None,
+        (Place::Cookie, Form::Other) => Some(Kind::Session),
+        (Place::Cookie, Form::Key) => None,
+        (Place::Bearer, Form::Other) if kinds.contain(Kind::Opaque) => {
+            // A key that was issued elsewhere may look like anything: the store is asked before anybody else is.
+            let known = || snapshot.key(&key_text::digest_of(credential.text()));
+            let key = kinds.contain(Kind::Key) && known().is_some();
+            Some(if key { Kind::Key } else { Kind::Opaque })
+        }
         (_, Form::Jwt) => Some(Kind::Jwt),
         (_, Form::Key | Form::Other) => Some(Kind::Key),
     }
@@ -190,10 +197,14 @@ fn token(
     if let Some(fault) = throttled(&snapshot.config, means.quota, asked.now, asked.peer) {
         return Err(Failed::Fault(fault));
     }
-    let patience = &means.patience;
-    (means.tokens)
-        .verify_jwt(snapshot, text, digest, kind, asked.now, patience)
-        .map_err(Failed::Token)
+    let (tokens, patience) = (means.tokens, &means.patience);
+    let verified = match form::of(text, &snapshot.config) {
+        Form::Jwt => tokens.verify_jwt(snapshot, text, digest, kind, asked.now, patience),
+        Form::Key | Form::Other => {
+            tokens.inquire(snapshot, text, digest, kind, asked.now, patience)
+        }
+    };
+    verified.map_err(Failed::Token)
 }
 
 fn invalid(reason: &'static str) -> Fault {

@@ -22,6 +22,7 @@ use crate::token::keys::KeySet;
 
 use super::error::StartError;
 use super::fetch;
+use super::introspect;
 
 /// How often it is looked whether anything is due, when nobody asks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -134,6 +135,11 @@ pub(crate) fn check_files(config: &Config) -> Result<(), StartError> {
             if let Err(why) = read {
                 problems.push(format!("[issuers.{name}] jwks_file: {why}"));
             }
+        }
+        if let Some(introspection) = &issuer.introspection
+            && let Err(why) = introspect::secret(&introspection.secret)
+        {
+            problems.push(format!("[issuers.{name}] client_secret: {why}"));
         }
         if let Some(ca) = &issuer.ca
             && let Err(problem) = crate::upstream::tls::trusting(Some(ca))

@@ -72,6 +72,7 @@ mod demo;
 mod error;
 mod fetch;
 mod flush;
+mod introspect;
 mod jwks;
 mod logging;
 mod process;
@@ -326,6 +327,7 @@ impl Gateway {
             Arc::clone(&state.keeper),
             clock.clone(),
         ));
+        control.spawn(introspect::answer_all(Arc::clone(&state.tokens)));
         control.spawn(jwks::keep_fetched(
             Arc::clone(&state.tokens),
             Arc::clone(state.keeper.snapshot()),

@@ -38,6 +38,35 @@ impl Claims {
         session: Option<&Sessions>,
     ) -> Result<Claims, &'static str> {
         for_us(issuer, claims)?;
+        Claims::read(issuer, claims, wall, session)
+    }
+
+    /// The same of what an issuer says of a token when it is asked: whom it is for need not be said then, but must not be somebody else.
+    ///
+    /// # Errors
+    /// As `check`.
+    pub(super) fn check_told(
+        issuer: &Issuer,
+        claims: &Value,
+        wall: Wall,
+        session: Option<&Sessions>,
+    ) -> Result<Claims, &'static str> {
+        if claims.get("aud").is_some() {
+            for_us(issuer, claims)?;
+        }
+        let named = claims.get("iss").map(Value::text);
+        if named.is_some_and(|named| named != Some(&issuer.issuer)) {
+            return Err("unknown_issuer");
+        }
+        Claims::read(issuer, claims, wall, session)
+    }
+
+    fn read(
+        issuer: &Issuer,
+        claims: &Value,
+        wall: Wall,
+        session: Option<&Sessions>,
+    ) -> Result<Claims, &'static str> {
         let mut expires = in_its_time(issuer, claims, wall)?;
         if let Some(session) = session {
             expires = expires.min(session_ends(session, claims, wall)?);
@@ -124,7 +153,7 @@ fn seconds(claim: &Value) -> Option<Wall> {
     Some(Wall((seconds * 1_000_000.0) as u64))
 }
 
-fn later(wall: Wall, span: Duration) -> Wall {
+pub(super) fn later(wall: Wall, span: Duration) -> Wall {
     let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
     Wall(wall.0.saturating_add(micros))
 }

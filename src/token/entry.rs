@@ -39,6 +39,8 @@ pub struct Verified {
     generation: u64,
     /// The keys that it was verified with, and their version then.
     keys: Option<(Arc<IssuerKeys>, u64)>,
+    /// Until then it is believed without asking again; `None` is as long as it lives.
+    fresh_until: Option<Wall>,
     /// The table of denials that it was last not found in.
     cleared_under: AtomicU64,
 }
@@ -52,6 +54,8 @@ pub(super) struct Origin {
     pub(super) digest: Digest,
     /// The keys, and their version.
     pub(super) keys: Option<(Arc<IssuerKeys>, u64)>,
+    /// Until when its issuer need not be asked again.
+    pub(super) fresh_until: Option<Wall>,
 }
 
 impl Verified {
@@ -104,6 +108,7 @@ impl Verified {
             digest: origin.digest,
             generation: snapshot.generation,
             keys: origin.keys,
+            fresh_until: origin.fresh_until,
             cleared_under: AtomicU64::new(NO_TABLE),
         })
     }
@@ -119,6 +124,11 @@ impl Verified {
                 .store(denials.version(), Ordering::Relaxed);
         }
         denied
+    }
+
+    /// Whether its issuer has to be asked again.
+    pub(super) fn is_stale(&self, wall: Wall) -> bool {
+        self.fresh_until.is_some_and(|until| wall >= until)
     }
 
     /// Whether it was verified under the same configuration and with keys that are still in use.

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::clock::Mono;
 use crate::model::issuer::Issuer;
 use crate::token::Patience;
+use crate::token::inquiry::Answer;
 use crate::token::keys::KeySet;
 
 /// All issuers by the name of their table. Grows with the file alone.
@@ -63,17 +64,29 @@ pub(super) enum Known {
 
 /// Something that is being fetched for a request.
 #[derive(Debug)]
-pub struct Wanted {
-    ended: watch::Receiver<u64>,
-    wait: Duration,
+pub enum Wanted {
+    /// An issuer's keys: the end of the attempt, and how long to wait for it.
+    Keys(watch::Receiver<u64>, Duration),
+    /// What an issuer says of a token.
+    Answer(watch::Receiver<Option<Answer>>, Duration),
 }
 
 impl Wanted {
     /// Waits until the attempt has ended, well or badly, and no longer than calls to the issuer may take.
-    pub async fn settle(mut self) -> Patience {
-        // Whoever waits looks again afterwards, whatever came of it.
-        let _ = tokio::time::timeout(self.wait, self.ended.changed()).await;
-        Patience::Waited
+    pub async fn settle(self) -> Patience {
+        match self {
+            Wanted::Keys(mut ended, wait) => {
+                // Whoever waits looks again afterwards, whatever came of it.
+                let _ = tokio::time::timeout(wait, ended.changed()).await;
+                Patience::Waited
+            }
+            Wanted::Answer(mut answered, wait) => {
+                let answer = answered.wait_for(Option::is_some);
+                let answer = tokio::time::timeout(wait, answer).await;
+                let answer = answer.ok().and_then(|answer| answer.ok()?.clone());
+                Patience::Answered(answer)
+            }
+        }
     }
 }
 
@@ -158,10 +171,10 @@ impl IssuerKeys {
         }
         // One that is under way is new enough.
         state.asked |= !state.under_way;
-        Known::Soon(Wanted {
-            ended: self.attempts.subscribe(),
-            wait: self.issuer.timeout + GRACE,
-        })
+        Known::Soon(Wanted::Keys(
+            self.attempts.subscribe(),
+            self.issuer.timeout + GRACE,
+        ))
     }
 
     /// Begins an attempt, if one is due: asked for, or `ahead` after the last one; after failures sooner, but not at once.
@@ -245,4 +258,4 @@ fn pause(failures: u32) -> Duration {
 }
 
 /// What an attempt may take beyond its calls.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ use crate::model::issuer::ClaimPath;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Null,
-    Bool,
+    Bool(bool),
     /// Exact up to 2^53, which as seconds is long enough.
     Number(f64),
     Text(String),
@@ -95,8 +95,8 @@ impl<'de> Visitor<'de> for Reader {
         Ok(Value::Null)
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Value, E> {
-        Ok(Value::Bool)
+    fn visit_bool<E: Error>(self, truth: bool) -> Result<Value, E> {
+        Ok(Value::Bool(truth))
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<Value, E> {

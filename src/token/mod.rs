@@ -21,6 +21,7 @@ mod cache;
 mod claims;
 mod entry;
 pub mod form;
+mod inquiry;
 mod issuers;
 mod json;
 mod jwt;
@@ -29,6 +30,9 @@ pub mod keys;
 pub(crate) mod properties;
 
 pub use entry::Verified;
+pub use inquiry::Answer;
+pub use inquiry::Inquiries;
+pub use inquiry::Inquiry;
 pub use issuers::IssuerKeys;
 pub use issuers::Wanted;
 
@@ -42,6 +46,7 @@ use jwt::Jwt;
 pub struct Tokens {
     cache: Cache,
     issuers: issuers::Issuers,
+    inquiries: Inquiries,
 }
 
 /// A token that does not stand, or not yet.
@@ -56,13 +61,15 @@ pub enum Failure {
 }
 
 /// Whether a request has waited already for what it wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Patience {
     /// It may still wait, once.
     #[default]
     Fresh,
     /// It has waited for keys.
     Waited,
+    /// It has waited for what an issuer says of its token; `None` is that nothing came in time.
+    Answered(Option<Answer>),
 }
 
 impl Tokens {
@@ -76,6 +83,12 @@ impl Tokens {
     #[must_use]
     pub fn issuers(&self) -> &issuers::Issuers {
         &self.issuers
+    }
+
+    /// Who is being asked about what, for the control side.
+    #[must_use]
+    pub fn inquiries(&self) -> &Inquiries {
+        &self.inquiries
     }
 
     /// The token with this digest, if it was verified and nothing has changed since that it depends on: its issuer and all else of the
@@ -93,7 +106,7 @@ impl Tokens {
         let Some(found) = self.cache.get(digest) else {
             return Ok(None);
         };
-        if !found.depends_on(snapshot) || found.kind != kind {
+        if !found.depends_on(snapshot) || found.kind != kind || found.is_stale(now.wall) {
             return Ok(None);
         }
         if found.entry.expired(now.wall) {
@@ -141,8 +154,61 @@ impl Tokens {
             kind,
             digest,
             keys: Some((keys, set.version())),
+            fresh_until: None,
         };
         self.remember(snapshot, issuer, claims, origin, now)
+    }
+
+    /// Has the issuer asked about a token that only it can read, and remembers what it says for as long as its table allows.
+    ///
+    /// # Errors
+    /// It is nobody's, or the answer has to be awaited first, or there is none.
+    pub fn inquire(
+        &self,
+        snapshot: &Snapshot,
+        text: &[u8],
+        digest: Digest,
+        kind: Kind,
+        now: Now,
+        patience: &Patience,
+    ) -> Result<Arc<Verified>, Failure> {
+        let config = &snapshot.config;
+        let asked = config.issuers.iter().find_map(|issuer| {
+            let introspection = issuer.introspection.as_ref()?;
+            issuer.issues(kind).then_some((issuer, introspection))
+        });
+        let (issuer, introspection) = asked.ok_or(Failure::Invalid("wrong_kind"))?;
+        let answer = match patience {
+            Patience::Fresh => {
+                let answer = self.inquiries.begin(issuer, text, digest);
+                let answer = answer.ok_or(Failure::Unavailable("introspection_overloaded"))?;
+                let wait = issuer.timeout + issuers::GRACE;
+                return Err(Failure::Wanted(Wanted::Answer(answer, wait)));
+            }
+            Patience::Answered(Some(answer)) => answer,
+            Patience::Waited | Patience::Answered(None) => {
+                return Err(Failure::Unavailable("introspection_unavailable"));
+            }
+        };
+        let claims = answer.claims().map_err(|inactive| match inactive {
+            true => Failure::Invalid("token_inactive"),
+            false => Failure::Unavailable("introspection_unavailable"),
+        })?;
+        let session = (kind == Kind::Session).then_some(&config.sessions);
+        let claims = Claims::check_told(issuer, claims, now.wall, session);
+        let origin = entry::Origin {
+            kind,
+            digest,
+            keys: None,
+            fresh_until: Some(claims::later(now.wall, introspection.cached)),
+        };
+        self.remember(
+            snapshot,
+            issuer,
+            claims.map_err(Failure::Invalid)?,
+            origin,
+            now,
+        )
     }
 
     /// A key that is not known may be a new one, or an invention: whoever invents keys has them fetched no more often than the issuer's table says.
@@ -179,8 +245,10 @@ impl Tokens {
 
     /// Forgets tokens that have expired or that were verified under what has changed since. To be called now and then.
     pub fn sweep(&self, snapshot: &Snapshot, now: Now) {
-        self.cache
-            .sweep(|token| token.depends_on(snapshot) && !token.entry.expired(now.wall));
+        self.cache.sweep(|token| {
+            let lives = !token.entry.expired(now.wall) && !token.is_stale(now.wall);
+            lives && token.depends_on(snapshot)
+        });
     }
 
     /// Tokens that are remembered; for metrics.

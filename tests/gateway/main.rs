@@ -38,6 +38,7 @@ mod key_verbs;
 mod messages;
 mod observability;
 mod observe;
+mod opaque_tokens;
 mod permissions;
 mod profiles;
 mod proxies;

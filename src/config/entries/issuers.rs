@@ -21,8 +21,10 @@ use crate::model::credential::Kind;
 use crate::model::credential::Kinds;
 use crate::model::issuer::Algorithm;
 use crate::model::issuer::ClaimPath;
+use crate::model::issuer::Introspection;
 use crate::model::issuer::Issuer;
 use crate::model::issuer::KeySource;
+use crate::model::issuer::SecretSource;
 use crate::model::issuer::TenantOf;
 use crate::model::tenant::TenantId;
 
@@ -65,7 +67,7 @@ pub(in crate::config) fn issuers(
             refresh: table.duration("refresh", "10min", ("10s", "24h")),
             unknown_key_interval: table.duration("unknown_key_interval", "30s", ("1s", "1h")),
             timeout: table.duration("timeout", "5s", ("100ms", "1min")),
-            introspection: None,
+            introspection: introspection(table, base),
         };
         needs_keys(table, &value);
         Placed {
@@ -80,10 +82,10 @@ pub(in crate::config) fn issuers(
 /// Which kinds of credentials a key of the file lists; `None` where it says nothing.
 pub(in crate::config) fn listed_kinds(table: &mut Reader<'_>, key: &'static str) -> Option<Kinds> {
     let listed = table.list(key, |text| match Kind::parse(text) {
-        Some(kind) if kind != Kind::Opaque => Ok(kind),
-        _ => wrong(
+        Some(kind) => Ok(kind),
+        None => wrong(
             format!("\"{text}\" is no kind of credential"),
-            "choose from \"key\", \"jwt\" and \"session\"",
+            "choose from \"key\", \"jwt\", \"opaque\" and \"session\"",
         ),
     })?;
     if table.list_is_empty(key) {
@@ -137,10 +139,57 @@ fn key_source(table: &mut Reader<'_>, base: &Path) -> Option<KeySource> {
 /// What signs nothing can issue no JWT.
 fn needs_keys(table: &mut Reader<'_>, issuer: &Issuer) {
     let said = table.has("jwks_url") || table.has("jwks_file");
-    if !said && (issuer.issues(Kind::Jwt) || issuer.issues(Kind::Session)) {
+    let asks = table.has("introspection_url");
+    if issuer.issues(Kind::Opaque) && !asks {
+        let help = "write introspection_url = \"https://auth.example.org/introspect\": nobody else can read its opaque tokens";
+        table.missing("introspection_url", help);
+    }
+    if !said && (issuer.issues(Kind::Jwt) || (issuer.issues(Kind::Session) && !asks)) {
         let help =
             "write jwks_url = \"https://auth.example.org/jwks\", or jwks_file = \"jwks.json\"";
         table.missing("jwks_url", help);
+    }
+}
+
+/// How it is asked about what only it can read; all of it, or nothing.
+fn introspection(table: &mut Reader<'_>, base: &Path) -> Option<Introspection> {
+    let endpoint = table.word("introspection_url", names::endpoint);
+    let client_id = table.word("client_id", plain);
+    if let Some(place) = table
+        .place("client_secret")
+        .filter(|_| table.has("client_secret"))
+    {
+        // It may be the secret itself.
+        table.notes().hide(place);
+    }
+    let secret = table.word("client_secret", |text| secret(text, base));
+    let cached = table.duration("introspection_cache", "1min", ("1s", "10min"));
+    let parts = ["introspection_url", "client_id", "client_secret"];
+    for key in parts
+        .into_iter()
+        .filter(|_| parts.iter().any(|key| table.has(key)))
+    {
+        if !table.has(key) {
+            table.missing(key, "asking an issuer about tokens takes introspection_url, client_id and client_secret: write all three, or take them out");
+        }
+    }
+    Some(Introspection {
+        endpoint: endpoint?.into_inner(),
+        client_id: client_id?.into_inner(),
+        secret: secret?.into_inner(),
+        cached,
+    })
+}
+
+/// `env:NAME` or `file:PATH`. No message repeats the text: it may be the secret itself.
+fn secret(text: &str, base: &Path) -> Result<SecretSource, Wrong> {
+    match (text.strip_prefix("env:"), text.strip_prefix("file:")) {
+        (Some(name), _) if !name.is_empty() => Ok(SecretSource::Env(name.to_owned())),
+        (_, Some(file)) => path(base, file).map(SecretSource::File),
+        _ => wrong(
+            "a secret does not stand in this file",
+            "write \"env:NAME\" for an environment variable or \"file:PATH\" for a file that others cannot read",
+        ),
     }
 }
 
@@ -237,8 +286,27 @@ fn plain(text: &str) -> Result<String, Wrong> {
     }
 }
 
-/// What is trusted for one kind must be told apart by `iss` alone.
+/// What is trusted for one kind must be told apart by `iss` alone; what only its issuer can read says nothing of who that is.
 fn alone(all: &[Placed<Arc<Issuer>>], root: &Reader<'_>) {
+    for kind in [Kind::Opaque, Kind::Session] {
+        let mut asked = all
+            .iter()
+            .filter(|one| one.value.introspection.is_some() && one.value.issues(kind));
+        if let (Some(first), Some(second)) = (asked.next(), asked.next()) {
+            let what = format!(
+                "[issuers.{}]: a second issuer is asked about tokens of kind \"{}\", which do not say whose they are",
+                second.value.name,
+                kind.as_str()
+            );
+            let problem = Problem::here(
+                second.at.name.clone(),
+                what,
+                "take introspection_url or the kind out of one of them",
+            );
+            root.notes()
+                .error(problem.beside(first.at.name.clone(), "the first"));
+        }
+    }
     for (index, one) in all.iter().enumerate() {
         let shared = |other: &&Placed<Arc<Issuer>>| {
             other.value.issuer == one.value.issuer

@@ -1,0 +1,114 @@
+//! Asks issuers about tokens that only they can read (RFC 7662): authenticated, bounded, and never on a data thread.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::Request;
+use http::StatusCode;
+use http::header;
+use zeroize::Zeroizing;
+
+use crate::model::issuer::SecretSource;
+use crate::token::Inquiry;
+use crate::token::Tokens;
+
+use super::fetch;
+
+/// Bytes of an answer.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Makes the inquiries that come, each in a task of its own, for ever.
+pub(crate) async fn answer_all(tokens: Arc<Tokens>) {
+    let Some(mut inbox) = tokens.inquiries().inbox() else {
+        return;
+    };
+    while let Some(inquiry) = inbox.recv().await {
+        let tokens = Arc::clone(&tokens);
+        tokio::spawn(async move {
+            let answer = ask(&inquiry).await;
+            let issuer = inquiry.issuer.name.as_str();
+            if let Err(why) = &answer {
+                tracing::error!(issuer, %why, "the issuer cannot be asked about tokens; those that it answered for lately stay good for that time");
+            }
+            let understood = tokens.inquiries().end(&inquiry, answer.as_deref().ok());
+            if answer.is_ok() && !understood {
+                tracing::error!(
+                    issuer,
+                    "what the issuer answers about tokens is no answer of RFC 7662"
+                );
+            }
+        });
+    }
+}
+
+async fn ask(inquiry: &Inquiry) -> Result<Bytes, String> {
+    let issuer = &inquiry.issuer;
+    let Some(introspection) = &issuer.introspection else {
+        return Err("its table does not say how".to_owned());
+    };
+    let source = introspection.secret.clone();
+    let secret = tokio::task::spawn_blocking(move || secret(&source)).await;
+    let secret = secret.map_err(|_| "the secret could not be read".to_owned())??;
+    // RFC 6749 section 2.3.1: both in the form's encoding first.
+    let id = encoded(introspection.client_id.as_bytes());
+    let pair = Zeroizing::new(format!(
+        "{}:{}",
+        id.as_str(),
+        encoded(secret.as_bytes()).as_str()
+    ));
+    let basic = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+    let mut basic = http::HeaderValue::from_str(&basic).map_err(|error| error.to_string())?;
+    basic.set_sensitive(true);
+    let request = Request::post("/")
+        .header(header::ACCEPT, "application/json")
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .header(header::AUTHORIZATION, basic);
+    let form = format!(
+        "token={}&token_type_hint=access_token",
+        encoded(&inquiry.token).as_str()
+    );
+    let url = &introspection.endpoint;
+    let (ca, timeout) = (issuer.ca.as_ref(), issuer.timeout);
+    let answer = fetch::call(url, ca, request, form.into(), ANSWER_BYTES_MAX, timeout).await;
+    let answer = answer.map_err(|why| format!("{}: {why}", url.text))?;
+    match answer.status {
+        StatusCode::OK => Ok(answer.body),
+        status => Err(format!("{}: it answered {status}", url.text)),
+    }
+}
+
+/// The secret, as it is now. Blocking.
+///
+/// # Errors
+/// It is not where the file says; the secret itself is never repeated.
+pub(crate) fn secret(source: &SecretSource) -> Result<Zeroizing<String>, String> {
+    let read = match source {
+        SecretSource::Env(name) => {
+            std::env::var(name).map_err(|_| format!("the environment has no {name}"))
+        }
+        SecretSource::File(path) => {
+            std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+        }
+    };
+    let read = Zeroizing::new(read?);
+    let text = read.strip_suffix('\n').unwrap_or(&read);
+    match text.is_empty() {
+        true => Err("the secret is empty".to_owned()),
+        false => Ok(Zeroizing::new(text.to_owned())),
+    }
+}
+
+/// `application/x-www-form-urlencoded`: all but letters, digits and `- . _ ~` as `%XX`.
+fn encoded(bytes: &[u8]) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(bytes.len() * 3));
+    for byte in bytes {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' => text.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => text.push(char::from(*byte)),
+            byte => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
