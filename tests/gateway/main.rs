@@ -45,6 +45,7 @@ mod proxies;
 mod queue;
 mod rate_limits;
 mod real_backends;
+mod real_identity;
 mod reload;
 mod sessions;
 mod shutdown;

@@ -301,6 +301,27 @@ pub fn haproxy(gateway: SocketAddr, options: &str) -> Backend {
     begin("haproxy", command, port, directory)
 }
 
+/// An OpenID Provider at this port, which signs with this private key (a JWK); `None` where it is left out.
+#[track_caller]
+pub fn oidc_provider(port: u16, key: &str, audience: &str) -> Option<Backend> {
+    if left_out("oidc-provider") {
+        return None;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key.json");
+    fs::write(&file, key).unwrap();
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/oidc-provider");
+    assert!(
+        modules.join("node_modules/oidc-provider").is_dir(),
+        "this test needs the npm package oidc-provider in {}; tests/run installs it, or leave it out by PORTCULLIS_WITHOUT=oidc-provider",
+        modules.display()
+    );
+    let mut command = Command::new("node");
+    command.arg(source("oidc_provider.mjs")).arg(modules);
+    command.arg(port.to_string()).arg(file).arg(audience);
+    Some(begin("oidc-provider", command, port, directory))
+}
+
 #[track_caller]
 fn begin(name: &'static str, mut command: Command, port: u16, directory: TempDir) -> Backend {
     let child = command
