@@ -37,9 +37,9 @@ use portcullis::snapshot::Snapshot;
 use portcullis::snapshot::build;
 use portcullis::snapshot::key_table::KeyTable;
 use portcullis::store::Contents;
-use portcullis::usage::Usage;
 use portcullis::token::Patience;
 use portcullis::token::Tokens;
+use portcullis::usage::Usage;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -285,7 +285,8 @@ fn now(micros: u64) -> Now {
 /// `admit`: the whole gate, from a request's head to its admission, a charge within.
 const CASES: [&str; 6] = ["charge", "both", "refuse", "headers", "admit", "usage"];
 
-const USAGE: &str = "usage: hot_path --bench | --callgrind charge|both|refuse|headers|admit|usage KEYS";
+const USAGE: &str =
+    "usage: hot_path --bench | --callgrind charge|both|refuse|headers|admit|usage KEYS";
 
 const ROUNDS: u32 = 100_000;
 

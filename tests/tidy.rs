@@ -10,7 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// The rooms, lowest first: each imports only from those before it.
-const LAYERS: [&str; 24] = [
+const LAYERS: [&str; 25] = [
     "clock",
     "descriptors",
     "pem",

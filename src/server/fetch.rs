@@ -97,17 +97,13 @@ where
     // The connection is driven here and dies with the call.
     let mut connection = std::pin::pin!(connection);
     let mut answering = std::pin::pin!(answering);
-    loop {
-        tokio::select! {
-            biased;
-            answer = &mut answering => return answer,
-            ended = &mut connection => {
-                return match ended {
-                    Ok(()) => answering.await,
-                    Err(error) => Err(format!("the connection broke: {error}")),
-                };
-            }
-        }
+    tokio::select! {
+        biased;
+        answer = &mut answering => answer,
+        ended = &mut connection => match ended {
+            Ok(()) => answering.await,
+            Err(error) => Err(format!("the connection broke: {error}")),
+        },
     }
 }
 

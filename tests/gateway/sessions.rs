@@ -147,7 +147,8 @@ fn pb11_a_foreign_page_changes_nothing() {
     let cookie = session(&gateway, json!({}));
     let host = format!("localhost:{}", gateway.https().port());
     let own = format!("https://{host}");
-    let cases: &[(&str, &[(&str, &str)], u16)] = &[
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16);
+    let cases: &[Case<'_>] = &[
         ("/any", &[("Origin", &own)], 200),
         (
             "/any",

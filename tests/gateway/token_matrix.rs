@@ -232,7 +232,7 @@ fn check12_issuer_audience_and_type_are_compared_whole() {
         match taken {
             true => assert_eq!(
                 world.status(&token),
-                if kind == "" { 401 } else { 200 },
+                if kind.is_empty() { 401 } else { 200 },
                 "{kind}"
             ),
             false => world.refused(&token, "wrong_type"),

@@ -19,11 +19,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 
 /// Address, type and content.
 const FILES: [(&str, &str, &str); 4] = [
-    (
-        "/",
-        "text/html; charset=utf-8",
-        include_str!("index.html"),
-    ),
+    ("/", "text/html; charset=utf-8", include_str!("index.html")),
     (
         "/app.css",
         "text/css; charset=utf-8",

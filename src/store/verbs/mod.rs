@@ -38,12 +38,12 @@ mod rules;
 mod select;
 mod status;
 mod tenant;
-mod told;
 mod tokens;
+mod told;
 mod update;
 
-pub use told::act_of;
 pub use tokens::unwritten as unwritten_denial;
+pub use told::act_of;
 
 /// What gateway.toml says that the verbs must know.
 #[derive(Clone, Copy, Debug)]
