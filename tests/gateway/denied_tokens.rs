@@ -242,8 +242,9 @@ fn check5_a_denial_is_a_fence() {
                     let before = denied.load(Ordering::SeqCst);
                     let request = Request::get("/any").bearer(&tokens[index]);
                     let status = connection.exchange(&request).status;
+                    // 429 where this address has shown too much that is not valid by then.
                     assert!(
-                        status == 401 || index >= before,
+                        matches!(status, 401 | 429) || index >= before,
                         "u{index} was denied and got {status}"
                     );
                 }
