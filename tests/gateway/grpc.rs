@@ -181,7 +181,10 @@ fn the_deadline_of_the_client_holds() {
         let begun = Instant::now();
         let wait = call("/test.Echo/Wait", &key, "x").header("grpc-timeout", "150m");
         let answer = h2.exchange(&wait).await.unwrap();
-        assert_eq!(trailers_only(&answer), (200, "4"));
+        // The backend is told the deadline too, and tonic calls it CANCELLED: on a busy machine its word may come first.
+        let (status, code) = trailers_only(&answer);
+        assert_eq!(status, 200);
+        assert!(matches!(code, "4" | "1"), "{code}");
         assert!(begun.elapsed() >= Duration::from_millis(150) && begun.elapsed() < BOUND);
         assert_eq!(answer.one("x-ratelimit-remaining"), "99");
         // An answer that has begun ends in trailers.
