@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -614,10 +615,7 @@ pub(super) fn alerts(root: &mut Reader<'_>, base: &Path) -> AlertRules {
             ));
         }
         let mut span = |key, default: &str| {
-            let read = table.word(key, |text| {
-                Lifetime::parse(text).or_else(|why| wrong(format!("\"{text}\" is not a span"), why))
-            });
-            let read = read.map(Spanned::into_inner);
+            let read = table.word(key, alert_span).map(Spanned::into_inner);
             read.or_else(|| Lifetime::parse(default).ok())
         };
         let unused_after = span("unused_after", "90d");
@@ -636,6 +634,25 @@ pub(super) fn alerts(root: &mut Reader<'_>, base: &Path) -> AlertRules {
         }
     })
 }
+
+/// A span of `[alerts]`, or `never`.
+fn alert_span(text: &str) -> Result<Lifetime, Wrong> {
+    let span = match Lifetime::parse(text) {
+        Ok(span) => span,
+        Err(why) => return wrong(format!("\"{text}\" is not a span"), why),
+    };
+    let fits = |seconds| ALERT_SPAN_SECONDS.contains(&seconds);
+    match span.seconds.is_none_or(fits) {
+        true => Ok(span),
+        false => wrong(
+            format!("\"{text}\" is out of bounds"),
+            "write a value from \"1d\" to \"3650d\", or \"never\"",
+        ),
+    }
+}
+
+/// A day to ten years.
+const ALERT_SPAN_SECONDS: RangeInclusive<u64> = 86_400..=3_650 * 86_400;
 
 /// `[log]`.
 pub(super) fn log(root: &mut Reader<'_>, base: &Path) -> Log {
