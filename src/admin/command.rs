@@ -45,7 +45,6 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         )
         .route("/cli/reload", post(reload))
         .route("/cli/status", get(status))
-        .route("/cli/upstreams", get(upstreams))
         .route("/cli/explain", post(explain))
         .route("/cli/observed", get(report))
         .route("/cli/usage", post(usage))
@@ -103,14 +102,6 @@ async fn reload(State(admin): State<Arc<Admin>>, Extension(caller): Extension<Ca
 
 async fn status(State(admin): State<Arc<Admin>>) -> Response {
     answer(StatusCode::OK, &(admin.status)())
-}
-
-async fn upstreams(State(admin): State<Arc<Admin>>) -> Response {
-    let upstreams = (admin.upstreams)();
-    answer(
-        StatusCode::OK,
-        &serde_json::json!({ "upstreams": upstreams }),
-    )
 }
 
 async fn explain(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {

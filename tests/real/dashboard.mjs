@@ -105,6 +105,7 @@ try {
     const tile = [...document.querySelectorAll("dt")].find((name) => name.textContent === "Requests");
     return Number(tile.nextElementSibling.textContent.replace(/\D/g, "")) >= least;
   }, before + 3);
+  await page.getByRole("region", { name: "Upstreams" }).getByRole("cell", { name: "up", exact: true }).first().waitFor();
   step("figures are live");
   await page.screenshot({ path: `${directory}/overview-light.png`, fullPage: true });
 

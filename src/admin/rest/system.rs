@@ -25,6 +25,8 @@ use crate::admin::rest::keys::CreateKey;
 use crate::admin::rest::lifetime;
 use crate::admin::rest::once;
 use crate::admin::rest::perform;
+use crate::config::Config;
+use crate::config::UpstreamProtocol;
 use crate::gate;
 use crate::gate::Question;
 use crate::model::admin_token::AdminToken;
@@ -40,6 +42,7 @@ use crate::store::error::EXIT_UNAVAILABLE;
 use crate::store::history::History;
 use crate::store::outcome::KeyText;
 use crate::store::request::ImportedKey;
+use crate::upstream::UpstreamReport;
 
 /// What the gateway is doing, as `portcullis status` shows it.
 pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Response {
@@ -111,37 +114,42 @@ pub(super) async fn routes(State(admin): State<Arc<Admin>>) -> Response {
     Json(json!({ "routes": routes })).into_response()
 }
 
-/// Upstreams of the file, with what is kept of them.
+/// Upstreams of the file, and how their servers stand.
 pub(super) async fn upstreams(State(admin): State<Arc<Admin>>) -> Response {
     let snapshot = admin.keeper.snapshot().load_full();
-    Json(json!({ "upstreams": upstreams_of(&snapshot.config) })).into_response()
+    let upstreams = upstreams_of(&snapshot.config, (admin.upstreams)());
+    Json(json!({ "upstreams": upstreams })).into_response()
 }
 
-fn upstreams_of(config: &crate::config::Config) -> Vec<serde_json::Value> {
-    let server = |server: &crate::config::UpstreamServer| {
-        let scheme = if server.tls { "https" } else { "http" };
-        let host = match server.host.contains(':') {
-            true => format!("[{}]", server.host),
-            false => server.host.clone(),
+fn upstreams_of(config: &Config, reports: Vec<UpstreamReport>) -> Vec<serde_json::Value> {
+    let mut told = Vec::new();
+    for report in reports {
+        // A reload between the two views may have taken it away.
+        let mut named = config.upstreams.iter().enumerate();
+        let Some((index, upstream)) = named.find(|(_, known)| known.name == report.upstream) else {
+            continue;
         };
-        format!("{scheme}://{host}:{}", server.port)
-    };
-    (config.upstreams.iter().enumerate())
-        .map(|(index, upstream)| {
-            let routes = config.routes.iter().filter(|route| route.upstream == index);
-            json!({
-                "name": upstream.name,
-                "servers": upstream.servers.iter().map(server).collect::<Vec<_>>(),
-                "protocol": match upstream.protocol {
-                    crate::config::UpstreamProtocol::Http1 => "http1",
-                    crate::config::UpstreamProtocol::Http2 => "http2",
-                },
-                "environment": config.environments.get(usize::from(upstream.environment.0)),
-                "tenants_with_places": upstream.tenants.len(),
-                "routes": routes.count(),
-            })
-        })
-        .collect()
+        let routes = config.routes.iter().filter(|route| route.upstream == index);
+        let is_tls = upstream.servers.iter().any(|server| server.tls);
+        told.push(json!({
+            "name": report.upstream,
+            "scheme": if is_tls { "https" } else { "http" },
+            "protocol": match upstream.protocol {
+                UpstreamProtocol::Http1 => "http1",
+                UpstreamProtocol::Http2 => "http2",
+            },
+            "environment": config.environments.get(usize::from(upstream.environment.0)),
+            "tenants_with_places": upstream.tenants.len(),
+            "routes": routes.count(),
+            "in_flight": report.in_flight,
+            "queued": report.queued,
+            "queue_refusals": report.queue_refusals,
+            "retries": report.retries,
+            "retries_refused": report.retries_refused,
+            "servers": report.servers,
+        }));
+    }
+    told
 }
 
 /// What would become of a request.

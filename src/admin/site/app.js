@@ -63,7 +63,7 @@ const time = (text) => (text ? new Date(text).toLocaleString() : "never");
 const count = (number) => Number(number || 0).toLocaleString();
 const percent = (number) => (number === null || number === undefined ? "–" : `${number} %`);
 const button = (text, act, kind) => make("button", { type: "button", class: kind, on: { click: act } }, text);
-const state = (word) => make("span", { class: word === "active" ? "good" : "bad" }, word);
+const state = (word) => make("span", { class: word === "active" || word === "up" ? "good" : "bad" }, word);
 const writes = () => me.role !== "read-only";
 const whole = () => me.role !== "tenant";
 
@@ -132,7 +132,7 @@ function show_secret(title, key) {
 // ── Pages ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 async function overview() {
-  const spots = { tiles: make("div"), rate: make("div"), refusals: make("div"), latency: make("div") };
+  const spots = { tiles: make("div"), rate: make("div"), refusals: make("div"), latency: make("div"), upstreams: make("div") };
   const rates = Array.from({ length: 60 }, () => ["requests a second", 0]);
   let before = null;
   const draw = (now) => {
@@ -156,11 +156,17 @@ async function overview() {
     spots.latency.replaceChildren(chart(`Requests by time taken: ${now.latency.map((times, at) => `${times} ${names[at]}`).filter((text) => !text.startsWith("0 ")).join(", ") || "none"}`, now.latency.map((times, at) => [names[at], times])));
   };
   draw(await api("GET", "/v1/overview"));
-  const { upstreams } = await api("GET", "/v1/upstreams");
-  live = setInterval(() => attempt(async () => draw(await api("GET", "/v1/overview"))), LIVE_MILLIS);
+  const stand = async () => {
+    const { upstreams } = await api("GET", "/v1/upstreams");
+    const rows = upstreams.flatMap((one) => (one.servers.length ? one.servers : [null]).map((server) => [
+      one.name, server ? `${one.scheme}://${server.server}` : "–", server ? state(server.state) : "–", server?.retry_in_seconds ? `tried in ${server.retry_in_seconds} s` : "",
+      count(server?.in_flight), count(server?.ejections), count(one.queued), count(one.routes)]));
+    spots.upstreams.replaceChildren(table("Upstreams", [["Name"], ["Server", "wide"], ["State"], ["Tried again"], ["In flight", "number"], ["Ejections", "number"], ["Queued", "number"], ["Routes", "number"]], rows));
+  };
+  await stand();
+  live = setInterval(() => attempt(async () => { draw(await api("GET", "/v1/overview")); await stand(); }), LIVE_MILLIS);
   return [spots.tiles, make("h2", null, "Traffic"), spots.rate, make("h2", null, "Latency"), spots.latency, make("h2", null, "Refusals"), spots.refusals,
-    make("h2", null, "Upstreams"), table("Upstreams", [["Name"], ["Servers", "wide"], ["Protocol"], ["Environment"], ["Routes", "number"]],
-      upstreams.map((one) => [one.name, one.servers.join(" "), one.protocol, one.environment, one.routes]))];
+    make("h2", null, "Upstreams"), spots.upstreams];
 }
 
 async function keys() {
