@@ -14,6 +14,7 @@ use crate::config::Upstream;
 use crate::upstream::backends::Backends;
 use crate::upstream::backends::Load;
 use crate::upstream::budget::Budget;
+use crate::upstream::health::Health;
 use crate::upstream::health::Trial;
 use crate::upstream::health::scattered;
 use crate::upstream::pool::Server;
@@ -128,10 +129,13 @@ impl Group {
         }
     }
 
-    /// A try went well.
-    pub(super) fn went_well(&self, choice: &mut Choice) {
+    /// A try went well: its answer has begun.
+    pub(super) fn went_well(&self, choice: &mut Choice, upstream: &Upstream) {
         let health = &self[choice.index].health;
         health.succeeded();
+        if health.breaks_off(&upstream.ejection) && choice.trial.is_none() {
+            return self.leave_out(health, upstream, "answers broke off");
+        }
         if let Some(trial) = choice.trial.take()
             && trial.passed(self.backends.now())
         {
@@ -147,25 +151,24 @@ impl Group {
     #[cold]
     pub(super) fn went_wrong(&self, choice: &mut Choice, upstream: &Upstream, why: &str) {
         let health = &self[choice.index].health;
-        let (rules, now) = (&upstream.ejection, self.backends.now());
-        let span = match choice.trial.take() {
-            Some(trial) => trial.failed(rules, now),
-            // Looked at twice, so that a dead upstream, whose every request fails here, does not have all workers wait for one lock.
-            None if health.failed(rules) && self.may_lose_one(upstream) => {
-                let _one_at_a_time = self.backends.ejecting();
-                let may = self.may_lose_one(upstream);
-                may.then(|| health.eject(rules, now)).flatten()
-            }
-            None => None,
-        };
-        if let Some(span) = span {
-            tracing::warn!(
-                upstream = health.upstream,
-                server = health.server,
-                seconds = span.as_secs_f64(),
-                why,
-                "server_ejected: it gets no requests for a while"
-            );
+        let rules = &upstream.ejection;
+        match choice.trial.take() {
+            Some(trial) => tell(health, trial.failed(rules, self.backends.now()), why),
+            None if health.failed(rules) => self.leave_out(health, upstream, why),
+            None => {}
+        }
+    }
+
+    #[cold]
+    fn leave_out(&self, health: &Health, upstream: &Upstream, why: &str) {
+        // Looked at twice, so that a dead upstream, whose every request fails here, does not have all workers wait for one lock.
+        if !self.may_lose_one(upstream) {
+            return;
+        }
+        let _one_at_a_time = self.backends.ejecting();
+        if self.may_lose_one(upstream) {
+            let span = health.eject(&upstream.ejection, self.backends.now());
+            tell(health, span, why);
         }
     }
 
@@ -174,6 +177,20 @@ impl Group {
         let out = self.iter().filter(|server| !server.health.is_in()).count();
         (out + 1) * 100 <= self.len() * upstream.ejection.share_max as usize
     }
+}
+
+/// Logs that a server is left out for this long, if it is.
+fn tell(health: &Health, span: Option<Duration>, why: &str) {
+    let Some(span) = span else {
+        return;
+    };
+    tracing::warn!(
+        upstream = health.upstream,
+        server = health.server,
+        seconds = span.as_secs_f64(),
+        why,
+        "server_ejected: it gets no requests for a while"
+    );
 }
 
 /// How long one try takes at most until its verdict, waits for the client aside.

@@ -22,6 +22,7 @@ use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers::Identity;
 use crate::upstream::headers::clean_trailers;
+use crate::upstream::health::Health;
 use crate::upstream::http1::Connection;
 use crate::upstream::http2::Stream;
 use crate::upstream::inject::Inject;
@@ -436,6 +437,16 @@ pub(super) enum Hold {
     Shared(Box<Ticket>),
 }
 
+impl Hold {
+    fn health(&self) -> &Health {
+        let server = match self {
+            Hold::Own(lease) => lease.server(),
+            Hold::Shared(ticket) => ticket.server(),
+        };
+        &server.health
+    }
+}
+
 /// A backend's body on its way to the client: every wait bounded, a cut visible as a cut (S34). Dropping it unfinished closes the backend's
 /// connection, or resets the one stream of a shared one (S38, S44); ending cleanly gives the connection back.
 #[derive(Debug)]
@@ -497,6 +508,9 @@ impl ResponseBody {
 
     fn complete(&mut self) {
         self.outcome = Outcome::Completed;
+        if let Some(hold) = &self.hold {
+            hold.health().ended_well();
+        }
         match self.hold.take() {
             Some(Hold::Own(lease)) => {
                 if let Some(connection) = self.incoming.take() {
@@ -516,6 +530,13 @@ impl ResponseBody {
         self.outcome = outcome;
         if let (Outcome::TimedOut, Some(Hold::Shared(ticket))) = (outcome, &self.hold) {
             ticket.link().doubt();
+        }
+        // Silence at the end of the exchange may be the client's doing, who allowed so little time.
+        if matches!(outcome, Outcome::BrokeOff | Outcome::TimedOut)
+            && !self.silence.past_end()
+            && let Some(hold) = &self.hold
+        {
+            hold.health().broke_off();
         }
         // Closes a connection of its own.
         self.incoming.take();

@@ -25,6 +25,8 @@ pub(super) struct Health {
     word: AtomicU64,
     /// Failures since the last good answer.
     failures: AtomicU32,
+    /// Answers that broke off in the middle since the last whole one. Apart from the others, since an answer that begins well says nothing of its end.
+    cuts: AtomicU32,
     history: Mutex<History>,
     ejections: AtomicU64,
     /// What each worker has outstanding here.
@@ -92,6 +94,7 @@ impl Health {
             server: server.to_owned(),
             word: AtomicU64::new(0),
             failures: AtomicU32::new(0),
+            cuts: AtomicU32::new(0),
             history: Mutex::default(),
             ejections: AtomicU64::new(0),
             seats: Mutex::default(),
@@ -140,6 +143,26 @@ impl Health {
         }
     }
 
+    /// An answer came whole.
+    pub(super) fn ended_well(&self) {
+        if self.cuts.load(Ordering::Relaxed) != 0 {
+            self.cuts.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// An answer broke off, and the server is to blame. What follows from it is decided when the next one begins (`breaks_off`).
+    pub(super) fn broke_off(&self) {
+        if self.cuts.load(Ordering::Relaxed) < CUTS_MAX {
+            self.cuts.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether so many answers in a row broke off that the server is to be left out, although it begins them well.
+    pub(super) fn breaks_off(&self, rules: &Ejection) -> bool {
+        let cuts = self.cuts.load(Ordering::Relaxed);
+        cuts != 0 && rules.failures != 0 && cuts >= rules.failures && self.is_in()
+    }
+
     /// A request failed here. Whether the server has failed so often that it is to be left out.
     pub(super) fn failed(&self, rules: &Ejection) -> bool {
         if rules.failures == 0 {
@@ -178,6 +201,7 @@ impl Health {
         history.span = span;
         history.back = point;
         self.failures.store(0, Ordering::Relaxed);
+        self.cuts.store(0, Ordering::Relaxed);
         self.ejections.fetch_add(1, Ordering::Relaxed);
         Some(Duration::from_micros(span))
     }
@@ -287,6 +311,8 @@ const TRIAL: u64 = 1 << 62;
 const POINT: u64 = TRIAL - 1;
 /// A point that every request lies behind.
 const ALWAYS_DUE: u64 = 1;
+/// Answers that broke off are counted no further: more than `ejection.failures` can ask for.
+const CUTS_MAX: u32 = 1 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -86,7 +86,7 @@ impl Exchange<'_> {
                 let why = answer.response.status();
                 self.servers.went_wrong(choice, self.upstream, why.as_str());
             }
-            Ok(_) => self.servers.went_well(choice),
+            Ok(_) => self.servers.went_well(choice, self.upstream),
             Err(failure) => {
                 if let FailureKind::Backend(kind) = failure.kind
                     && self.is_to_blame(kind)

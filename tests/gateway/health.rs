@@ -116,6 +116,48 @@ fn three_failures_in_a_row_are_all_that_clients_see() {
     assert!(gateway.server_is(well.address, "up"));
 }
 
+// An answer that begins well and breaks off is a failure too: three in a row, with no whole one between, and the server is left out.
+#[test]
+fn answers_that_break_off_count_as_failures() {
+    let (well, ill) = (Upstream::start(), Upstream::start());
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf";
+    ill.script("/public/x", vec![Step::Send(half.into()), Step::Close]);
+    let gateway = two(well.address, ill.address, LONG).start();
+    let mut cuts = 0;
+    eventually("the server is left out", || {
+        cuts += usize::from(!ask(&gateway).expect(200).complete);
+        gateway.server_is(ill.address, "ejected").then_some(())
+    });
+    assert_eq!(cuts, 4, "the fourth is the one that finds three before it");
+    let hits = ill.hits();
+    for _ in 0..40 {
+        ask(&gateway).expect(200);
+    }
+    assert_eq!(ill.hits(), hits, "a server that is out gets nothing");
+}
+
+// Whole answers between them forgive; and that a client leaves is not the server's fault.
+#[test]
+fn answers_that_break_off_now_and_then_leave_a_server_in() {
+    let server = Upstream::start();
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf";
+    server.script("/public/half", vec![Step::Send(half.into()), Step::Close]);
+    let gateway = Setup::usual(&server)
+        .set("upstreams.legacy", "ejection.failures", "3")
+        .set("upstreams.legacy", "ejection.share_max", "100")
+        .set("upstreams.legacy", "ejection.time", LONG)
+        .set("upstreams.legacy", "ejection.time_max", LONG)
+        .start();
+    for _ in 0..6 {
+        for _ in 0..2 {
+            let cut = gateway.send(&Request::get("/public/half"));
+            assert!(!cut.expect(200).complete);
+        }
+        ask(&gateway).expect(200);
+    }
+    assert!(gateway.server_is(server.address, "up"));
+}
+
 // A good answer between failures forgives them.
 #[test]
 fn failures_that_are_not_in_a_row_leave_a_server_in() {
