@@ -404,8 +404,12 @@ where
         },
     };
     let peer = arrival.peer;
-    let acceptor = TlsAcceptor::from(seat.edge.tls.load_full());
-    let handshake = acceptor.accept(seat.watch(arrival.socket, true));
+    let handshake = async {
+        // A client that says nothing costs no session of TLS. What goes wrong here goes wrong below as well.
+        let _ = arrival.socket.readable().await;
+        let acceptor = TlsAcceptor::from(seat.edge.tls.load_full());
+        acceptor.accept(seat.watch(arrival.socket, true)).await
+    };
     let stream = match seat.client.unless_cut(handshake).await {
         Some(Ok(stream)) => stream,
         Some(Err(error)) => return seat.handshake_failed(error).await,

@@ -1,7 +1,7 @@
 //! How long honest clients wait beside each kind of abuse: measured and printed, for `tests/run --long`.
 //!
-//! Attacker, gateway and honest client share the machine's cores. What that alone costs shows in the line where the attacker never talks to the gateway
-//! and keeps a core busy; the other lines are to be read against it.
+//! Attacker, gateway and honest client share the machine's cores, the attacker at the lowest priority. What that alone costs shows in the line where the
+//! attacker never talks to the gateway and keeps a core busy; the other lines are to be read against it.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -27,33 +27,34 @@ const SPAN: Duration = Duration::from_secs(4);
 /// Memory may grow by so much over all of them.
 const GROWTH_MAX: usize = 64 << 20;
 
-/// What honest clients saw, in order.
-struct Waits(Vec<Duration>);
+/// What honest clients waited, in order: on a kept connection, and with a new one.
+#[derive(Default)]
+struct Waits {
+    kept: Vec<Duration>,
+    fresh: Vec<Duration>,
+}
 
-impl Waits {
-    fn at(&self, hundredths: usize) -> f64 {
-        self.0[(self.0.len() - 1) * hundredths / 100].as_secs_f64() * 1_000.0
-    }
+/// Milliseconds that so many of a hundred waited at most.
+fn at(waits: &[Duration], hundredths: usize) -> f64 {
+    waits[(waits.len() - 1) * hundredths / 100].as_secs_f64() * 1_000.0
 }
 
 /// A kept connection and a new one in turn, until this is true; every answer must be a good one.
 fn honest(https: SocketAddr, key: &str, done: impl Fn() -> bool) -> Waits {
     let request = Request::get("/any/x").bearer(key);
     let mut kept = Http1::tls(https);
-    let mut waits = Vec::new();
-    while !done() || waits.len() < 50 {
-        for fresh in [false, true] {
-            let begun = Instant::now();
-            if fresh {
-                Http1::tls(https).exchange(&request).expect(200);
-            } else {
-                kept.exchange(&request).expect(200);
-            }
-            waits.push(begun.elapsed());
-        }
+    let mut waits = Waits::default();
+    while !done() || waits.kept.len() < 25 {
+        let begun = Instant::now();
+        kept.exchange(&request).expect(200);
+        waits.kept.push(begun.elapsed());
+        let begun = Instant::now();
+        Http1::tls(https).exchange(&request).expect(200);
+        waits.fresh.push(begun.elapsed());
     }
-    waits.sort();
-    Waits(waits)
+    waits.kept.sort();
+    waits.fresh.sort();
+    waits
 }
 
 /// Where an attack goes, and whether it is over.
@@ -230,31 +231,42 @@ fn what_honest_clients_wait_beside_each_abuse() {
     let key = site.key();
     honest(site.https, &key, || true);
     let before = resident_bytes(&gateway);
-    println!("| beside | honest requests | p50, ms | p99, ms | p99 in quiet, ms | times |");
-    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
+    println!(
+        "| beside | honest requests | kept: p50 | p99, ms | in quiet | times | new: p50 | p99, ms | in quiet | times |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for (name, attack) in ABUSES {
         let until = Instant::now() + SPAN;
-        let quiet = honest(site.https, &key, || Instant::now() >= until).at(99);
+        let quiet = honest(site.https, &key, || Instant::now() >= until);
         let over = AtomicBool::new(false);
         let waits = thread::scope(|scope| {
             let target = Target {
                 https: site.https,
                 over: &over,
             };
-            let attacker = scope.spawn(move || attack(&target));
+            let attacker = scope.spawn(move || {
+                // An attacker has a machine of its own: here it gets what the others leave.
+                rustix::process::nice(19).unwrap();
+                attack(&target);
+            });
             let until = Instant::now() + SPAN;
             let waits = honest(site.https, &key, || Instant::now() >= until);
             over.store(true, Ordering::Relaxed);
             attacker.join().unwrap();
             waits
         });
-        let (count, p50, p99) = (waits.0.len(), waits.at(50), waits.at(99));
+        let columns =
+            [(&waits.kept, &quiet.kept), (&waits.fresh, &quiet.fresh)].map(|(waits, quiet)| {
+                let (p50, p99, before) = (at(waits, 50), at(waits, 99), at(quiet, 99));
+                // A promise of hundreds of milliseconds would be one about this machine.
+                assert!(p99 < 8_000.0, "{name}: {p99} ms");
+                format!("{p50:.1} | {p99:.1} | {before:.1} | {:.1}", p99 / before)
+            });
         println!(
-            "| {name} | {count} | {p50:.1} | {p99:.1} | {quiet:.1} | {:.1} |",
-            p99 / quiet
+            "| {name} | {} | {} |",
+            2 * waits.kept.len(),
+            columns.join(" | ")
         );
-        // A promise of hundreds of milliseconds would be one about this machine.
-        assert!(p99 < 8_000.0, "{name}: {p99} ms");
     }
     let growth = resident_bytes(&gateway).saturating_sub(before);
     println!("memory grew by {} KiB", growth / 1024);
