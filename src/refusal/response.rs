@@ -7,7 +7,6 @@ use http::HeaderValue;
 use http::Response;
 use http::StatusCode;
 use http::header;
-use serde::Serialize;
 
 use super::Challenge;
 use super::Refusal;
@@ -19,42 +18,6 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-
-/// RFC 9457. With the type `about:blank` the title is the status phrase.
-#[derive(Serialize)]
-struct Problem<'a> {
-    r#type: &'a str,
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
-    code: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    request_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    required_permission: Option<&'a str>,
-}
-
-/// PB12, PB13.
-#[derive(Serialize)]
-struct Nested<'a> {
-    error: NestedError<'a>,
-}
-
-#[derive(Serialize)]
-struct NestedError<'a> {
-    code: &'a str,
-    message: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    required_permission: Option<&'a str>,
-}
-
-/// CW9.
-#[derive(Serialize)]
-struct Flat<'a> {
-    error: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    required_permission: Option<&'a str>,
-}
 
 /// See `Refusal::render`.
 pub(super) fn build(
@@ -135,30 +98,65 @@ fn content_type(shape: Shape) -> HeaderValue {
     }
 }
 
+/// Written by hand, since strangers ask for most of these: ours are plain texts without anything to escape, and only what is not ours is judged.
 fn body(row: &Row, shape: Shape, request_id: &str, required_permission: Option<&str>) -> Bytes {
-    let text = match shape {
-        Shape::Problem => serde_json::to_vec(&Problem {
-            r#type: problem_type(row),
-            title: title(row),
-            status: row.status.as_u16(),
-            detail: row.detail,
-            code: row.code,
-            request_id,
-            required_permission,
-        }),
-        Shape::Nested => serde_json::to_vec(&Nested {
-            error: NestedError {
-                code: &row.code.to_ascii_uppercase(),
-                message: nested_message(row),
-                required_permission,
-            },
-        }),
-        Shape::Flat => serde_json::to_vec(&Flat {
-            error: row.detail,
-            required_permission,
-        }),
-    };
-    Bytes::from(text.expect("text and numbers always have a JSON form"))
+    let mut text = String::with_capacity(BODY_BYTES);
+    match shape {
+        // RFC 9457. With the type `about:blank` the title is the status phrase.
+        Shape::Problem => {
+            text.push_str("{\"type\":\"");
+            text.push_str(problem_type(row));
+            member(&mut text, "title", title(row));
+            text.push_str("\",\"status\":");
+            text.push_str(row.status.as_str());
+            text.push_str(",\"detail\":\"");
+            text.push_str(row.detail);
+            member(&mut text, "code", row.code);
+            text.push('"');
+            if !request_id.is_empty() {
+                text.push_str(",\"request_id\":");
+                foreign(&mut text, request_id);
+            }
+        }
+        // PB12, PB13.
+        Shape::Nested => {
+            text.push_str("{\"error\":{\"code\":\"");
+            text.extend(row.code.chars().map(|letter| letter.to_ascii_uppercase()));
+            member(&mut text, "message", nested_message(row));
+            text.push('"');
+        }
+        // CW9.
+        Shape::Flat => {
+            text.push_str("{\"error\":\"");
+            text.push_str(row.detail);
+            text.push('"');
+        }
+    }
+    if let Some(permission) = required_permission {
+        text.push_str(",\"required_permission\":");
+        foreign(&mut text, permission);
+    }
+    text.push_str(if shape == Shape::Nested { "}}" } else { "}" });
+    Bytes::from(text)
+}
+
+/// The end of a text, and one more member whose text is ours.
+fn member(text: &mut String, name: &str, value: &str) {
+    for part in ["\",\"", name, "\":\"", value] {
+        text.push_str(part);
+    }
+}
+
+/// A text that may hold anything.
+fn foreign(text: &mut String, value: &str) {
+    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\';
+    if value.bytes().all(is_plain) {
+        text.push('"');
+        text.push_str(value);
+        text.push('"');
+    } else {
+        text.push_str(&serde_json::Value::from(value).to_string());
+    }
 }
 
 /// PB12 promises this sentence where CW9 promises the other.
@@ -215,15 +213,21 @@ fn set_common_headers(
 }
 
 fn challenge_text(challenge: Challenge, realm: &str, permission: Option<&str>) -> String {
-    let bare = format!("Bearer realm=\"{realm}\"");
-    match (challenge, permission) {
-        (Challenge::Bare, _) => bare,
-        (Challenge::InvalidToken, _) => format!("{bare}, error=\"invalid_token\""),
-        (Challenge::InsufficientScope, None) => format!("{bare}, error=\"insufficient_scope\""),
-        (Challenge::InsufficientScope, Some(scope)) => {
-            format!("{bare}, error=\"insufficient_scope\", scope=\"{scope}\"")
+    let mut text = String::with_capacity(CHALLENGE_BYTES);
+    for part in ["Bearer realm=\"", realm, "\""] {
+        text.push_str(part);
+    }
+    text.push_str(match challenge {
+        Challenge::Bare => "",
+        Challenge::InvalidToken => ", error=\"invalid_token\"",
+        Challenge::InsufficientScope => ", error=\"insufficient_scope\"",
+    });
+    if let (Challenge::InsufficientScope, Some(scope)) = (challenge, permission) {
+        for part in [", scope=\"", scope, "\""] {
+            text.push_str(part);
         }
     }
+    text
 }
 
 /// The header that only this one refusal has.
@@ -273,6 +277,11 @@ fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     }
 }
 
+/// Room for most bodies.
+const BODY_BYTES: usize = 384;
+/// Room for most challenges.
+const CHALLENGE_BYTES: usize = 128;
+
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
@@ -304,6 +313,27 @@ mod tests {
     fn body_of(refusal: &Refusal, shape: Shape, name_permission: bool) -> String {
         let response = refusal.render(&style(shape, name_permission), ID, false);
         String::from_utf8(response.into_body().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_ours_cannot_break_out_of_its_text() {
+        for id in [
+            "a",
+            "\"",
+            "\\",
+            "a\",\"code\":\"x",
+            "\u{1}\n",
+            "é",
+            "\u{7f}",
+        ] {
+            let style = style(Shape::Problem, true);
+            let response = Refusal::NoRoute.render(&style, id, false);
+            let body: Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(
+                (&body["request_id"], &body["code"]),
+                (&Value::from(id), &Value::from("not_found"))
+            );
+        }
     }
 
     #[test]
