@@ -130,12 +130,13 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    pub(crate) fn open(worker: Rc<Worker>, start: Now, peer: Peer, head: &Parts) -> Account {
+    /// Boxed, since it goes with its answer from hand to hand into hyper.
+    pub(crate) fn open(worker: Rc<Worker>, start: Now, peer: Peer, head: &Parts) -> Box<Account> {
         worker
             .metrics
             .requests_in_flight
             .fetch_add(1, Ordering::Relaxed);
-        Account {
+        Box::new(Account {
             request_id: gate::request_id(&peer, &head.headers)
                 .unwrap_or_else(|| worker.request_ids.next(start.wall)),
             worker,
@@ -162,7 +163,7 @@ impl Account {
             sent_bytes: 0,
             received_bytes: 0,
             end: End::ClientLeft,
-        }
+        })
     }
 
     pub(crate) fn admitted(

@@ -179,8 +179,8 @@ pub(crate) fn preflight(
 pub(crate) fn pass_on<B>(
     answer: Response<B>,
     admission: &Admission,
-    account: Account,
-    body: fn(B, Account) -> Body,
+    account: Box<Account>,
+    body: fn(B, Box<Account>) -> Body,
 ) -> Response<Body> {
     let answer = finish(answer, admission, &account);
     answer.map(|stream| body(stream, account))

@@ -27,7 +27,7 @@ use super::guarded::Guarded;
 pub struct Body {
     source: Source,
     /// `None` for a 101, whose account goes on with its tunnel.
-    account: Option<Account>,
+    account: Option<Box<Account>>,
 }
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ enum Source {
 }
 
 impl Body {
-    pub(crate) fn local(text: Bytes, account: Account) -> Body {
+    pub(crate) fn local(text: Bytes, account: Box<Account>) -> Body {
         let text = Some(text).filter(|text| !text.is_empty());
         Body {
             source: Source::Local(text),
@@ -68,7 +68,7 @@ impl Body {
         let Source::Upstream(stream) = &mut self.source else {
             return Poll::Ready(None);
         };
-        let flight = self.account.as_ref().and_then(Account::flight);
+        let flight = self.account.as_deref().and_then(Account::flight);
         let frame = match flight.map(Rc::clone) {
             Some(flight) => ready!(
                 flight.poll_unless_ended(context, |context| Pin::new(stream).poll_frame(context))
@@ -95,14 +95,14 @@ impl Body {
         }
     }
 
-    pub(crate) fn guarded(stream: Box<Guarded>, account: Account) -> Body {
+    pub(crate) fn guarded(stream: Box<Guarded>, account: Box<Account>) -> Body {
         Body {
             source: Source::Guarded(stream),
             account: Some(account),
         }
     }
 
-    pub(crate) fn upstream(stream: ResponseBody, account: Account) -> Body {
+    pub(crate) fn upstream(stream: ResponseBody, account: Box<Account>) -> Body {
         Body {
             source: Source::Upstream(stream),
             account: Some(account),
@@ -119,7 +119,7 @@ impl http_body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = &mut *self;
-        let grpc = (this.account.as_ref()).is_some_and(Account::ends_in_trailers);
+        let grpc = (this.account.as_deref()).is_some_and(Account::ends_in_trailers);
         let frame = match &mut this.source {
             Source::Local(text) => text.take().map(|text| Ok(Frame::data(text))),
             Source::Upstream(_) if grpc => ready!(this.poll_grpc(context)),

@@ -49,7 +49,7 @@ pub(crate) async fn pass_on(
     marked: bool,
     response: Response<ResponseBody>,
     flight: &Rc<Flight>,
-    mut account: Account,
+    mut account: Box<Account>,
 ) -> Response<Body> {
     let (mut head, stream) = response.into_parts();
     let has_body = !http_body::Body::is_end_stream(&stream);
@@ -115,12 +115,17 @@ async fn held(
     }
 }
 
-fn plain(answer: Response<ResponseBody>, flight: &Flight, account: Account) -> Response<Body> {
+fn plain(answer: Response<ResponseBody>, flight: &Flight, account: Box<Account>) -> Response<Body> {
     flight.answers(account.ends_in_trailers());
     answer::pass_on(answer, flight.admission(), account, Body::upstream)
 }
 
-fn refuse(guard: &Guard, fault: Fault, flight: &Flight, mut account: Account) -> Response<Body> {
+fn refuse(
+    guard: &Guard,
+    fault: Fault,
+    flight: &Flight,
+    mut account: Box<Account>,
+) -> Response<Body> {
     account.guard_found(guard, fault, Deed::Refused);
     let (refusal, reason) = match (fault, guard.foreign) {
         // What a client is told of another tenant's resource: the same as of nothing.

@@ -304,7 +304,7 @@ pub fn tls_expected(worker: &Worker) -> Response<Bytes> {
 
 async fn forward(
     worker: &Rc<Worker>,
-    mut account: Account,
+    mut account: Box<Account>,
     flight: &Rc<Flight>,
     mut head: Parts,
     body: Incoming,
@@ -405,7 +405,7 @@ async fn unrecorded(worker: &Worker, flight: &Flight) -> Option<(Refusal, &'stat
     }
 }
 
-fn ended_meanwhile(account: Account, flight: &Flight, ended: Ended) -> Response<Body> {
+fn ended_meanwhile(account: Box<Account>, flight: &Flight, ended: Ended) -> Response<Body> {
     failed(
         account,
         flight,
@@ -417,7 +417,7 @@ fn ended_meanwhile(account: Account, flight: &Flight, ended: Ended) -> Response<
 
 /// An answer of ours after the admission: charged, with the rate headers.
 fn failed(
-    mut account: Account,
+    mut account: Box<Account>,
     flight: &Flight,
     refusal: Refusal,
     reason: &'static str,

@@ -20,7 +20,11 @@ use super::in_flight::Flight;
 use super::in_flight::Passage;
 
 /// The 101 for the client, behind which the tunnel opens when the client has it.
-pub(crate) fn open(account: Account, flight: &Rc<Flight>, switched: Switched) -> Response<Body> {
+pub(crate) fn open(
+    account: Box<Account>,
+    flight: &Rc<Flight>,
+    switched: Switched,
+) -> Response<Body> {
     let Switched { head, opening, .. } = switched;
     let head = answer::switch(head, flight.admission(), &account);
     let through = Through {
@@ -38,7 +42,7 @@ pub(crate) fn open(account: Account, flight: &Rc<Flight>, switched: Switched) ->
 /// What goes through. Dropping it, at its end or before, counts and logs the request.
 #[derive(Debug)]
 struct Through {
-    account: Account,
+    account: Box<Account>,
     flight: Rc<Flight>,
     /// There once it is open.
     tunnel: Option<Tunnel>,
