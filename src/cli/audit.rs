@@ -10,6 +10,7 @@ use crate::cli::args::Output;
 use crate::cli::print;
 use crate::store::VerbError;
 use crate::store::audit::Line;
+use crate::store::audit::Verdict;
 use crate::store::error::EXIT_REFUSED;
 
 const COLUMNS: [&str; 8] = [
@@ -40,11 +41,8 @@ pub(super) fn audit(at: &At, form: Output, asked: Audit) -> Result<(), VerbError
             match form {
                 Output::Json => super::written(print::json_line(&verdict))?,
                 Output::Table if verdict.whole => {
-                    eprintln!(
-                        "{} lines, all as they were written; the last one:",
-                        verdict.lines
-                    );
-                    let head = format!("{}:{}\n", verdict.lines, verdict.head);
+                    eprintln!("{}; the last one:", whole(&verdict));
+                    let head = format!("{}:{}\n", verdict.last_line, verdict.head);
                     super::written(print::raw(head.as_bytes()))?;
                 }
                 Output::Table => {}
@@ -60,6 +58,19 @@ pub(super) fn audit(at: &At, form: Output, asked: Audit) -> Result<(), VerbError
                 }),
             }
         }
+    }
+}
+
+/// What a log is that is whole, and since when.
+fn whole(verdict: &Verdict) -> String {
+    let lines = format!("{} lines, all as they were written", verdict.lines);
+    match (&verdict.since, &verdict.pruned_at) {
+        (Some(since), Some(pruned)) => format!(
+            "{lines}, from line {} of {since} on; those before were let go, last at {pruned}, as the log itself says",
+            verdict.first_line
+        ),
+        (Some(since), None) => format!("{lines}, since {since}, when the log began"),
+        (None, _) => lines,
     }
 }
 

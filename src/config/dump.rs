@@ -274,6 +274,7 @@ impl Config {
         let revoke = self.revocation.revoke_plaintext;
         out.text("plaintext_key", if revoke { "revoke" } else { "log" });
         self.dump_alerts(out);
+        self.dump_audit(out);
         out.table("[log]");
         match &self.log.access {
             AccessLog::Off => out.text("access", "off"),
@@ -315,6 +316,13 @@ impl Config {
         ] {
             out.text(name, span.as_ref().map_or("never", |span| &span.text));
         }
+    }
+
+    fn dump_audit(&self, out: &mut Writer) {
+        let keep = self.audit.keep.as_ref();
+        out.table("[audit]");
+        out.text("keep", keep.map_or("never", |span| &span.text));
+        out.bare("lines_max", self.audit.lines_max);
     }
 
     fn dump_upstream(&self, out: &mut Writer, upstream: &Upstream) {

@@ -186,6 +186,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         limits: settings::limits(root),
         revocation: settings::revocation(root),
         alerts: settings::alerts(root, base),
+        audit: settings::audit(root),
         log: settings::log(root, base),
         plans: values_of(&entries.plans),
         tenants: values_of(&entries.tenants),
@@ -294,6 +295,8 @@ pub struct Config {
     pub revocation: Revocation,
     /// What operators are told at once, and where.
     pub alerts: AlertRules,
+    /// How much of the audit log is kept.
+    pub audit: AuditRules,
     /// Logs.
     pub log: Log,
     /// Names of environments, 1 to 16; index 0 is the default, `live` unless the file says otherwise.
@@ -645,6 +648,15 @@ pub struct AlertRules {
     pub key_expiry_before: Option<Lifetime>,
     /// How long before its end a certificate is told of.
     pub certificate_expiry_before: Option<Lifetime>,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRules {
+    /// How old a line becomes; `never` (no number of seconds) is for ever.
+    pub keep: Option<Lifetime>,
+    /// How many lines there are at most. 1,000 to 100,000,000.
+    pub lines_max: u32,
 }
 
 /// `[log]`; `access` and `queue_bytes_max` need a restart.

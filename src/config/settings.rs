@@ -13,6 +13,7 @@ use toml::de::DeValue;
 use crate::config::AccessLog;
 use crate::config::AdminConfig;
 use crate::config::AlertRules;
+use crate::config::AuditRules;
 use crate::config::Auth;
 use crate::config::CertificateFiles;
 use crate::config::Connections;
@@ -614,13 +615,9 @@ pub(super) fn alerts(root: &mut Reader<'_>, base: &Path) -> AlertRules {
                 "write both, the secret being a file: echo whsec_$(openssl rand -base64 32) > webhook.secret; or neither",
             ));
         }
-        let mut span = |key, default: &str| {
-            let read = table.word(key, alert_span).map(Spanned::into_inner);
-            read.or_else(|| Lifetime::parse(default).ok())
-        };
-        let unused_after = span("unused_after", "90d");
-        let key_expiry_before = span("key_expiry_before", "14d");
-        let certificate_expiry_before = span("certificate_expiry_before", "14d");
+        let unused_after = days(table, "unused_after", "90d");
+        let key_expiry_before = days(table, "key_expiry_before", "14d");
+        let certificate_expiry_before = days(table, "certificate_expiry_before", "14d");
         AlertRules {
             webhook: webhook.zip(secret),
             limit_percent: table.number("limit_percent", 80, 0, 100),
@@ -635,13 +632,26 @@ pub(super) fn alerts(root: &mut Reader<'_>, base: &Path) -> AlertRules {
     })
 }
 
-/// A span of `[alerts]`, or `never`.
-fn alert_span(text: &str) -> Result<Lifetime, Wrong> {
+/// `[audit]`.
+pub(super) fn audit(root: &mut Reader<'_>) -> AuditRules {
+    root.table("audit", "audit", |table| AuditRules {
+        keep: days(table, "keep", "1100d"),
+        lines_max: table.number("lines_max", 1_000_000, 1_000, 100_000_000),
+    })
+}
+
+/// A span of days, or `never`.
+fn days(table: &mut Reader<'_>, key: &'static str, default: &str) -> Option<Lifetime> {
+    let read = table.word(key, span_of_days).map(Spanned::into_inner);
+    read.or_else(|| Lifetime::parse(default).ok())
+}
+
+fn span_of_days(text: &str) -> Result<Lifetime, Wrong> {
     let span = match Lifetime::parse(text) {
         Ok(span) => span,
         Err(why) => return wrong(format!("\"{text}\" is not a span"), why),
     };
-    let fits = |seconds| ALERT_SPAN_SECONDS.contains(&seconds);
+    let fits = |seconds| DAYS_SECONDS.contains(&seconds);
     match span.seconds.is_none_or(fits) {
         true => Ok(span),
         false => wrong(
@@ -652,7 +662,7 @@ fn alert_span(text: &str) -> Result<Lifetime, Wrong> {
 }
 
 /// A day to ten years.
-const ALERT_SPAN_SECONDS: RangeInclusive<u64> = 86_400..=3_650 * 86_400;
+const DAYS_SECONDS: RangeInclusive<u64> = 86_400..=3_650 * 86_400;
 
 /// `[log]`.
 pub(super) fn log(root: &mut Reader<'_>, base: &Path) -> Log {

@@ -215,6 +215,8 @@ async fn flush_when_asked(parts: Parts) {
 async fn flush_counters(parts: Parts) {
     let mut swept = parts.clock.now().mono;
     let mut not_durable = 0;
+    // At the start too: a gateway that is restarted each day has its log shortened all the same.
+    let mut prune_at = swept;
     loop {
         let store = parts.keeper.snapshot().load().config.store.clone();
         tokio::time::sleep(store.flush_interval).await;
@@ -225,16 +227,21 @@ async fn flush_counters(parts: Parts) {
             swept = now.mono;
             parts.backends.sweep();
         }
+        let prune = now.mono >= prune_at;
         let work = move || {
             if sweep {
                 flusher.sweep(now);
             }
             flusher.sync(store.strict);
             flusher.flush(now);
-            keeper.retry_unwritten(now.wall)
+            let left = keeper.retry_unwritten(now.wall);
+            (left, prune && keeper.prune_audit(now.wall))
         };
-        let left = tokio::task::spawn_blocking(work).await;
-        let left = left.unwrap_or(not_durable);
+        let done = tokio::task::spawn_blocking(work).await;
+        let (left, more) = done.unwrap_or((not_durable, false));
+        if prune && !more {
+            prune_at = now.mono.plus(PRUNE_INTERVAL);
+        }
         if left < not_durable {
             tracing::warn!(
                 left,
@@ -244,6 +251,9 @@ async fn flush_counters(parts: Parts) {
         not_durable = left;
     }
 }
+
+/// How often old lines of the audit log are looked for.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(3_600);
 
 async fn watch_files(parts: Parts) {
     let mut ticks = tokio::time::interval(WATCH_INTERVAL);

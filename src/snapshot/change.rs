@@ -36,6 +36,8 @@ use crate::store::VerbError;
 use crate::store::audit;
 use crate::store::audit::Act;
 use crate::store::audit::Actor;
+use crate::store::audit::Keep;
+use crate::store::audit::Pruned;
 use crate::store::audit::Written;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::outcome::LastUsed;
@@ -175,6 +177,31 @@ impl Keeper {
             Ok(written) => told(act, &written),
             Err(error) => tracing::error!(act = act.act, %error, "not in the audit log"),
         }
+    }
+
+    /// Lets go of lines of the audit log that `[audit]` does not keep, some at a time; whether there may be more. To be called now and then.
+    pub fn prune_audit(&self, now: Wall) -> bool {
+        let rules = self.snapshot.load().config.audit.clone();
+        let keep = Keep {
+            seconds: rules.keep.and_then(|span| span.seconds),
+            lines_max: u64::from(rules.lines_max),
+        };
+        let pruned = self.lock().store.prune_audit(keep, now);
+        match pruned {
+            Ok(Pruned::Nothing) => {}
+            Ok(Pruned::Gone(act, written)) => {
+                told(&act, &written);
+                return true;
+            }
+            Ok(Pruned::NotWhole(fault)) => {
+                tracing::error!(
+                    fault,
+                    "audit_not_whole: no line is let go; see `portcullis audit verify`"
+                );
+            }
+            Err(error) => tracing::error!(%error, "old lines of the audit log not let go"),
+        }
+        false
     }
 
     /// Carries a verb out and writes down who asked for it. When this returns, every request that begins later sees the change (FA8).

@@ -30,7 +30,9 @@ use crate::store::Retired;
 use crate::store::audit;
 use crate::store::audit::Act;
 use crate::store::audit::Done;
+use crate::store::audit::Keep;
 use crate::store::audit::Once;
+use crate::store::audit::Pruned;
 use crate::store::audit::Written;
 use crate::store::error::StoreError;
 use crate::store::lock::DirectoryLock;
@@ -346,6 +348,27 @@ impl Store {
         record(&mut self.connection, act).map_err(|error| StoreError::from_sqlite(&file, error))
     }
 
+    /// Lets go of the oldest lines of the audit log; see there.
+    ///
+    /// # Errors
+    /// It could not be read or written, and nothing is gone.
+    pub fn prune_audit(&mut self, keep: Keep, now: Wall) -> Result<Pruned, StoreError> {
+        let file = self.file.clone();
+        prune_audit(&mut self.connection, keep, now)
+            .map_err(|error| StoreError::from_sqlite(&file, error))
+    }
+
+    /// Writes down many acts at once.
+    #[cfg(test)]
+    pub(crate) fn record_all(&mut self, acts: impl Iterator<Item = Act>) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction().unwrap();
+        for act in acts {
+            audit::append(&transaction, &act, 0).unwrap();
+        }
+        let committed = transaction.commit();
+        committed.map_err(|error| StoreError::from_sqlite(&self.file, error))
+    }
+
     /// Makes every later write fail, as a full disk would.
     #[cfg(test)]
     pub(crate) fn refuse_writes(&self, refuse: bool) {
@@ -369,6 +392,17 @@ fn record(connection: &mut Connection, act: &Act) -> rusqlite::Result<Written> {
     transaction.commit()?;
     empty_log(connection);
     Ok(written)
+}
+
+fn prune_audit(connection: &mut Connection, keep: Keep, now: Wall) -> rusqlite::Result<Pruned> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let revision = revision_of(&transaction)?;
+    let pruned = audit::prune(&transaction, keep, now, revision)?;
+    transaction.commit()?;
+    if matches!(pruned, Pruned::Gone(..)) {
+        empty_log(connection);
+    }
+    Ok(pruned)
 }
 
 fn commit(

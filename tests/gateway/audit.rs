@@ -4,6 +4,7 @@ use portcullis::store::Verb;
 use rusqlite::Connection;
 use serde_json::Value;
 
+use crate::support::eventually;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Setup;
 use crate::support::gateway::files_below;
@@ -158,6 +159,54 @@ fn a_log_that_another_hand_touched_is_found() {
         assert_eq!(verify().0, Some(0), "{back}");
     }
     drop(running);
+}
+
+// The log has a bound, and what it lets go it says itself: the rest is held to that, and a beginning that another hand took is found.
+#[test]
+fn old_lines_go_and_the_log_says_so() {
+    let upstream = Upstream::start();
+    let setup = Setup::usual(&upstream).set("audit", "keep", r#""2d""#);
+    let gateway = setup.start_at(portcullis::clock::Clock::movable());
+    for _ in 0..3 {
+        gateway.key("acme");
+    }
+    let (_, first, _) = gateway.command(&["audit", "verify"]);
+    gateway.advance(std::time::Duration::from_secs(3 * 86_400));
+    gateway.key("acme");
+    let pruned = eventually("old lines are let go", || {
+        let all = lines(&gateway, &[]);
+        (all.len() == 2).then_some(all)
+    });
+    assert_eq!(
+        (&pruned[0]["act"], &pruned[0]["who"], &pruned[0]["subject"]),
+        (&"audit-prune".into(), &"gateway".into(), &"audit".into())
+    );
+    let after = &pruned[0]["after"];
+    assert_eq!((&after["first"], &after["through"]), (&1.into(), &3.into()));
+    assert_eq!(
+        format!("3:{}", after["hash"].as_str().unwrap()),
+        first.trim()
+    );
+    let gateway = gateway.restart();
+    let (code, head, said) = gateway.command(&["audit", "verify"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(head.starts_with("5:"), "{head}");
+    assert!(
+        said.contains("2 lines, all as they were written, from line 4 of ")
+            && said.contains("those before were let go"),
+        "{said}"
+    );
+    // The hash that was written down then still fits.
+    let (code, _, said) = gateway.command(&["audit", "verify", "--expect", first.trim()]);
+    assert_eq!(code, 0, "{said}");
+    let file = gateway.directory().join("state/keys.db");
+    let taken = "DELETE FROM audit WHERE seq = 4";
+    Connection::open(file)
+        .unwrap()
+        .execute_batch(taken)
+        .unwrap();
+    let (code, _, said) = gateway.command(&["audit", "verify"]);
+    assert!(code == 1 && said.contains("line 4 is missing"), "{said}");
 }
 
 // DESIGN section 10: tokens are kept as digests, shown once, end when they are revoked or their time is over, and making one is an act.

@@ -261,7 +261,7 @@ async function alerts() {
 
 async function audit() {
   const [{ lines }, verdict] = await Promise.all([api("GET", "/v1/audit"), api("GET", "/v1/audit/verify")]);
-  const whole = verdict.whole ? make("p", { class: "good" }, `${count(verdict.lines)} lines, all as they were written.`) : make("p", { class: "bad" }, `The log is not whole: ${verdict.fault}`);
+  const whole = verdict.whole ? make("p", { class: "good" }, `${count(verdict.lines)} lines since ${time(verdict.since)}, all as they were written.${verdict.pruned_at ? ` Those before line ${verdict.first_line} were let go, as the log itself says.` : ""}`) : make("p", { class: "bad" }, `The log is not whole: ${verdict.fault}`);
   return [whole, table("What administrators did, the latest first", [["Line", "number"], ["When"], ["Who"], ["From"], ["Act"], ["About", "wide"], ["Changed", "wide"]],
     lines.map((line) => [line.seq, time(line.at), line.who, line.from, line.act, line.subject, differences(line)]))];
 }

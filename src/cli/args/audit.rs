@@ -63,4 +63,6 @@ fn expected(text: &str) -> Result<(u64, String), String> {
 
 const VERIFY: &str = "\
 Who may write the store's files can write the log anew from end to end. What he cannot change is what was written down elsewhere: the gateway's own log
-has number and hash of each line (audit_seq, audit_hash), and this command prints the last. --expect compares.";
+has number and hash of each line (audit_seq, audit_hash), and this command prints the last. --expect compares.
+Lines beyond [audit] keep and lines_max are let go by the gateway, and a line of the log (audit-prune) says which, with the hash of the last of them. This
+command says since when the log is kept; a beginning that is missing without such a line is a fault.";

@@ -20,6 +20,14 @@ use crate::store::error::StoreError;
 use crate::store::outcome::rfc3339;
 use crate::store::rows::micros;
 
+mod chain;
+mod prune;
+
+pub use chain::Verdict;
+pub use prune::Keep;
+pub use prune::Pruned;
+pub(super) use prune::prune;
+
 /// How long an act that was given a name is not done again under it: a day.
 pub const ONCE_SECONDS: u64 = 86_400;
 
@@ -141,19 +149,6 @@ pub struct Which {
     pub before: Option<u64>,
     /// At most so many; 1 to 1000, 100 when left out.
     pub limit: Option<u32>,
-}
-
-/// What a look at every line found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
-    /// Whether every line is as it was written, none is missing, and they stand in their order.
-    pub whole: bool,
-    /// Lines that were looked at.
-    pub lines: u64,
-    /// The hash of the last one that is whole: written down elsewhere, it shows later that nothing before it was changed.
-    pub head: String,
-    /// What is wrong, of the first line that is.
-    pub fault: Option<String>,
 }
 
 /// Adds a line, in the transaction of the act itself.
@@ -384,76 +379,6 @@ impl Log {
                 |row| Raw::read(row).map(|raw| raw.line()),
             )?;
             found.collect()
-        })
-    }
-
-    /// Looks at every line, and whether line `expected.0` has the hash `expected.1`, where that is asked.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn verify(&self, expected: Option<(u64, &str)>) -> Result<Verdict, StoreError> {
-        self.read(|connection| {
-            // One transaction, so that the last line and what `meta` says of it are of one moment.
-            let reading = connection.unchecked_transaction()?;
-            let (last, last_hash) = head(&reading)?;
-            let mut verdict = Verdict {
-                whole: true,
-                lines: 0,
-                head: hex(&[0; 32]),
-                fault: None,
-            };
-            let mut before = [0; 32];
-            let mut statement =
-                reading.prepare(&format!("SELECT {COLUMNS} FROM audit ORDER BY seq"))?;
-            let mut found = statement.query([])?;
-            let mut next = 1;
-            while let Some(row) = found.next()? {
-                // A value of another type than ever was written is a change like any other.
-                let Ok(line) = Raw::read(row) else {
-                    verdict.fault = Some(format!("line {next} was changed"));
-                    break;
-                };
-                if line.seq != next {
-                    verdict.fault = Some(format!("line {next} is missing"));
-                    break;
-                }
-                if line.hash != line.hash_after(&before) {
-                    verdict.fault = Some(format!(
-                        "line {next} was changed, or stands where another did"
-                    ));
-                    break;
-                }
-                let shown = hex(&line.hash);
-                if let Some((seq, hash)) = expected
-                    && i64::try_from(seq) == Ok(next)
-                    && !hash.eq_ignore_ascii_case(&shown)
-                {
-                    verdict.fault = Some(format!(
-                        "line {next} has another hash than is expected: the log was written anew"
-                    ));
-                    break;
-                }
-                before = line.hash;
-                verdict.lines += 1;
-                verdict.head = shown;
-                next += 1;
-            }
-            let ended = next - 1;
-            if verdict.fault.is_none() && ended != last {
-                verdict.fault = Some(format!(
-                    "it ends with line {ended}, but {last} were written"
-                ));
-            }
-            if verdict.fault.is_none() && before != last_hash {
-                verdict.fault = Some(format!("line {ended} is not the one that was written last"));
-            }
-            if let (None, Some((seq, _))) = (&verdict.fault, expected)
-                && (seq == 0 || seq > verdict.lines)
-            {
-                verdict.fault = Some(format!("there is no line {seq}: it ends with line {ended}"));
-            }
-            verdict.whole = verdict.fault.is_none();
-            Ok(verdict)
         })
     }
 
