@@ -8,6 +8,7 @@ use http::HeaderMap;
 use http::Request;
 use http::request::Parts;
 
+use portcullis::alerts::Alerts;
 use portcullis::clock::Clock;
 use portcullis::clock::Mono;
 use portcullis::clock::Now;
@@ -92,6 +93,7 @@ struct Case {
     quota: Quota,
     usage: Usage,
     tokens: Tokens,
+    alerts: Alerts,
     snapshot: Arc<Snapshot>,
     keys: u32,
     tenant: TenantId,
@@ -115,6 +117,7 @@ impl Case {
             quota: Quota::new(),
             usage: Usage::new(),
             tokens: Tokens::new(),
+            alerts: Alerts::queue().0,
             snapshot: snapshot(known),
             keys,
             tenant: TenantId::new("acme").expect("a valid id"),
@@ -157,6 +160,7 @@ impl Case {
         let means = Means {
             quota: &self.quota,
             tokens: &self.tokens,
+            alerts: &self.alerts,
             patience: Patience::Fresh,
         };
         let outcome = gate::admit(&self.snapshot, &means, now(self.micros), &peer, head);

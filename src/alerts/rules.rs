@@ -10,7 +10,7 @@ use crate::alerts::Kind;
 use crate::clock::Wall;
 use crate::config::AlertRules;
 use crate::model::key::KeyId;
-use crate::quota::Numbers;
+use crate::quota::WindowNumbers;
 use crate::store::history::HourRow;
 use crate::store::outcome::rfc3339;
 
@@ -23,45 +23,46 @@ pub const MEAN_HOURS: u32 = 24;
 const HOUR: u64 = 3_600;
 const DAY: u64 = 86_400;
 
-/// The quota window of this key, or of its tenant, has reached the share with this very request: once per window, since what is used only
-/// grows within one.
+/// A quota window has reached the share with this very request, which was charged `cost`: once per window, since what is used only grows
+/// within one.
 #[must_use]
-pub fn nears(rules: &AlertRules, numbers: &Numbers, cost: u32) -> bool {
-    let Some(window) = &numbers.quota else {
-        return false;
-    };
+pub fn nears(rules: &AlertRules, window: &WindowNumbers, cost: u32) -> bool {
     let limit = u64::from(window.rate.count);
     let used = limit - u64::from(window.remaining.min(window.rate.count));
     let reached = |used: u64| used * 100 >= limit * u64::from(rules.limit_percent);
     rules.limit_percent > 0 && reached(used) && !reached(used.saturating_sub(cost.into()))
 }
 
-/// What is told of that; `None` when it is not so.
+/// What is told of a window that `nears`: of this key, or where there is none of the tenant.
 #[must_use]
 pub fn limit(
     rules: &AlertRules,
-    numbers: &Numbers,
-    cost: u32,
-    key: KeyId,
+    window: &WindowNumbers,
+    key: Option<KeyId>,
     tenant: &str,
     at: Wall,
-) -> Option<Alert> {
-    let window = numbers.quota.as_ref()?;
-    if !nears(rules, numbers, cost) {
-        return None;
-    }
+) -> Alert {
     let used = window.rate.count - window.remaining;
     let resets_at = rfc3339(Wall::from_unix_seconds(window.reset_unix_seconds));
-    Some(Alert {
+    let (whose, id, subject) = match key {
+        Some(key) => (format!("{key} of tenant {tenant}"), key.to_string(), "key"),
+        None => (
+            format!("tenant {tenant}"),
+            format!("tenant {tenant}"),
+            "tenant",
+        ),
+    };
+    Alert {
         kind: Kind::LimitApproaching,
-        once: format!("{key} {} {}", window.rate, window.reset_unix_seconds),
+        once: format!("{id} {} {}", window.rate, window.reset_unix_seconds),
         for_seconds: u64::from(window.reset_in_seconds).max(1),
         text: format!(
-            "{key} of tenant {tenant} has used {used} of its {} (alerts.limit_percent = {}); the window ends at {resets_at}",
+            "{whose} has used {used} of its {} (alerts.limit_percent = {}); the window ends at {resets_at}",
             window.rate, rules.limit_percent
         ),
         data: json!({
-            "key_id": key.to_string(),
+            "subject": subject,
+            "key_id": key.map(|key| key.to_string()),
             "tenant": tenant,
             "limit": window.rate.to_string(),
             "used": used,
@@ -69,7 +70,7 @@ pub fn limit(
             "resets_at": resets_at,
         }),
         at,
-    })
+    }
 }
 
 /// Requests and errors of each key within the last minutes; holds keys that did something within them alone.
@@ -286,7 +287,6 @@ fn narrow(count: u64) -> u32 {
 mod tests {
     use super::*;
     use crate::model::limit::Rate;
-    use crate::quota::WindowNumbers;
     use crate::store::history::Tally;
 
     const A: KeyId = KeyId(*b"aaaaaaaaaaaa");
@@ -302,18 +302,15 @@ mod tests {
         }
     }
 
-    fn numbers(limit: u32, used: u32) -> Numbers {
-        Numbers {
-            quota: Some(WindowNumbers {
-                rate: Rate {
-                    count: limit,
-                    seconds: 3_600,
-                },
-                remaining: limit - used,
-                reset_unix_seconds: 7_200,
-                reset_in_seconds: 60,
-            }),
-            burst: None,
+    fn window(limit: u32, used: u32) -> WindowNumbers {
+        WindowNumbers {
+            rate: Rate {
+                count: limit,
+                seconds: 3_600,
+            },
+            remaining: limit - used,
+            reset_unix_seconds: 7_200,
+            reset_in_seconds: 60,
         }
     }
 
@@ -331,8 +328,7 @@ mod tests {
         ] {
             let mut told = Vec::new();
             for used in (cost..=limit_of).step_by(cost as usize) {
-                let at = Wall::from_unix_seconds(9);
-                if limit(&rules(), &numbers(limit_of, used), cost, A, "acme", at).is_some() {
+                if nears(&rules(), &window(limit_of, used), cost) {
                     told.push(used);
                 }
             }
@@ -345,7 +341,16 @@ mod tests {
             limit_percent: 0,
             ..rules()
         };
-        assert_eq!(limit(&off, &numbers(10, 8), 1, A, "acme", Wall(0)), None);
+        assert!(!nears(&off, &window(10, 8), 1));
+        // A key's window and its tenant's are told apart.
+        let at = Wall::from_unix_seconds(9);
+        let of = |key| limit(&rules(), &window(10, 8), key, "acme", at);
+        assert_ne!(of(Some(A)).once, of(None).once);
+        assert!(
+            of(None)
+                .text
+                .starts_with("tenant acme has used 8 of its 10/hour")
+        );
     }
 
     fn row(success: u64, server_error: u64) -> HourRow {

@@ -10,6 +10,8 @@ use http::header;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 
+use crate::alerts::Alerts;
+use crate::alerts::rules;
 use crate::clock::Now;
 use crate::config::Auth;
 use crate::config::Config;
@@ -119,6 +121,8 @@ pub struct Means<'a> {
     pub quota: &'a Quota,
     /// What is known of tokens.
     pub tokens: &'a Tokens,
+    /// What operators should know at once.
+    pub alerts: &'a Alerts,
     /// Whether the request has waited already.
     pub patience: Patience,
 }
@@ -291,7 +295,7 @@ fn check(
     standing::check_address(key, peer.address.ip())?;
     check_page(config, key, head, known)?;
     check_session(&bearer, head, host, known)?;
-    let charged = charge(snapshot, means.quota, key, cost_of(&found), now, known);
+    let charged = charge(snapshot, means, key, cost_of(&found), now, known);
     known.observe(charged, limits_mode(snapshot, key, known.route.as_deref()))?;
     let route = served(found)?;
     let permitted = permission::check(snapshot, key, &route.access);
@@ -469,24 +473,30 @@ fn cost_of(found: &Found) -> u32 {
 
 fn charge(
     snapshot: &Snapshot,
-    quota: &Quota,
+    means: &Means<'_>,
     key: &KeyEntry,
     cost: u32,
     now: Now,
     known: &mut Known,
 ) -> Result<(), Fault> {
-    let tenant = snapshot.tenant_of(key);
+    let owner = snapshot.tenant_of(key);
     let of_key = snapshot.limits_of(key);
-    let of_tenant = snapshot.limits_of_tenant(tenant);
+    let of_tenant = snapshot.limits_of_tenant(owner);
     let by_key = Some((key.id, &of_key));
-    let by_tenant = Some((&tenant.id, &of_tenant));
-    let (key, tenant) = match snapshot.config.limits.subject {
+    let by_tenant = Some((&owner.id, &of_tenant));
+    let (by_key, by_tenant) = match snapshot.config.limits.subject {
         LimitSubject::Key => (by_key, None),
         LimitSubject::Tenant => (None, by_tenant),
         LimitSubject::Both => (by_key, by_tenant),
     };
-    match quota.charge(&Charge { key, tenant, cost }, now) {
+    let charge = Charge {
+        key: by_key,
+        tenant: by_tenant,
+        cost,
+    };
+    match means.quota.charge(&charge, now) {
         Ok(numbers) => {
+            tell_of_limits(snapshot, means.alerts, &numbers, &charge, now, known);
             known.numbers = Some(numbers);
             Ok(())
         }
@@ -498,6 +508,34 @@ fn charge(
             };
             Err(Fault::new(refusal, "limit_exceeded"))
         }
+    }
+}
+
+/// Tells when this request has brought a quota window to the share that operators want to know of (FF15), whatever its answer will be. Users
+/// of tokens are no keys that somebody gave out: of them only their tenant's window is told.
+fn tell_of_limits(
+    snapshot: &Snapshot,
+    alerts: &Alerts,
+    numbers: &Numbers,
+    charge: &Charge<'_>,
+    now: Now,
+    known: &Known,
+) {
+    let rules = &snapshot.config.alerts;
+    for (window, is_tenants) in numbers.quotas() {
+        if !rules::nears(rules, window, charge.cost) {
+            continue;
+        }
+        let Some(principal) = &known.principal else {
+            continue;
+        };
+        let key = (!is_tenants).then_some(principal.key);
+        if key.is_some() && principal.token.is_some() {
+            continue;
+        }
+        let tenant = snapshot.tenants.entries.get(principal.tenant as usize);
+        let tenant = tenant.map_or("", |tenant| tenant.id.as_str());
+        alerts.raise(rules::limit(rules, window, key, tenant, now.wall));
     }
 }
 

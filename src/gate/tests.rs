@@ -5,6 +5,7 @@ use http::Request;
 use http::Uri;
 
 use super::*;
+use crate::alerts::Alerts;
 use crate::clock::Wall;
 use crate::config::Errors;
 use crate::config::Host;
@@ -194,10 +195,11 @@ fn head(method: &str, uri: &str, lines: &[(&'static str, &str)]) -> Parts {
     head
 }
 
-fn means<'a>(quota: &'a Quota, tokens: &'a Tokens) -> Means<'a> {
+fn means<'a>(quota: &'a Quota, tokens: &'a Tokens, alerts: &'a Alerts) -> Means<'a> {
     Means {
         quota,
         tokens,
+        alerts,
         patience: Patience::Fresh,
     }
 }
@@ -213,8 +215,8 @@ fn run(
         local: "198.51.100.1:8443".parse().unwrap(),
         via: Via::Direct,
     };
-    let tokens = Tokens::new();
-    let means = means(quota, &tokens);
+    let (tokens, alerts) = (Tokens::new(), Alerts::queue().0);
+    let means = means(quota, &tokens, &alerts);
     admit(snapshot, &means, at(wall), &peer, head)
 }
 
@@ -627,8 +629,9 @@ fn an_ipv4_client_of_an_ipv6_socket_is_judged_by_its_ipv4_address() {
             via: Via::Direct,
         };
         let mut head = head("GET", "/any", &[("x-api-key", "good")]);
-        let (quota, tokens) = (Quota::new(), Tokens::new());
-        let verdict = admit(&snapshot, &means(&quota, &tokens), at(0), &peer, &mut head);
+        let (quota, tokens, alerts) = (Quota::new(), Tokens::new(), Alerts::queue().0);
+        let means = means(&quota, &tokens, &alerts);
+        let verdict = admit(&snapshot, &means, at(0), &peer, &mut head);
         assert_eq!(verdict.is_ok(), admitted, "{address}");
     }
 }

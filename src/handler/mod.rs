@@ -175,7 +175,6 @@ pub async fn handle(
             let principal = admission.principal();
             let principal = principal.filter(|known| known.token().is_none());
             let meter = principal.map(|known| worker.usage.admitted(known.key, now.wall));
-            tell_of_limit(&worker, &snapshot, &admission, now);
             let flight = worker.in_flight.join(admission, carrier);
             account.admitted(&flight, meter, &head);
             forward(&worker, account, &flight, head, body).await
@@ -204,23 +203,6 @@ pub async fn handle(
     }
 }
 
-/// Tells when this request has brought a quota window to the share that operators want to know of (FF15).
-fn tell_of_limit(worker: &Worker, snapshot: &Snapshot, admission: &Admission, now: Now) {
-    let rules = &snapshot.config.alerts;
-    let known = admission.principal();
-    let known = known.filter(|known| known.token().is_none());
-    if let (Some(numbers), Some(known)) = (admission.numbers(), known) {
-        let cost = admission.route().cost;
-        if rules::nears(rules, numbers, cost) {
-            let tenant = admission.tenant().map_or("", |tenant| tenant.id.as_str());
-            let alert = rules::limit(rules, numbers, cost, known.key, tenant, now.wall);
-            alert
-                .into_iter()
-                .for_each(|alert| worker.alerts.raise(alert));
-        }
-    }
-}
-
 fn admit(
     worker: &Worker,
     snapshot: &Arc<Snapshot>,
@@ -232,6 +214,7 @@ fn admit(
     let means = Means {
         quota: &worker.quota,
         tokens: &worker.tokens,
+        alerts: &worker.alerts,
         patience,
     };
     gate::admit(snapshot, &means, now, peer, head)

@@ -80,15 +80,15 @@ impl Quota {
             .map(|(id, limits)| (self.tenants.copy(id).unwrap_or_default(), limits));
         let key = limited(charge.key)
             .map(|(id, limits)| (self.keys.copy(&id).unwrap_or_default(), limits));
-        [tenant, key]
-            .into_iter()
-            .flatten()
-            .map(|(mut windows, limits)| {
-                windows.roll(limits, now);
-                windows.numbers(limits, now.wall)
-            })
-            .reduce(window::tightest)
-            .unwrap_or_default()
+        let tenant = tenant.map(|(mut windows, limits)| {
+            windows.roll(limits, now);
+            windows.numbers_of_tenant(limits, now.wall)
+        });
+        let key = key.map(|(mut windows, limits)| {
+            windows.roll(limits, now);
+            windows.numbers(limits, now.wall)
+        });
+        window::both(tenant, key)
     }
 
     /// Removes subjects whose windows have been over for ten seconds. Walks all entries, about a thousandth under one lock at a time; once

@@ -264,7 +264,11 @@ mod tests {
             ),
         ];
         for (quota, burst, policy, state, [limit, remaining]) in cases {
-            let numbers = Numbers { quota, burst };
+            let numbers = Numbers {
+                quota,
+                burst,
+                ..Numbers::default()
+            };
             for (x, ietf) in [(true, true), (true, false), (false, true), (false, false)] {
                 let mut headers = HeaderMap::new();
                 apply(&mut headers, &numbers, &shown(x, ietf));
@@ -291,7 +295,7 @@ mod tests {
     fn values_that_change_with_every_answer_stay_out_of_compression_tables() {
         let numbers = Numbers {
             quota: Some(window(100, 3_600, 99, 3_600)),
-            burst: None,
+            ..Numbers::default()
         };
         for reset_as_delta in [false, true] {
             let mut headers = HeaderMap::new();
@@ -323,7 +327,7 @@ mod tests {
         ] {
             let numbers = Numbers {
                 quota: Some(window(1_000_000_000, seconds, 1, 1)),
-                burst: None,
+                ..Numbers::default()
             };
             let mut headers = HeaderMap::new();
             apply(&mut headers, &numbers, &shown(false, true));
@@ -349,7 +353,7 @@ mod tests {
         }
         let numbers = Numbers {
             quota: Some(window(100, 3_600, 99, 3_600)),
-            burst: None,
+            ..Numbers::default()
         };
         apply(&mut headers, &numbers, &shown(true, false));
         assert_eq!(

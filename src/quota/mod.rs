@@ -42,6 +42,22 @@ pub struct Numbers {
     pub quota: Option<WindowNumbers>,
     /// The burst; `None` when unlimited.
     pub burst: Option<WindowNumbers>,
+    /// The quota that headers say nothing of, where two subjects have one each.
+    pub other_quota: Option<WindowNumbers>,
+    /// Whether `quota` is the tenant's; `other_quota` is then the key's.
+    pub quota_is_tenants: bool,
+}
+
+impl Numbers {
+    /// Every quota that was charged, and whether it is the tenant's.
+    pub fn quotas(&self) -> impl Iterator<Item = (&WindowNumbers, bool)> {
+        let one = self
+            .quota
+            .iter()
+            .map(|quota| (quota, self.quota_is_tenants));
+        let other = self.other_quota.iter();
+        one.chain(other.map(|quota| (quota, !self.quota_is_tenants)))
+    }
 }
 
 /// The state of one window after this request.

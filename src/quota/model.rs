@@ -155,7 +155,7 @@ impl History {
         }
     }
 
-    fn numbers(&self, limits: &Limits, now: Now) -> Numbers {
+    fn numbers(&self, subject: &Subject, limits: &Limits, now: Now) -> Numbers {
         let quota = limits.quota.map(|rate| {
             let length = i64::from(rate.seconds) * SECOND;
             let used: u32 = self.quota.iter().flat_map(|window| &window.3).sum();
@@ -173,7 +173,12 @@ impl History {
                 .map_or(0, |(time, _)| time + self.span - self.latest);
             told(rate, used, up(now.wall.0 as i64 + last), last)
         });
-        Numbers { quota, burst }
+        Numbers {
+            quota,
+            burst,
+            other_quota: None,
+            quota_is_tenants: quota.is_some() && matches!(subject, Subject::Tenant(_)),
+        }
     }
 
     fn is_over(&self, at: i64) -> bool {
@@ -366,9 +371,9 @@ impl World {
             let history = self.model.entry(subject.clone()).or_default();
             if wait == 0 {
                 history.take(&limits, request.cost, now);
-                self.unsaved.push(subject);
+                self.unsaved.push(subject.clone());
             }
-            said.push(history.numbers(&limits, now));
+            said.push(history.numbers(&subject, &limits, now));
         }
         Verdict {
             wait: up(wait) as u32,
@@ -485,7 +490,7 @@ impl World {
                 .map(|(subject, limits)| {
                     let mut history = self.model.get(&subject).cloned().unwrap_or_default();
                     history.look(&limits, now);
-                    history.numbers(&limits, now)
+                    history.numbers(&subject, &limits, now)
                 })
                 .collect();
             let id = tenant.map(tenant_id);
@@ -545,9 +550,15 @@ fn tightest(all: &[Numbers]) -> Numbers {
             |numbers: &WindowNumbers| (numbers.remaining, u32::MAX - numbers.reset_in_seconds);
         all.iter().filter_map(window).min_by_key(rank)
     };
+    let quota = least(|numbers| numbers.quota);
+    let mut limited: Vec<&Numbers> = all.iter().filter(|one| one.quota.is_some()).collect();
+    let shown = limited.iter().position(|one| one.quota == quota);
+    let shown = shown.map(|place| limited.remove(place));
     Numbers {
-        quota: least(|numbers| numbers.quota),
+        quota,
         burst: least(|numbers| numbers.burst),
+        other_quota: limited.first().and_then(|other| other.quota),
+        quota_is_tenants: shown.is_some_and(|one| one.quota_is_tenants),
     }
 }
 

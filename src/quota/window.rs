@@ -15,7 +15,7 @@ use crate::store::counters::SavedQuota;
 /// One subject's windows and its limits, as one charge sees them.
 pub(super) type Subject<'a> = (&'a mut Windows, &'a Limits);
 
-/// Takes `cost` from every window of every subject, or from none (SEEDS 8.2).
+/// Takes `cost` from every window of every subject, the tenant before the key, or from none (SEEDS 8.2).
 pub(super) fn charge(
     subjects: &mut [Option<Subject<'_>>; 2],
     cost: u32,
@@ -31,12 +31,11 @@ pub(super) fn charge(
             windows.take(limits, cost, now);
         }
     }
-    let numbers = subjects
-        .iter()
-        .flatten()
-        .map(|(windows, limits)| windows.numbers(limits, now.wall))
-        .reduce(tightest)
-        .unwrap_or_default();
+    let [tenant, key] = &*subjects;
+    let tenant =
+        (tenant.as_ref()).map(|(windows, limits)| windows.numbers_of_tenant(limits, now.wall));
+    let key = (key.as_ref()).map(|(windows, limits)| windows.numbers(limits, now.wall));
+    let numbers = both(tenant, key);
     if wait == 0 {
         return Ok(numbers);
     }
@@ -46,11 +45,24 @@ pub(super) fn charge(
     })
 }
 
+/// What is said of a tenant's windows and a key's together.
+pub(super) fn both(tenant: Option<Numbers>, key: Option<Numbers>) -> Numbers {
+    match (tenant, key) {
+        (Some(tenant), Some(key)) => tightest(tenant, key),
+        (one, other) => one.or(other).unwrap_or_default(),
+    }
+}
+
 /// Of two subjects' numbers, for each window the one with the least remaining.
-pub(super) fn tightest(one: Numbers, other: Numbers) -> Numbers {
+fn tightest(one: Numbers, other: Numbers) -> Numbers {
+    let quota = tighter(one.quota, other.quota);
+    let is_one = quota == one.quota && one.quota.is_some();
+    let (chosen, left) = if is_one { (one, other) } else { (other, one) };
     Numbers {
-        quota: tighter(one.quota, other.quota),
+        quota,
         burst: tighter(one.burst, other.burst),
+        other_quota: left.quota,
+        quota_is_tenants: chosen.quota_is_tenants,
     }
 }
 
@@ -122,6 +134,15 @@ impl Windows {
             burst: limits
                 .burst
                 .map(|rate| self.burst.numbers(rate, self.latest, wall)),
+            ..Numbers::default()
+        }
+    }
+
+    /// The same of a tenant's windows.
+    pub(super) fn numbers_of_tenant(&self, limits: &Limits, wall: Wall) -> Numbers {
+        Numbers {
+            quota_is_tenants: limits.quota.is_some(),
+            ..self.numbers(limits, wall)
         }
     }
 

@@ -13,6 +13,7 @@ use http::Version;
 use http::header;
 use http::request::Parts;
 
+use crate::alerts::Alerts;
 use crate::clock::Mono;
 use crate::clock::Now;
 use crate::clock::Wall;
@@ -79,6 +80,7 @@ pub(crate) fn requests(data: &[u8]) {
     let means = Means {
         quota: &Quota::new(),
         tokens: &Tokens::new(),
+        alerts: &Alerts::queue().0,
         patience: Patience::Fresh,
     };
     let Ok(admission) = gate::admit(snapshot, &means, now, &peer, &mut head) else {
@@ -457,6 +459,7 @@ mod tests {
                 &Means {
                     quota: &Quota::new(),
                     tokens: &Tokens::new(),
+                    alerts: &Alerts::queue().0,
                     patience: Patience::Fresh,
                 },
                 Now::default(),

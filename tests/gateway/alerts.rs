@@ -182,6 +182,52 @@ fn a_limit_is_told_of_once_in_each_window_and_signed() {
     });
 }
 
+// FF15: where limits are by key and by tenant both windows are told of, each once, also when one request brings both there; what is charged and
+// then refused (404, 403) counts like any other, and what is refused by the limit itself tells nothing.
+#[test]
+fn both_windows_are_told_of_and_so_is_what_a_refusal_was_charged_for() {
+    let upstream = Upstream::start();
+    let gateway = Setup::limited(&upstream, "20/hour", "unlimited")
+        .set("limits", "subject", r#""both""#)
+        .more("[[routes]]\npath = \"/secret\"\nscope = \"x:y\"\nupstream = \"legacy\"\n")
+        .start();
+    let told = Told::of(&gateway);
+    let key = || {
+        gateway.make_key(NewKey {
+            quota: Some("10/hour".to_owned()),
+            scopes: Some(vec!["y:z".to_owned()]),
+            ..new_key("acme")
+        })
+    };
+    let (first, second) = (key(), key());
+    // The 8th of 10 is a 404: that is the first key's window.
+    call(&gateway, &first, "/any/x", 7);
+    assert_eq!(told.alerts(&gateway).len(), 0);
+    call(&gateway, &first, "/nowhere", 1);
+    let alerts = told.wait_for(&gateway, "limit.approaching", 1);
+    let says = |alert: &Value, words: &str| {
+        let text = alert["text"].as_str().unwrap();
+        assert!(text.contains(words), "{text}");
+    };
+    says(
+        &alerts[0],
+        &format!("{} of tenant acme has used 8 of its 10/hour", first.id),
+    );
+    // The 16th of the tenant's 20 is the 8th of the second key's 10, and it is a 403: two windows, one request.
+    call(&gateway, &second, "/any/x", 7);
+    assert_eq!(told.alerts(&gateway).len(), 1);
+    call(&gateway, &second, "/secret", 1);
+    let mut alerts = told.wait_for(&gateway, "limit.approaching", 3);
+    alerts.sort_by_key(|alert| alert["text"].to_string());
+    says(&alerts[1], &format!("{} of tenant acme", second.id));
+    says(&alerts[2], "tenant acme has used 16 of its 20/hour");
+    for key in [&first, &second] {
+        call(&gateway, key, "/any/x", 9);
+    }
+    assert_eq!(gateway.get("/any/x", &first).status, 429);
+    assert_eq!(told.alerts(&gateway).len(), 3);
+}
+
 // FF15: a receiver that fails and one that redirects is asked again, later each time, under the same id; no redirect is followed; what is
 // pending outlives a restart, and is not told twice.
 #[test]
