@@ -205,7 +205,8 @@ fn offline(mut store: Store, config: &Config, verb: &Verb) -> Result<Outcome, Ve
     } else {
         HashMap::new()
     };
-    let last_used = move || used.clone();
+    // Read before the verb needs the store, so of all keys.
+    let last_used = move |_: Option<&[KeyId]>| used.clone();
     let now = clock.now().wall;
     let uid = Some(rustix::process::getuid().as_raw());
     let actor = Actor::user(uid, "offline");
@@ -262,7 +263,7 @@ fn last_used(store: &Store, clock: &Clock) -> Result<HashMap<KeyId, Wall>, VerbE
         exit: EXIT_UNAVAILABLE,
     };
     let (counters, _) = Counters::open(store.directory(), clock.now()).map_err(unreadable)?;
-    let rows = counters.usage().map_err(unreadable)?;
+    let rows = counters.usage(None).map_err(unreadable)?;
     let used = |row: &crate::store::counters::UsageRow| {
         (row.key, Wall::from_unix_seconds(row.last_used_unix_seconds))
     };

@@ -172,10 +172,10 @@ impl Flusher {
         self.quota.sweep(now);
     }
 
-    /// When each key was last used, up to now.
-    pub(crate) fn last_used(&self, now: Now) -> HashMap<KeyId, Wall> {
+    /// When these keys, or all, were last used, up to now.
+    pub(crate) fn last_used(&self, keys: Option<&[KeyId]>, now: Now) -> HashMap<KeyId, Wall> {
         self.flush(now);
-        let rows = lock(&self.counters).usage().unwrap_or_else(|error| {
+        let rows = lock(&self.counters).usage(keys).unwrap_or_else(|error| {
             tracing::error!(error = chain(&error), "usage not read");
             Vec::new()
         });

@@ -36,6 +36,7 @@ use crate::handler::Shared;
 use crate::handler::Worker;
 use crate::handler::in_flight::end_revoked;
 use crate::metrics::Metrics;
+use crate::model::key::KeyId;
 use crate::observed::Observed;
 use crate::pem::TlsProblem;
 use crate::quota::Quota;
@@ -120,7 +121,7 @@ impl State {
             Arc::clone(&usage),
         ));
         let (asked, time) = (Arc::clone(&flusher), clock.clone());
-        let last_used = Box::new(move || asked.last_used(time.now()));
+        let last_used = Box::new(move |keys: Option<&[KeyId]>| asked.last_used(keys, time.now()));
         let (keeper, conflicts) = Keeper::start(store, Arc::clone(config), last_used)?;
         if !conflicts.is_empty() {
             tracing::error!("{}", build::conflict_text(&conflicts));

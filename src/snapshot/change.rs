@@ -514,6 +514,7 @@ fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
         | Verb::KeyRotate { .. }
         | Verb::KeyImport { .. }
         | Verb::TenantUpdate(_)
+        | Verb::KeyPage { .. }
         | Verb::KeyShow { .. }
         | Verb::KeyActivate { .. }
         | Verb::KeyRegenerate { .. }

@@ -119,7 +119,7 @@ impl Bench {
 
 fn start(directory: &TempDir, config: Arc<Config>) -> Result<Keeper, KeeperError> {
     let store = Store::open(directory.path()).unwrap();
-    Keeper::start(store, config, Box::new(HashMap::new)).map(|(keeper, _)| keeper)
+    Keeper::start(store, config, Box::new(|_| HashMap::new())).map(|(keeper, _)| keeper)
 }
 
 fn new() -> NewKey {
@@ -456,7 +456,7 @@ fn a_tenant_in_both_places_is_the_files_at_a_start_and_refused_at_a_reload() {
     assert!(error.to_string().contains("acme"), "{error}");
     drop(bench.keeper);
     let store = Store::open(bench.directory.path()).unwrap();
-    let (keeper, conflicts) = Keeper::start(store, both, Box::new(HashMap::new)).unwrap();
+    let (keeper, conflicts) = Keeper::start(store, both, Box::new(|_| HashMap::new())).unwrap();
     assert_eq!(conflicts, [TenantId::new("acme").unwrap()]);
     let view = keeper.snapshot().load_full();
     assert_eq!(

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use rusqlite::Connection;
 use rusqlite::ErrorCode;
 use rusqlite::OptionalExtension;
+use rusqlite::Rows;
 use rusqlite::Transaction;
 use rusqlite::params;
 
@@ -204,12 +205,12 @@ impl Counters {
         work(&mut self.connection).map_err(|error| Problem::Sqlite(error).at(self.path.clone()))
     }
 
-    /// What every key did, up to the last save.
+    /// What these keys, or all, did, up to the last save.
     ///
     /// # Errors
     /// `CountersError` when the file cannot be read.
-    pub fn usage(&self) -> Result<Vec<UsageRow>, CountersError> {
-        read_usage(&self.connection).map_err(|problem| problem.at(self.path.clone()))
+    pub fn usage(&self, keys: Option<&[KeyId]>) -> Result<Vec<UsageRow>, CountersError> {
+        read_usage(&self.connection, keys).map_err(|problem| problem.at(self.path.clone()))
     }
 }
 
@@ -421,10 +422,22 @@ fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, Problem> {
     })
 }
 
-fn read_usage(connection: &Connection) -> Result<Vec<UsageRow>, Problem> {
-    let mut statement = connection.prepare("SELECT key_id, last_used_unix, total FROM usage")?;
-    let mut found = statement.query([])?;
+fn read_usage(connection: &Connection, keys: Option<&[KeyId]>) -> Result<Vec<UsageRow>, Problem> {
+    let all = "SELECT key_id, last_used_unix, total FROM usage";
     let mut rows = Vec::new();
+    match keys {
+        None => read_usage_rows(&mut connection.prepare(all)?.query([])?, &mut rows)?,
+        Some(keys) => {
+            let mut one = connection.prepare_cached(&format!("{all} WHERE key_id = ?1"))?;
+            for key in keys {
+                read_usage_rows(&mut one.query([key.to_string()])?, &mut rows)?;
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn read_usage_rows(found: &mut Rows<'_>, rows: &mut Vec<UsageRow>) -> Result<(), Problem> {
     while let Some(row) = found.next()? {
         let text: String = row.get(0)?;
         let damaged = || Problem::Damaged(format!("the usage of {text:?} makes no sense"));
@@ -434,7 +447,7 @@ fn read_usage(connection: &Connection) -> Result<Vec<UsageRow>, Problem> {
             total: unsigned(row.get(2)?).ok_or_else(damaged)?,
         });
     }
-    Ok(rows)
+    Ok(())
 }
 
 pub(super) fn write(
@@ -783,7 +796,7 @@ mod tests {
         }
         let (counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
         assert_eq!(
-            counters.usage().unwrap(),
+            counters.usage(None).unwrap(),
             [row(b'a', 50, 5), row(b'b', 7, 1)]
         );
     }

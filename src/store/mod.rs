@@ -75,6 +75,15 @@ pub enum Verb {
     KeyCreate(NewKey),
     /// Keys, deleted ones only when asked for.
     KeyList(KeyFilter),
+    /// Some of them.
+    KeyPage {
+        /// Of which.
+        which: KeyFilter,
+        /// Behind this one; its id.
+        after: Option<String>,
+        /// At most so many.
+        limit: usize,
+    },
     /// One key.
     KeyShow {
         /// Its id.
@@ -231,6 +240,7 @@ impl Verb {
     pub fn is_read(&self) -> bool {
         match self {
             Verb::KeyList(_)
+            | Verb::KeyPage { .. }
             | Verb::KeyShow { .. }
             | Verb::TenantList
             | Verb::AdminTokenList
@@ -262,6 +272,7 @@ impl Verb {
         match self {
             Verb::KeyCreate(new) => ("key-create", &new.tenant),
             Verb::KeyList(which) => ("key-list", which.tenant.as_deref().unwrap_or("")),
+            Verb::KeyPage { which, .. } => ("key-page", which.tenant.as_deref().unwrap_or("")),
             Verb::KeyShow { id } => ("key-show", loggable(id)),
             Verb::KeyDeactivate { id } => ("key-deactivate", loggable(id)),
             Verb::KeyActivate { id } => ("key-activate", loggable(id)),

@@ -477,8 +477,8 @@ impl fmt::Display for VerbError {
 
 impl std::error::Error for VerbError {}
 
-/// When each key was last used, as far as somebody knows. Asked once for each verb that lists keys.
-pub type LastUsed = dyn Fn() -> HashMap<KeyId, Wall> + Send + Sync;
+/// When these keys (`None`: all) were last used, as far as somebody knows. Asked once for each verb that shows keys.
+pub type LastUsed = dyn Fn(Option<&[KeyId]>) -> HashMap<KeyId, Wall> + Send + Sync;
 
 /// A point of the wall clock as RFC 3339 in UTC, to the second.
 #[must_use]

@@ -246,6 +246,37 @@ impl Store {
         })
     }
 
+    /// Keys as they came into the store, of this tenant or all, from behind this one on, until `each` has seen enough; tombstones included.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn keys_after(
+        &self,
+        tenant: Option<&str>,
+        after: Option<KeyId>,
+        mut each: impl FnMut(ApiKey) -> bool,
+    ) -> Result<(), StoreError> {
+        // Rows are never removed, so their own numbers are the order in which they came; the index of tenants has them too.
+        let behind = "rowid > coalesce((SELECT rowid FROM api_key WHERE id = ?1), 0)";
+        let of_tenant = if tenant.is_some() {
+            "tenant = ?2"
+        } else {
+            "?2 IS NULL"
+        };
+        let query = key_query(&format!("WHERE {behind} AND {of_tenant} ORDER BY rowid"));
+        let after = after.map(|id| id.to_string());
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(&query)?;
+            let mut found = statement.query_map(params![after, tenant], rows::key)?;
+            while let Some(key) = found.next().transpose()? {
+                if !each(key) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Whose this digest is or was (FA10).
     ///
     /// # Errors

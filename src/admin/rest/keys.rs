@@ -57,7 +57,7 @@ pub(super) struct ListKeys {
     after: Option<String>,
 }
 
-/// A page of keys, oldest first; `next` is the `after` of the page behind it.
+/// A page of keys, oldest first, those that gateway.toml declares before all; `next` is the `after` of the page behind it.
 pub(super) async fn list(
     State(admin): State<Arc<Admin>>,
     Extension(grant): Extension<Grant>,
@@ -80,14 +80,16 @@ pub(super) async fn list(
         all: asked.all.unwrap_or(false),
         keys: None,
     };
-    let found = perform(&admin, Verb::KeyList(which), &grant.actor).await?;
+    let verb = Verb::KeyPage {
+        which,
+        after: asked.after,
+        // One more than is shown tells whether there are more.
+        limit: limit + 1,
+    };
+    let found = perform(&admin, verb, &grant.actor).await?;
     let Outcome::Keys { mut keys } = found else {
         return Err(Problem::failed());
     };
-    if let Some(after) = &asked.after {
-        let place = keys.iter().position(|key| key.id == *after);
-        keys.drain(..place.map_or(keys.len(), |place| place + 1));
-    }
     let more = keys.len() > limit;
     keys.truncate(limit);
     let next = keys.last().filter(|_| more).map(|key| key.id.clone());
@@ -238,44 +240,15 @@ pub(super) async fn change(
     changed(&admin, Verb::KeyUpdate(Box::new(update)), &grant.actor).await
 }
 
-/// Ends a key for good and takes it off the lists.
-pub(super) async fn delete(
-    State(admin): State<Arc<Admin>>,
-    Extension(grant): Extension<Grant>,
-    Id(id): Id,
+/// Does to a key what needs nothing but its id: switches it off or on, ends it for good, or takes it off the lists too.
+pub(super) async fn act(
+    admin: Arc<Admin>,
+    grant: Grant,
+    id: String,
+    verb: fn(String) -> Verb,
 ) -> Result<Response, Problem> {
     own_key(&admin, &grant, &id).await?;
-    changed(&admin, Verb::KeyDelete { id }, &grant.actor).await
-}
-
-/// Switches a key off, on, or ends it for good.
-pub(super) async fn deactivate(
-    State(admin): State<Arc<Admin>>,
-    Extension(grant): Extension<Grant>,
-    Id(id): Id,
-) -> Result<Response, Problem> {
-    own_key(&admin, &grant, &id).await?;
-    changed(&admin, Verb::KeyDeactivate { id }, &grant.actor).await
-}
-
-/// As `deactivate`.
-pub(super) async fn activate(
-    State(admin): State<Arc<Admin>>,
-    Extension(grant): Extension<Grant>,
-    Id(id): Id,
-) -> Result<Response, Problem> {
-    own_key(&admin, &grant, &id).await?;
-    changed(&admin, Verb::KeyActivate { id }, &grant.actor).await
-}
-
-/// As `deactivate`.
-pub(super) async fn revoke(
-    State(admin): State<Arc<Admin>>,
-    Extension(grant): Extension<Grant>,
-    Id(id): Id,
-) -> Result<Response, Problem> {
-    own_key(&admin, &grant, &id).await?;
-    changed(&admin, Verb::KeyRevoke { id }, &grant.actor).await
+    changed(&admin, verb(id), &grant.actor).await
 }
 
 /// How long the old text works on.

@@ -18,8 +18,11 @@ use axum::http::header::SET_COOKIE;
 use axum::middleware;
 use axum::response::IntoResponse;
 use axum::response::Response;
+use axum::routing::MethodFilter;
+use axum::routing::MethodRouter;
 use axum::routing::delete;
 use axum::routing::get;
+use axum::routing::on;
 use axum::routing::post;
 use serde::Deserialize;
 use serde_json::json;
@@ -30,6 +33,7 @@ use crate::admin::grant;
 use crate::admin::grant::Grant;
 use crate::admin::problem::Problem;
 use crate::admin::rest::extract::Body;
+use crate::admin::rest::extract::Id;
 use crate::admin::session::COOKIE;
 use crate::model::key_text;
 use crate::store::Outcome;
@@ -68,11 +72,22 @@ pub(super) fn router(admin: &Arc<Admin>) -> Router {
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route(
             "/v1/keys/{id}",
-            get(keys::show).patch(keys::change).delete(keys::delete),
+            get(keys::show)
+                .patch(keys::change)
+                .merge(key_act(MethodFilter::DELETE, |id| Verb::KeyDelete { id })),
         )
-        .route("/v1/keys/{id}/deactivate", post(keys::deactivate))
-        .route("/v1/keys/{id}/activate", post(keys::activate))
-        .route("/v1/keys/{id}/revoke", post(keys::revoke))
+        .route(
+            "/v1/keys/{id}/deactivate",
+            key_act(MethodFilter::POST, |id| Verb::KeyDeactivate { id }),
+        )
+        .route(
+            "/v1/keys/{id}/activate",
+            key_act(MethodFilter::POST, |id| Verb::KeyActivate { id }),
+        )
+        .route(
+            "/v1/keys/{id}/revoke",
+            key_act(MethodFilter::POST, |id| Verb::KeyRevoke { id }),
+        )
         .route("/v1/keys/{id}/regenerate", post(keys::regenerate))
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
         .route("/v1/keys/{id}/usage", get(usage::of_key))
@@ -121,6 +136,16 @@ pub(super) fn router(admin: &Arc<Admin>) -> Router {
         .merge(Router::new().route("/v1/session", post(log_in)))
         .with_state(Arc::clone(admin))
         .layer(middleware::map_response(never_kept))
+}
+
+/// The call for an act that needs nothing but a key's id.
+fn key_act(method: MethodFilter, verb: fn(String) -> Verb) -> MethodRouter<Arc<Admin>> {
+    on(
+        method,
+        move |State(admin): State<Arc<Admin>>, Extension(grant): Extension<Grant>, Id(id): Id| {
+            keys::act(admin, grant, id, verb)
+        },
+    )
 }
 
 /// For what is no call at all.

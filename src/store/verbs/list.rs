@@ -1,6 +1,10 @@
 //! The verbs that only read.
 
+use std::collections::HashMap;
+
+use crate::clock::Wall;
 use crate::model::key::ApiKey;
+use crate::model::key::KeyId;
 use crate::store::KeyFilter;
 use crate::store::outcome::Failure;
 use crate::store::outcome::KeyView;
@@ -11,22 +15,46 @@ use crate::store::verbs::Scene;
 
 /// The keys that are meant, oldest first (FA5, FA7).
 pub(super) fn keys(scene: &Scene<'_>, which: &KeyFilter) -> Result<Prepared, Failure> {
-    let last_used = (scene.last_used)();
+    let last_used = (scene.last_used)(None);
     let mut keys = scene.select(which, &last_used)?.keys;
     keys.sort_by_key(|key| (key.created, key.id));
+    Ok(Prepared::read(Outcome::Keys {
+        keys: views(scene, &keys, &last_used),
+    }))
+}
+
+/// One page of them, in the order in which they came into the store, those of the file before; it costs what it shows and what the filter
+/// passes over on its way, not what there is.
+pub(super) fn page(
+    scene: &Scene<'_>,
+    which: &KeyFilter,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Prepared, Failure> {
+    let used = match which.unused_since_seconds {
+        Some(_) => (scene.last_used)(None),
+        None => HashMap::new(),
+    };
+    let keys = scene.select_after(which, after, limit, &used)?;
+    let ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
+    let last_used = (scene.last_used)(Some(&ids));
+    Ok(Prepared::read(Outcome::Keys {
+        keys: views(scene, &keys, &last_used),
+    }))
+}
+
+fn views(scene: &Scene<'_>, keys: &[ApiKey], last_used: &HashMap<KeyId, Wall>) -> Vec<KeyView> {
     let view = |key: &ApiKey| {
         let last_used = last_used.get(&key.id).copied();
         KeyView::of(key, scene.now, last_used, scene.declared.labels)
     };
-    Ok(Prepared::read(Outcome::Keys {
-        keys: keys.iter().map(view).collect(),
-    }))
+    keys.iter().map(view).collect()
 }
 
 /// One key.
 pub(super) fn key(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
     let key = scene.key(id)?;
-    let last_used = (scene.last_used)();
+    let last_used = (scene.last_used)(Some(&[key.id]));
     let last_used = last_used.get(&key.id).copied();
     let view = KeyView::of(&key, scene.now, last_used, scene.declared.labels);
     let key = Box::new(view);

@@ -154,6 +154,11 @@ pub fn prepare(
     match verb {
         Verb::KeyCreate(new) => create::create(&scene, new),
         Verb::KeyList(which) => list::keys(&scene, which),
+        Verb::KeyPage {
+            which,
+            after,
+            limit,
+        } => list::page(&scene, which, after.as_deref(), *limit),
         Verb::KeyShow { id } => list::key(&scene, id),
         Verb::KeyDeactivate { id } => status::deactivate(&scene, id),
         Verb::KeyActivate { id } => status::activate(&scene, id),

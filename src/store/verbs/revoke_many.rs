@@ -25,7 +25,7 @@ pub(super) fn revoke_many(scene: &Scene<'_>, which: &KeyFilter) -> Result<Prepar
         ));
     }
     let last_used = match which.unused_since_seconds {
-        Some(_) => (scene.last_used)(),
+        Some(_) => (scene.last_used)(None),
         None => HashMap::new(),
     };
     let selected = scene.select(which, &last_used)?;

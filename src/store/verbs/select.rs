@@ -17,6 +17,12 @@ use std::collections::HashSet;
 /// The words of `--status`.
 const STATUS_WORDS: [&str; 5] = ["active", "inactive", "expired", "revoked", "deleted"];
 
+fn nobody(id: KeyId) -> Failure {
+    Failure::Usage(format!(
+        "after: no key of this list has the id {id}; begin again without it"
+    ))
+}
+
 /// What a filter found.
 pub(super) struct Selected {
     /// In no order.
@@ -53,20 +59,7 @@ impl Scene<'_> {
         which: &KeyFilter,
         last_used: &HashMap<KeyId, Wall>,
     ) -> Result<Selected, Failure> {
-        if let Some(tenant) = &which.tenant {
-            self.tenant(tenant)?;
-        }
-        if let Some(word) = which
-            .status
-            .as_deref()
-            .filter(|word| !STATUS_WORDS.contains(word))
-        {
-            return Err(Failure::refused(super::find::unknown(
-                "status",
-                word,
-                &STATUS_WORDS,
-            )));
-        }
+        self.check_words(which)?;
         let mut selected = match &which.keys {
             Some(entries) => self.named(entries)?,
             None => Selected {
@@ -81,9 +74,76 @@ impl Scene<'_> {
         Ok(selected)
     }
 
+    /// The first of them after this one, at most so many: those of the file, by id, and then those of the store as they came into it.
+    pub(super) fn select_after(
+        &self,
+        which: &KeyFilter,
+        after: Option<&str>,
+        most: usize,
+        last_used: &HashMap<KeyId, Wall>,
+    ) -> Result<Vec<ApiKey>, Failure> {
+        self.check_words(which)?;
+        let after = after.map(KeyId::parse).transpose();
+        let after = after.map_err(Failure::refused)?;
+        let fits = |key: &ApiKey| self.fits(key, which, last_used.get(&key.id).copied());
+        // Another tenant's key is as unknown here as one that is nobody's.
+        let is_own = |key: &ApiKey| {
+            let tenant = which.tenant.as_ref();
+            tenant.is_none_or(|own| own == key.tenant.as_str())
+        };
+        let stored = match after {
+            Some(after) => self.store.key(after)?,
+            None => None,
+        };
+        let mut keys = Vec::new();
+        if stored.is_none() {
+            keys = self.declared()?;
+            keys.sort_by_key(|key| key.id);
+            let is_known = |after| keys.iter().any(|key| key.id == after && is_own(key));
+            if let Some(after) = after.filter(|after| !is_known(*after)) {
+                return Err(nobody(after));
+            }
+            keys.retain(|key| after.is_none_or(|after| key.id > after) && fits(key));
+        }
+        if let Some(key) = stored.as_ref().filter(|key| !is_own(key)) {
+            return Err(nobody(key.id));
+        }
+        let after = stored.map(|key| key.id);
+        (self.store).keys_after(which.tenant.as_deref(), after, |key| {
+            if keys.len() < most && fits(&key) {
+                keys.push(key);
+            }
+            keys.len() < most
+        })?;
+        keys.truncate(most);
+        Ok(keys)
+    }
+
+    fn check_words(&self, which: &KeyFilter) -> Result<(), Failure> {
+        if let Some(tenant) = &which.tenant {
+            self.tenant(tenant)?;
+        }
+        let word = which.status.as_deref();
+        match word.filter(|word| !STATUS_WORDS.contains(word)) {
+            Some(word) => Err(Failure::refused(super::find::unknown(
+                "status",
+                word,
+                &STATUS_WORDS,
+            ))),
+            None => Ok(()),
+        }
+    }
+
     fn all(&self, which: &KeyFilter) -> Result<Vec<ApiKey>, Failure> {
         let (tenant, subject) = (which.tenant.as_deref(), which.subject.as_deref());
         let mut keys = self.store.keys(tenant, subject, which.prefix.as_deref())?;
+        keys.append(&mut self.declared()?);
+        Ok(keys)
+    }
+
+    /// Keys of the file, as they stand now, that have no tombstone under their own id.
+    fn declared(&self) -> Result<Vec<ApiKey>, Failure> {
+        let mut keys = Vec::new();
         for declared in self.declared.keys {
             if self.store.key(declared.id)?.is_none() {
                 keys.push(self.key(&declared.id.to_string())?);

@@ -87,7 +87,7 @@ impl Bench {
             &declared,
             &verb,
             now,
-            &HashMap::new,
+            &|_| HashMap::new(),
             &actor,
         )
         .map(|applied| applied.outcome)
@@ -611,4 +611,123 @@ fn each_change_is_one_revision_and_outlives_the_process() {
     bench.store = Store::open(bench.directory.path()).unwrap();
     assert_eq!(bench.view(&id), shown);
     assert_eq!(bench.store.revision().unwrap(), before + 2);
+}
+
+/// A page of these keys, or what it is refused with.
+fn page(
+    bench: &mut Bench,
+    which: KeyFilter,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<KeyView>, VerbError> {
+    let after = after.map(str::to_owned);
+    let verb = Verb::KeyPage {
+        which,
+        after,
+        limit,
+    };
+    bench.try_to(verb).map(|outcome| match outcome {
+        Outcome::Keys { keys } => keys,
+        other => panic!("{other:?}"),
+    })
+}
+
+fn ids(keys: &[KeyView]) -> Vec<&str> {
+    keys.iter().map(|key| key.id.as_str()).collect()
+}
+
+#[test]
+fn pages_follow_each_other_and_begin_with_the_file() {
+    let mut bench = Bench::new();
+    let made: Vec<String> = (0..5).map(|_| bench.key().0).collect();
+    let file = bench.file_key();
+    let all = || KeyFilter::default();
+    let of = |tenant: &str| KeyFilter {
+        tenant: Some(tenant.to_owned()),
+        ..KeyFilter::default()
+    };
+    let first = page(&mut bench, all(), None, 3).unwrap();
+    assert_eq!(ids(&first), [&file, &made[0], &made[1]]);
+    let second = page(&mut bench, all(), Some(&file), 3).unwrap();
+    assert_eq!(ids(&second), [&made[0], &made[1], &made[2]]);
+    // What a filter leaves out fills no page; what was revoked or deleted meanwhile is still a place to go on from.
+    bench.done(revoke(&made[2]));
+    bench.done(Verb::KeyDelete {
+        id: made[3].clone(),
+    });
+    let active = KeyFilter {
+        status: Some("active".to_owned()),
+        ..of("acme")
+    };
+    let found = page(&mut bench, active.clone(), Some(&made[1]), 2).unwrap();
+    assert_eq!(ids(&found), [&made[4]]);
+    let found = page(&mut bench, of("acme"), Some(&made[3]), 2).unwrap();
+    assert_eq!(ids(&found), [&made[4]]);
+    assert_eq!(
+        ids(&page(&mut bench, of("filed"), None, 9).unwrap()),
+        [&file]
+    );
+    // Whoever may see one tenant's keys learns nothing of another's from where he goes on.
+    for stranger in [made[0].as_str(), "key_nobody000000"] {
+        let error = page(&mut bench, of("filed"), Some(stranger), 9).unwrap_err();
+        assert_eq!(error.exit, 2);
+        assert!(
+            error
+                .text
+                .contains(&format!("no key of this list has the id {stranger}"))
+        );
+    }
+    let error = page(&mut bench, of("acme"), Some(&file), 9).unwrap_err();
+    assert!(error.text.contains("no key of this list"), "{error}");
+}
+
+/// A page costs what it shows: at a hundred thousand keys a small part of what all of them do, wherever it begins.
+#[test]
+fn a_page_costs_the_page() {
+    let mut bench = Bench::new();
+    let (id, _) = bench.key();
+    let like = bench
+        .store
+        .key(KeyId::parse(&id).unwrap())
+        .unwrap()
+        .unwrap();
+    let writes = (0..100_000u32).map(|number| {
+        let mut key = like.clone();
+        key.id = KeyId::parse(&format!("key_{number:012}")).unwrap();
+        key.digest = key_text::digest_of(&number.to_be_bytes());
+        Write::InsertKey(Box::new(key))
+    });
+    let writes: Vec<Write> = writes.collect();
+    bench.store.commit(&writes).unwrap();
+    let of_acme = || KeyFilter {
+        tenant: Some("acme".to_owned()),
+        ..KeyFilter::default()
+    };
+    let clock = crate::clock::Clock::system();
+    let timed = |work: &mut dyn FnMut()| {
+        let begun = clock.now().mono;
+        work();
+        clock.now().mono.since(begun)
+    };
+    let whole = timed(&mut || assert_eq!(bench.list().len(), 100_002));
+    let mut seen = 0;
+    let walks = timed(&mut || {
+        for which in [KeyFilter::default(), of_acme()] {
+            let mut after = None::<String>;
+            loop {
+                let keys = page(&mut bench, which.clone(), after.as_deref(), 100).unwrap();
+                seen += keys.len();
+                after = keys.last().map(|key| key.id.clone());
+                if keys.len() < 100 {
+                    break;
+                }
+            }
+        }
+    });
+    assert_eq!(seen, 200_003);
+    // Two walks of a thousand pages each.
+    assert!(
+        walks < whole * 50,
+        "two walks took {walks:?}, one list {whole:?}"
+    );
 }

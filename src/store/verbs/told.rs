@@ -30,7 +30,7 @@ pub fn act_of(
     actor: &Actor,
     now: Wall,
 ) -> Result<Act, Failure> {
-    let scene = Scene::new(store, declared, now, &|| std::collections::HashMap::new());
+    let scene = Scene::new(store, declared, now, &|_| std::collections::HashMap::new());
     let before = before(&scene, verb)?;
     let (act, subject) = verb.label();
     let (after, result) = after(outcome);
@@ -73,6 +73,7 @@ fn before(scene: &Scene<'_>, verb: &Verb) -> Result<Option<Value>, Failure> {
         | Verb::AdminTokenRevoke { .. }
         | Verb::AdminTokenList
         | Verb::KeyList(_)
+        | Verb::KeyPage { .. }
         | Verb::KeyShow { .. }
         | Verb::TenantList
         | Verb::TokenDeny(_)
