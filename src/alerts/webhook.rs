@@ -19,6 +19,7 @@ use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
+use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs as provider;
 use rustls::pki_types::ServerName;
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -26,6 +27,9 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::config::Webhook;
+use crate::pem;
 
 /// From the name look-up to the head of the answer.
 const TRY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -61,11 +65,12 @@ pub enum Sent {
 }
 
 impl Receiver {
-    /// A receiver at this address, with the secret in this file.
+    /// The receiver that a configuration names, with the secret in its file.
     ///
     /// # Errors
-    /// What is wrong with the file or the system's authorities, and the way out.
-    pub fn load(uri: &Uri, secret: &Path) -> Result<Receiver, String> {
+    /// What is wrong with the files or the system's authorities, and the way out.
+    pub fn load(webhook: &Webhook) -> Result<Receiver, String> {
+        let Webhook { uri, secret, ca } = webhook;
         let wrong = |what: String| format!("[alerts] webhook_secret: {}: {what}", secret.display());
         let of_others =
             std::fs::metadata(secret).map(|file| file.permissions().mode() & 0o007 != 0);
@@ -82,7 +87,7 @@ impl Receiver {
                 wrong("it is no webhook secret; write whsec_ and the base64 of 24 to 64 random bytes: echo whsec_$(openssl rand -base64 32)".to_owned())
             })?;
         let tls = match uri.scheme_str() {
-            Some("https") => Some(Arc::new(client_config()?)),
+            Some("https") => Some(Arc::new(client_config(ca.as_deref())?)),
             _ => None,
         };
         Ok(Receiver {
@@ -167,15 +172,29 @@ where
     Ok(answer?.status())
 }
 
-fn client_config() -> Result<ClientConfig, String> {
-    let wrong = |error: rustls::Error| {
-        format!("[alerts] webhook: the system's certificate authorities cannot be used: {error}")
-    };
+/// There is no way to trust just anybody.
+fn client_config(ca: Option<&Path>) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
         .with_safe_default_protocol_versions()
-        .and_then(BuilderVerifierExt::with_platform_verifier)
-        .map_err(wrong)?;
-    Ok(builder.with_no_client_auth())
+        .map_err(|error| format!("[alerts] webhook: TLS cannot be set up: {error}"))?;
+    let trusting = match ca {
+        Some(ca) => builder.with_root_certificates(authorities(ca)?),
+        None => builder.with_platform_verifier().map_err(|error| {
+            format!("[alerts] webhook: the system's certificate authorities cannot be used: {error}; install ca-certificates, or name your own in webhook_ca")
+        })?,
+    };
+    Ok(trusting.with_no_client_auth())
+}
+
+fn authorities(ca: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let chain = pem::read_chain(ca).map_err(|problem| format!("[alerts] webhook_ca: {problem}"))?;
+    for certificate in chain {
+        roots.add(certificate).map_err(|error| {
+            format!("[alerts] webhook_ca: {}: a certificate in it cannot be trusted: {error}; write the authority's own certificate, as PEM", ca.display())
+        })?;
+    }
+    Ok(roots)
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -243,9 +262,13 @@ mod tests {
     fn a_secret_that_is_none_is_refused_without_being_repeated() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("secret");
-        let uri = Uri::from_static("http://127.0.0.1:1/");
+        let webhook = Webhook {
+            uri: Uri::from_static("http://127.0.0.1:1/"),
+            secret: file.clone(),
+            ca: None,
+        };
         assert!(
-            Receiver::load(&uri, &file)
+            Receiver::load(&webhook)
                 .unwrap_err()
                 .contains("webhook_secret")
         );
@@ -257,7 +280,7 @@ mod tests {
         ] {
             std::fs::write(&file, text).unwrap();
             closed(&file);
-            let error = Receiver::load(&uri, &file).unwrap_err();
+            let error = Receiver::load(&webhook).unwrap_err();
             assert!(
                 error.contains("openssl rand") && !error.contains("hunter2"),
                 "{error}"
@@ -268,13 +291,37 @@ mod tests {
             "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n",
         )
         .unwrap();
-        assert!(Receiver::load(&uri, &file).is_ok());
+        assert!(Receiver::load(&webhook).is_ok());
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(
-            Receiver::load(&uri, &file)
-                .unwrap_err()
-                .contains("chmod 600")
+        assert!(Receiver::load(&webhook).unwrap_err().contains("chmod 600"));
+    }
+
+    #[test]
+    fn authorities_that_are_none_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let (secret, ca) = (
+            directory.path().join("secret"),
+            directory.path().join("ca.pem"),
         );
+        std::fs::write(
+            &secret,
+            "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+        )
+        .unwrap();
+        closed(&secret);
+        let webhook = Webhook {
+            uri: Uri::from_static("https://127.0.0.1:1/"),
+            secret,
+            ca: Some(ca.clone()),
+        };
+        for text in ["", "no certificate"] {
+            std::fs::write(&ca, text).unwrap();
+            let error = Receiver::load(&webhook).unwrap_err();
+            assert!(
+                error.contains("webhook_ca: ") && error.contains("no certificate in it"),
+                "{error}"
+            );
+        }
     }
 
     fn closed(file: &Path) {

@@ -292,14 +292,22 @@ impl Config {
         let alerts = &self.alerts;
         out.table("[alerts]");
         match &alerts.webhook {
-            Some((uri, secret)) => {
-                out.text("webhook", &uri.to_string());
-                out.path("webhook_secret", secret);
+            Some(webhook) => {
+                out.text("webhook", &webhook.uri.to_string());
+                out.path("webhook_secret", &webhook.secret);
             }
             None => {
                 out.text("webhook", "");
                 out.text("webhook_secret", "");
             }
+        }
+        match alerts
+            .webhook
+            .as_ref()
+            .and_then(|webhook| webhook.ca.as_ref())
+        {
+            Some(ca) => out.path("webhook_ca", ca),
+            None => out.text("webhook_ca", ""),
         }
         out.bare("limit_percent", alerts.limit_percent);
         out.bare("error_rate_percent", alerts.error_rate_percent);

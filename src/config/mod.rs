@@ -630,8 +630,8 @@ pub struct Revocation {
 /// `[alerts]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AlertRules {
-    /// Where alerts are sent, and the file of the secret that signs them; `None` for the log alone.
-    pub webhook: Option<(Uri, PathBuf)>,
+    /// Where alerts are sent; `None` for the log alone.
+    pub webhook: Option<Webhook>,
     /// The share of a quota window that is told of, in percent; 0 is none. 0 to 100.
     pub limit_percent: u32,
     /// The share of a key's requests that may fail within five minutes, in percent; 0 is off. 0 to 100.
@@ -648,6 +648,17 @@ pub struct AlertRules {
     pub key_expiry_before: Option<Lifetime>,
     /// How long before its end a certificate is told of.
     pub certificate_expiry_before: Option<Lifetime>,
+}
+
+/// A receiver of alerts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    /// Its address.
+    pub uri: Uri,
+    /// The file of the secret that signs them.
+    pub secret: PathBuf,
+    /// The file of the authorities that its certificate comes from; `None` is those of the system.
+    pub ca: Option<PathBuf>,
 }
 
 /// `[audit]`.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use http::HeaderName;
+use http::Uri;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -35,6 +36,7 @@ use crate::config::StoreConfig;
 use crate::config::Tls;
 use crate::config::Tokens;
 use crate::config::TrustedProxies;
+use crate::config::Webhook;
 use crate::config::check;
 use crate::config::entries;
 use crate::config::file::Reader;
@@ -601,13 +603,16 @@ pub(super) fn alerts(root: &mut Reader<'_>, base: &Path) -> AlertRules {
             "" => Ok(None),
             text => names::webhook(text).map(Some),
         });
-        let secret = table.word("webhook_secret", |text| match text {
-            "" => Ok(None),
-            text => path(base, text).map(Some),
-        });
+        let mut file = |key| {
+            let read = table.word(key, |text| match text {
+                "" => Ok(None),
+                text => path(base, text).map(Some),
+            });
+            read.and_then(Spanned::into_inner)
+        };
+        let (secret, ca) = (file("webhook_secret"), file("webhook_ca"));
         let place = table.place("webhook").or_else(|| table.place("webhook_secret"));
         let webhook = webhook.and_then(Spanned::into_inner);
-        let secret = secret.and_then(Spanned::into_inner);
         if webhook.is_some() != secret.is_some() {
             table.notes().error(Problem::context(
                 place,
@@ -615,11 +620,19 @@ pub(super) fn alerts(root: &mut Reader<'_>, base: &Path) -> AlertRules {
                 "write both, the secret being a file: echo whsec_$(openssl rand -base64 32) > webhook.secret; or neither",
             ));
         }
+        let is_https = (webhook.as_ref()).is_some_and(|uri: &Uri| uri.scheme_str() == Some("https"));
+        if ca.is_some() && !is_https {
+            table.notes().error(Problem::context(
+                table.place("webhook_ca"),
+                "[alerts] webhook_ca is for a webhook over https:// alone",
+                "write webhook = \"https://…\", or take webhook_ca out",
+            ));
+        }
         let unused_after = days(table, "unused_after", "90d");
         let key_expiry_before = days(table, "key_expiry_before", "14d");
         let certificate_expiry_before = days(table, "certificate_expiry_before", "14d");
         AlertRules {
-            webhook: webhook.zip(secret),
+            webhook: webhook.zip(secret).map(|(uri, secret)| Webhook { uri, secret, ca }),
             limit_percent: table.number("limit_percent", 80, 0, 100),
             error_rate_percent: table.number("error_rate_percent", 50, 0, 100),
             error_rate_requests: table.number("error_rate_requests", 20, 1, 1_000_000),

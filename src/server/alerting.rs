@@ -1,7 +1,6 @@
 //! Watches for what operators should know at once, keeps each alert once, and has the webhook get it, however often it takes.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -87,10 +86,9 @@ pub(crate) struct Counts {
 
 /// The receiver that a configuration names.
 pub(crate) fn receiver_of(config: &Config) -> Result<Option<Arc<Receiver>>, String> {
-    let Some((uri, secret)) = &config.alerts.webhook else {
-        return Ok(None);
-    };
-    Receiver::load(uri, secret).map(Arc::new).map(Some)
+    let webhook = config.alerts.webhook.as_ref();
+    let receiver = webhook.map(|webhook| Receiver::load(webhook).map(Arc::new));
+    receiver.transpose()
 }
 
 /// Looks for what nobody raises; never ends.
@@ -241,11 +239,15 @@ pub(crate) async fn tell(
     mut raised: mpsc::Receiver<Alert>,
     to_send: mpsc::Sender<Noted>,
 ) {
-    let mut unwritten: BTreeSet<String> = BTreeSet::new();
+    let mut unwritten: BTreeMap<String, Wall> = BTreeMap::new();
     while let Some(alert) = raised.recv().await {
         let Some(noted) = noted(&alert) else {
             continue;
         };
+        unwritten.retain(|_, until| *until > noted.at);
+        if unwritten.contains_key(&noted.once) {
+            continue;
+        }
         let delivery = match parts.receiver.load().is_some() {
             true => Delivery::Pending,
             false => Delivery::None,
@@ -254,8 +256,11 @@ pub(crate) async fn tell(
         let work = move || flusher.note_alert(&kept, delivery);
         let new = match tokio::task::spawn_blocking(work).await {
             Ok(Ok(new)) => new,
-            // The disk is full, perhaps: it is told all the same, once while this process lives.
-            _ if unwritten.len() < UNWRITTEN_MAX => unwritten.insert(noted.once.clone()),
+            // The disk is full, perhaps: it is told all the same, and once too.
+            _ if unwritten.len() < UNWRITTEN_MAX => {
+                unwritten.insert(noted.once.clone(), noted.until);
+                true
+            }
             _ => false,
         };
         if !new {

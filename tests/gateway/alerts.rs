@@ -1,11 +1,6 @@
 //! What operators are told at once: each thing once, in the log and to a real receiver that fails, redirects and delays.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -13,6 +8,7 @@ use portcullis::clock::Clock;
 use portcullis::store::NewKey;
 use serde_json::Value;
 
+use crate::support::certs;
 use crate::support::client::Http1;
 use crate::support::eventually;
 use crate::support::gateway::Gateway;
@@ -23,73 +19,8 @@ use crate::support::ports::free_port;
 use crate::support::request::Request;
 use crate::support::upstream::Upstream;
 use crate::support::upstream::status;
-
-const SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
-
-/// A receiver that answers by these modes; killed when dropped.
-struct Receiver {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Receiver {
-    fn start(setup: &Setup, port: u16, modes: &str) -> Receiver {
-        let log = setup.directory().join("webhooks.log");
-        let script = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/real/webhook_receiver.py"
-        );
-        let child = Command::new("python3")
-            .args([script, &port.to_string(), SECRET, modes])
-            .arg(&log)
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("python3 starts");
-        eventually("the receiver listens", || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
-        });
-        Receiver { child, log }
-    }
-
-    fn seen(&self) -> Vec<Value> {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let whole = text
-            .split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'));
-        whole
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-
-    /// Waits until it has seen so many.
-    #[track_caller]
-    fn wait_for(&self, count: usize) -> Vec<Value> {
-        eventually(&format!("{count} webhooks"), || {
-            let seen = self.seen();
-            (seen.len() >= count).then_some(seen)
-        })
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn with_webhook(setup: Setup, port: u16) -> Setup {
-    let secret = setup.directory().join("webhook.secret");
-    fs::write(&secret, SECRET).unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-    setup
-        .set(
-            "alerts",
-            "webhook",
-            &format!(r#""http://127.0.0.1:{port}/hook?x=1""#),
-        )
-        .set("alerts", "webhook_secret", r#""webhook.secret""#)
-}
+use crate::support::webhooks::Receiver;
+use crate::support::webhooks::with_webhook;
 
 /// What the API tells of alerts, the latest first.
 struct Told {
@@ -384,6 +315,101 @@ fn whatever_should_be_known_is_told_once() {
     }
 }
 
+// FF15: over HTTPS an alert goes to who proves to be the receiver, by an authority that is named or by the system's, and to nobody else.
+#[test]
+fn alerts_over_https_go_to_the_receiver_alone() {
+    let upstream = Upstream::start();
+    let other = certs::leaf(&["alerts.test"]);
+    for (name, leaf, named, taken) in [
+        ("a named authority", certs::usual(), true, true),
+        (
+            "an authority that the system does not know",
+            certs::usual(),
+            false,
+            false,
+        ),
+        ("a certificate for another name", &other, true, false),
+    ] {
+        let port = free_port();
+        let setup = with_webhook(Setup::limited(&upstream, "10/hour", "unlimited"), port).set(
+            "alerts",
+            "webhook",
+            &format!(r#""https://127.0.0.1:{port}/hook""#),
+        );
+        fs::write(setup.directory().join("ca.pem"), &certs::authority().pem).unwrap();
+        let setup = match named {
+            true => setup.set("alerts", "webhook_ca", r#""ca.pem""#),
+            false => setup,
+        };
+        let receiver = Receiver::start_tls(&setup, port, "ok", leaf);
+        let gateway = setup.start();
+        let key = gateway.key("acme");
+        let told = Told::of(&gateway);
+        let tries = |outcome: &str| {
+            gateway.metric(&format!(
+                r#"portcullis_alerts_total{{outcome="{outcome}"}}"#
+            ))
+        };
+        call(&gateway, &key, "/any/x", 8);
+        if taken {
+            let seen = receiver.wait_for(1);
+            assert_eq!(
+                (&seen[0]["valid"], &seen[0]["path"]),
+                (&true.into(), &"/hook".into()),
+                "{name}"
+            );
+            eventually("it is delivered", || {
+                (told.alerts(&gateway)[0]["delivery"] == "done").then_some(())
+            });
+            continue;
+        }
+        eventually("the first try is over", || {
+            (tries("failed_try") == 1).then_some(())
+        });
+        gateway.advance(Duration::from_secs(5));
+        eventually("the second try is over", || {
+            (tries("failed_try") == 2).then_some(())
+        });
+        assert_eq!(told.alerts(&gateway)[0]["delivery"], "pending", "{name}");
+        assert_eq!(receiver.seen().len(), 0, "{name}: not a byte of it");
+    }
+}
+
+// FF15: a certificate that ends within two weeks is told of each day, until another takes its place.
+#[test]
+fn a_certificate_that_ends_is_told_of_each_day() {
+    let upstream = Upstream::start();
+    let setup = Setup::usual(&upstream)
+        .set("tls", "certificate", r#""short.pem""#)
+        .set("tls", "private_key", r#""short.key""#);
+    let names = ["localhost", "api.test", "127.0.0.1"];
+    certs::ending(&names, 12).write(setup.directory(), "short");
+    let gateway = setup.start();
+    let told = Told::of(&gateway);
+    let kind = "certificate.expiring";
+    gateway.advance(Duration::from_secs(61));
+    let alerts = told.wait_for(&gateway, kind, 1);
+    let text = alerts[0]["text"].as_str().unwrap();
+    assert!(text.contains("a certificate of [tls] ends at 2"), "{text}");
+    for _ in 0..3 {
+        gateway.advance(Duration::from_secs(3_600));
+    }
+    gateway.advance(Duration::from_secs(21 * 3_600 + 61));
+    told.wait_for(&gateway, kind, 2);
+    certs::usual().write(gateway.directory(), "short");
+    gateway.reload_as_is().unwrap();
+    gateway.advance(Duration::from_secs(86_400 + 61));
+    // What is looked for behind it has been told: so has this, if there were anything.
+    gateway.make_key(NewKey {
+        expires_in_seconds: Some(86_400),
+        ..new_key("acme")
+    });
+    gateway.advance(Duration::from_secs(61));
+    told.wait_for(&gateway, "key.expiring", 1);
+    gateway.advance(Duration::from_secs(61));
+    assert_eq!(told.of_kind(&gateway, kind).len(), 2);
+}
+
 // A webhook without its secret, or with a secret that is none, is no start.
 #[test]
 fn a_webhook_has_a_good_secret_or_there_is_no_start() {
@@ -397,11 +423,19 @@ fn a_webhook_has_a_good_secret_or_there_is_no_start() {
         error.contains("webhook and webhook_secret go together"),
         "{error}"
     );
-    let bad = with_webhook(setup, 1);
+    let bad = with_webhook(setup.clone(), 1);
     fs::write(bad.directory().join("webhook.secret"), "hunter2").unwrap();
     let error = bad.try_start(&Clock::movable()).err().unwrap();
     assert!(
         error.contains("whsec_") && !error.contains("hunter2"),
+        "{error}"
+    );
+    let nobody = with_webhook(setup, 1)
+        .set("alerts", "webhook", r#""https://127.0.0.1:1/""#)
+        .set("alerts", "webhook_ca", r#""nothing.pem""#);
+    let error = nobody.try_start(&Clock::movable()).err().unwrap();
+    assert!(
+        error.contains("webhook_ca: ") && error.contains("nothing.pem"),
         "{error}"
     );
 }

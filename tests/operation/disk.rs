@@ -19,11 +19,14 @@ use crate::load::used;
 use crate::support::client;
 use crate::support::eventually;
 use crate::support::gateway::Setup;
+use crate::support::ports::free_port;
 use crate::support::site::BINARY;
 use crate::support::site::Site;
 use crate::support::site::assert_exit;
 use crate::support::site::errors;
 use crate::support::upstream::Upstream;
+use crate::support::webhooks::Receiver;
+use crate::support::webhooks::with_webhook;
 
 /// A shell that alone sees a small disk of its own (a tmpfs) where the store is.
 struct Room {
@@ -149,12 +152,15 @@ fn make(site: &Site) -> (String, String) {
     (text("text"), text("id"))
 }
 
-// OP5, DESIGN section 11: the disk is full. Requests and limits go on in memory, with an alarm; a revocation is in force and exits 69 "in force, not
+// OP5, FF15, DESIGN section 11: the disk is full. Requests and limits go on in memory, with an alarm and one alert; a revocation is in force and exits 69 "in force, not
 // durable"; nothing new is made; and once there is room all of it is written, so that not even kill -9 brings the revoked key back.
 #[test]
 fn a_full_disk_stops_neither_requests_nor_revocations() {
     let upstream = Upstream::start();
-    let site = site(&upstream, "20/hour");
+    let port = free_port();
+    let setup = site(&upstream, "20/hour").setup.clone();
+    let site = Site::of(with_webhook(setup, port).set("alerts", "limit_percent", "0"));
+    let receiver = Receiver::start(&site.setup, port, "ok");
     let store = site.setup.directory().join("state");
     let Some(mut room) = Room::open(&store) else {
         return;
@@ -180,6 +186,10 @@ fn a_full_disk_stops_neither_requests_nor_revocations() {
         "{}",
         site.stderr()
     );
+    // FF15: it is told of although the alert itself finds no room either.
+    let told = receiver.wait_for(1);
+    assert_eq!(told[0]["valid"], true);
+    assert_eq!(told[0]["body"]["type"], "store.trouble");
     let output = site.command(&["keys", "revoke", &lost_id, "--yes"]);
     assert_exit(&output, 69);
     assert!(
@@ -214,6 +224,9 @@ fn a_full_disk_stops_neither_requests_nor_revocations() {
         let open = site.metric("portcullis_changes_not_durable");
         (open + site.metric("portcullis_counter_flush_failing") == 0.0).then_some(())
     });
+    assert_eq!(receiver.seen().len(), 1, "once, not with each second");
+    let said = site.stderr().matches("the store cannot be written").count();
+    assert_eq!(said, 1, "{}", site.stderr());
     room.kill();
     room.start(&site);
     site.get(&lost).expect(401);

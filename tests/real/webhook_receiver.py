@@ -1,12 +1,13 @@
 """A receiver of webhooks on Python's own server: checks the signature, and fails, redirects and delays as it is told.
 
-webhook_receiver.py PORT SECRET MODES LOG: one word for each request, the last for all that follow: ok, fail, redirect, slow, hang, gone."""
+webhook_receiver.py PORT SECRET MODES LOG [CERTIFICATE KEY]: over HTTPS with a certificate; one word for each request, the last for all that follow: ok, fail, redirect, slow, hang, gone."""
 
 import base64
 import hashlib
 import hmac
 import http.server
 import json
+import ssl
 import sys
 import threading
 import time
@@ -59,4 +60,9 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
 
 http.server.ThreadingHTTPServer.daemon_threads = True
-http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Receiver).serve_forever()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Receiver)
+if len(sys.argv) > 5:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[5], sys.argv[6])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()

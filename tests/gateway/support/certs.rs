@@ -79,6 +79,22 @@ pub fn expired(names: &[&str]) -> Leaf {
     }
 }
 
+/// The same, but its time is over in so many days, at midnight.
+pub fn ending(names: &[&str], days: i64) -> Leaf {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+    let end = end.to_string();
+    let part = |range: std::ops::Range<usize>| end[range].parse::<u8>().unwrap();
+    params.not_after = rcgen::date_time_ymd(end[..4].parse().unwrap(), part(5..7), part(8..10));
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &authority().issuer).unwrap();
+    Leaf {
+        certificate: certificate.pem(),
+        private_key: key.serialize_pem(),
+    }
+}
+
 /// The certificate most gateways serve: `localhost`, `api.test`, 127.0.0.1. Made once.
 pub fn usual() -> &'static Leaf {
     static LEAF: OnceLock<Leaf> = OnceLock::new();

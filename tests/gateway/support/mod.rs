@@ -12,6 +12,7 @@ pub mod real;
 pub mod request;
 pub mod site;
 pub mod upstream;
+pub mod webhooks;
 pub mod websocket;
 
 use std::sync::Arc;
