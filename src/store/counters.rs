@@ -430,7 +430,7 @@ fn read_usage(connection: &Connection, keys: Option<&[KeyId]>) -> Result<Vec<Usa
         Some(keys) => {
             let mut one = connection.prepare_cached(&format!("{all} WHERE key_id = ?1"))?;
             for key in keys {
-                read_usage_rows(&mut one.query([key.to_string()])?, &mut rows)?;
+                read_usage_rows(&mut one.query([key_text(*key)])?, &mut rows)?;
             }
         }
     }

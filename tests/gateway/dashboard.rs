@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::support::client::Http1;
 use crate::support::gateway::Setup;
 use crate::support::real::left_out;
 use crate::support::real::tool;
@@ -56,7 +57,7 @@ fn the_dashboard_is_four_files_under_a_strict_policy() {
     gateway.send(&Request::get("/")).expect(401);
 }
 
-// PB19, FF5 to FF8: a key is made in the page and used at the edge, its use is seen, it is switched off, regenerated and revoked in the
+// PB19, FF5 to FF8, FF14, FF15: a key is made in the page and used at the edge, its use is seen, it is switched off, regenerated and revoked in the
 // page; by keyboard, in light and dark, on a phone; accessible (axe); no console message, nothing from elsewhere, no name that becomes a script.
 #[test]
 fn an_operator_lives_in_the_dashboard() {
@@ -67,16 +68,17 @@ fn an_operator_lives_in_the_dashboard() {
     let tools = modules.parent().and_then(Path::parent).unwrap();
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream)
+        .plan("small", "5/hour", "unlimited")
         .more("[[tenants]]\nid = \"hostile\"\nname = \"</td><img src=x onerror=window.hurt=1>\"\nplan = \"open\"\n")
         .start();
-    let token = |role: &str| {
+    let token = |option: &str, whose: &str| {
         let words = [
             "admin-tokens",
             "create",
             "--name",
             "<b onclick=window.hurt=1>ops</b>",
-            "--role",
-            role,
+            option,
+            whose,
         ];
         let (code, token, said) = gateway.command(&words);
         assert_eq!(code, 0, "{said}");
@@ -88,16 +90,25 @@ fn an_operator_lives_in_the_dashboard() {
         ..crate::support::gateway::new_key("hostile")
     });
     gateway.get("/any/x", &hostile).expect(200);
-    let (full, reader) = (token("full"), token("read-only"));
+    let screens = Path::new(env!("CARGO_TARGET_TMPDIR")).join("screens");
+    std::fs::create_dir_all(&screens).unwrap();
+    // An alert to look at.
+    Http1::plain(gateway.http())
+        .exchange(&Request::get("/any/x").bearer(&hostile.text))
+        .expect(403);
+    let made = gateway.command(&["tenants", "create", "initech", "--plan", "small"]);
+    assert_eq!(made.0, 0, "{}", made.2);
+    let (full, reader) = (token("--role", "full"), token("--role", "read-only"));
+    let own = token("--tenant", "acme");
     let log = gateway.directory().join("dashboard.log");
     let file = std::fs::File::create(&log).unwrap();
     let mut child = Command::new("node")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/dashboard.mjs"))
         .arg(format!("http://{}", gateway.admin()))
-        .args([&full, &reader])
+        .args([&full, &reader, &own])
         .arg(format!("https://{}", gateway.https()))
         .arg(tools)
-        .arg(gateway.directory())
+        .arg(&screens)
         .stdin(Stdio::null())
         .stdout(file.try_clone().unwrap())
         .stderr(file)

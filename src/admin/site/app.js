@@ -2,6 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const LIVE_MILLIS = 2000;
+const PAGE_KEYS = 100;
 let me = null;
 let live = null;
 
@@ -19,23 +20,30 @@ function make(name, attributes, ...children) {
 }
 
 function text_or_node(child) {
-  return child instanceof Node ? child : document.createTextNode(String(child));
+  return child instanceof Node ? child : document.createTextNode(visible(child));
 }
 
+// Characters that turn the direction of what follows could make one name look like another: they are shown as what they are.
+function visible(text) {
+  return String(text).replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+// On a phone each row is a card, with the columns' names in its cells; the roles keep it a table for who hears it.
 function table(caption, columns, rows, empty) {
-  const head = columns.map(([title, kind]) => make("th", { scope: "col", class: kind }, title));
-  const body = rows.map((row) => make("tr", null, row.map((cell, at) => make("td", { class: columns[at][1] }, cell))));
-  if (!rows.length) body.push(make("tr", null, make("td", { colspan: columns.length, class: "quiet" }, empty || "none")));
+  const head = columns.map(([title, kind]) => make("th", { scope: "col", class: kind, role: "columnheader" }, title));
+  const cell = (content, at) => make("td", { class: columns[at][1], role: "cell", "data-label": columns[at][0] }, content);
+  const body = rows.map((row) => make("tr", { role: "row" }, row.map(cell)));
+  if (!rows.length) body.push(make("tr", { role: "row" }, make("td", { colspan: columns.length, class: "quiet", role: "cell" }, empty || "none")));
   return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    make("table", null, make("caption", null, caption), make("thead", null, make("tr", null, head)), make("tbody", null, body)));
+    make("table", { role: "table", "aria-label": caption }, make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, head)), make("tbody", { role: "rowgroup" }, body)));
 }
 
 function tiles(pairs) {
   return make("dl", { class: "tiles" }, pairs.map(([name, value]) => make("div", null, make("dt", null, name), make("dd", null, value))));
 }
 
-// Bars of [label, height, part that failed]; what it shows stands in its label too.
-function chart(label, bars) {
+// Bars of [label, height, part that failed], from one end to the other; what it shows stands in its label too.
+function chart(label, bars, from, to) {
   const space = "http://www.w3.org/2000/svg";
   const [width, height] = [600, 120];
   const svg = document.createElementNS(space, "svg");
@@ -56,10 +64,14 @@ function chart(label, bars) {
     const part = ((faults || 0) / most) * (height - 6);
     if (part) rectangle("fault", at * step + 1, height - part, part, `${title}: ${faults} failed`);
   });
-  return make("figure", null, svg, make("figcaption", { class: "quiet" }, label));
+  const axis = make("div", { class: "axis quiet", "aria-hidden": "true" }, make("span", null, from), make("span", null, to));
+  const highest = Math.max(0, ...bars.map((bar) => bar[1]));
+  return make("figure", null, make("div", { class: "most quiet", "aria-hidden": "true" }, `highest ${count(highest)}`), svg, axis, make("figcaption", { class: "quiet" }, label));
 }
 
-const time = (text) => (text ? new Date(text).toLocaleString() : "never");
+// In this browser's time, to the minute; the whole of it when pointed at.
+const minute = (at) => new Date(at).toLocaleString("sv").slice(0, 16);
+const time = (text) => (text ? make("time", { datetime: text, title: new Date(text).toLocaleString() }, minute(text)) : "never");
 const count = (number) => Number(number || 0).toLocaleString();
 const percent = (number) => (number === null || number === undefined ? "–" : `${number} %`);
 const button = (text, act, kind) => make("button", { type: "button", class: kind, on: { click: act } }, text);
@@ -67,7 +79,13 @@ const state = (word) => make("span", { class: word === "active" || word === "up"
 const writes = () => me.role !== "read-only";
 const whole = () => me.role !== "tenant";
 
-function say(text) {
+// Behind an open dialog nothing is read: what there is to say is said in it.
+function say(text, kind) {
+  if ($("dialog").open) {
+    $("dialog-said").className = kind || "";
+    $("dialog-said").textContent = text;
+    return;
+  }
   $("said").textContent = text;
   clearTimeout(say.later);
   say.later = setTimeout(() => { $("said").textContent = ""; }, 6000);
@@ -78,44 +96,60 @@ function say(text) {
 async function api(method, path, body) {
   const headers = { "X-Portcullis-Page": "1" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const answer = await fetch(path, { method, headers, credentials: "same-origin", body: body === undefined ? undefined : JSON.stringify(body) });
-  const said = answer.status === 204 ? null : await answer.json();
+  let answer, said;
+  try {
+    answer = await fetch(path, { method, headers, credentials: "same-origin", body: body === undefined ? undefined : JSON.stringify(body) });
+    said = answer.status === 204 ? null : await answer.json();
+  } catch {
+    throw new Error("The gateway does not answer.");
+  }
   if (answer.status === 401 && me) {
     leave();
     throw new Error("The session has ended.");
   }
-  if (!answer.ok) throw new Error(said.detail || said.title);
+  if (!answer.ok) throw Object.assign(new Error(said.detail || said.title), { status: answer.status });
   return said;
 }
 
 // ── Dialogs ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-function dialog(title, ...content) {
+function dialog(title, content, closed) {
   const box = $("dialog");
-  box.replaceChildren(make("h2", { id: "dialog-title" }, title), ...content);
+  box.replaceChildren(make("h2", { id: "dialog-title" }, title), ...content, make("p", { id: "dialog-said", role: "status" }));
+  // However it is closed, what it showed is gone.
+  box.onclose = () => {
+    box.replaceChildren();
+    closed?.();
+  };
   if (!box.open) box.showModal();
-  return box;
 }
 
 function confirm_then(title, text, label, act) {
-  dialog(title, make("p", null, text), make("div", { class: "row" },
+  dialog(title, [make("p", null, text), make("div", { class: "row" },
     button("Cancel", () => $("dialog").close()),
-    button(label, async () => { $("dialog").close(); await attempt(act); }, "final")));
+    button(label, () => attempt(async () => {
+      const said = await act();
+      // A new text takes the dialog over.
+      if ($("secret")) return;
+      $("dialog").close();
+      route();
+      say(said);
+    }), "final"))]);
 }
 
 async function attempt(act) {
   try {
     await act();
   } catch (error) {
-    say(error.message);
+    say(error.message, "bad");
   }
 }
 
 // The one time that a text is shown.
 function show_secret(title, key) {
   const secret = make("code", { class: "secret", id: "secret", tabindex: "0" }, key.text);
-  dialog(title, make("p", null, "This is the only time that it is shown. It is kept nowhere."), secret,
-    (key.notes || []).map((note) => make("p", { class: "quiet" }, note)),
+  dialog(title, [make("p", null, "This is the only time that it is shown. It is kept nowhere."), secret,
+    ...(key.notes || []).map((note) => make("p", { class: "quiet" }, note)),
     make("div", { class: "row" },
       button("Copy", async () => {
         try {
@@ -126,10 +160,10 @@ function show_secret(title, key) {
           say("Selected: copy it with the keyboard.");
         }
       }, "main"),
-      button("Done", () => { $("dialog").close(); $("dialog").replaceChildren(); route(); })));
+      button("Done", () => $("dialog").close()))], route);
 }
 
-// ── Pages ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Pages: each gives its parts, and what brings them up to date while it is looked at ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 async function overview() {
   const spots = { tiles: make("div"), rate: make("div"), refusals: make("div"), latency: make("div"), upstreams: make("div") };
@@ -147,13 +181,13 @@ async function overview() {
       ["Tunnels", count(now.tunnels_open)], ["Answered 4xx", count(now.status_classes[3])], ["Answered 5xx", count(now.status_classes[4])],
       ["Keys", count(now.keys)], ["Tenants", count(now.tenants)],
       ["Store", now.counters_failing || now.changes_not_durable ? "cannot be written" : "good"], ["Configuration", now.last_reload_successful ? "good" : "last reload refused"],
-      ["Certificate ends in", `${ends} days`], ["State", now.state]]));
-    spots.rate.replaceChildren(chart(`Requests a second, now ${rate.toFixed(1)}`, rates));
+      ["Certificate ends in", `${count(ends)} days`], ["State", now.state]]));
+    spots.rate.replaceChildren(chart(`Requests a second, now ${rate.toFixed(1)}`, rates, "2 minutes ago", "now"));
     const refusals = Object.entries(now.refusals).sort((one, other) => other[1] - one[1]);
     spots.refusals.replaceChildren(table("Refusals and failures by reason", [["Reason"], ["Count", "number"]], refusals.map(([reason, times]) => [reason, count(times)])));
     const bounds = now.latency_bounds_seconds;
     const names = now.latency.map((_, at) => (at < bounds.length ? `up to ${bounds[at] * 1000} ms` : "longer"));
-    spots.latency.replaceChildren(chart(`Requests by time taken: ${now.latency.map((times, at) => `${times} ${names[at]}`).filter((text) => !text.startsWith("0 ")).join(", ") || "none"}`, now.latency.map((times, at) => [names[at], times])));
+    spots.latency.replaceChildren(chart(`Requests by time taken: ${now.latency.map((times, at) => `${times} ${names[at]}`).filter((text) => !text.startsWith("0 ")).join(", ") || "none"}`, now.latency.map((times, at) => [names[at], times]), names[0], names[names.length - 1]));
   };
   draw(await api("GET", "/v1/overview"));
   const stand = async () => {
@@ -164,19 +198,21 @@ async function overview() {
     spots.upstreams.replaceChildren(table("Upstreams", [["Name"], ["Server", "wide"], ["State"], ["Tried again"], ["In flight", "number"], ["Ejections", "number"], ["Queued", "number"], ["Routes", "number"]], rows));
   };
   await stand();
-  live = setInterval(() => attempt(async () => { draw(await api("GET", "/v1/overview")); await stand(); }), LIVE_MILLIS);
-  return [spots.tiles, make("h2", null, "Traffic"), spots.rate, make("h2", null, "Latency"), spots.latency, make("h2", null, "Refusals"), spots.refusals,
-    make("h2", null, "Upstreams"), spots.upstreams];
+  const tick = async () => { draw(await api("GET", "/v1/overview")); await stand(); };
+  return { tick, parts: [spots.tiles, make("h2", null, "Traffic"), spots.rate, make("h2", null, "Latency"), spots.latency, make("h2", null, "Refusals"), spots.refusals,
+    make("h2", null, "Upstreams"), spots.upstreams] };
 }
 
-async function keys() {
-  const [listed, usage] = await Promise.all([api("GET", "/v1/keys?limit=1000"), api("GET", "/v1/usage")]);
+async function keys(after) {
+  const from = after ? `&after=${encodeURIComponent(after)}` : "";
+  const [listed, usage] = await Promise.all([api("GET", `/v1/keys?limit=${PAGE_KEYS}${from}`), api("GET", "/v1/usage")]);
   const used = new Map(usage.keys.map((key) => [key.key_id, key]));
   const rows = listed.keys.map((key) => [
     make("a", { href: `#/key/${key.id}` }, key.name), key.type, key.key || "–", key.tenant, time(key.created_at), time(key.last_used_at), state(key.status),
     count(used.get(key.id)?.requests), percent(used.get(key.id)?.success_rate_percent)]);
-  return [writes() ? make("div", { class: "row" }, button("Create a key", create_key, "main")) : null,
-    table(listed.next ? "The first 1,000 keys" : "Keys", [["Name", "wide"], ["Type"], ["Key"], ["Tenant"], ["Created"], ["Last used"], ["Status"], ["Requests in 24 h", "number"], ["Success", "number"]], rows, "no keys yet")];
+  const others = make("p", { class: "row" }, after ? make("a", { href: "#/keys" }, "First page") : null, listed.next ? make("a", { href: `#/keys/${listed.next}` }, "Next page") : null);
+  return { parts: [writes() ? make("div", { class: "row" }, button("Create a key", create_key, "main")) : null,
+    table("Keys", [["Name", "wide"], ["Type"], ["Key"], ["Tenant"], ["Created"], ["Last used"], ["Status"], ["In 24 h", "number"], ["Success", "number"]], rows, "no keys yet"), after || listed.next ? others : null] };
 }
 
 function field(label, input) {
@@ -203,12 +239,13 @@ async function create_key() {
     });
   } } }, field("Name", name), field("Tenant", tenant), field("Type", type), field("Ends", ends), field("Scopes, separated by spaces; none is all of the tenant's", scopes),
   make("div", { class: "row" }, button("Cancel", () => $("dialog").close()), make("button", { type: "submit", class: "main" }, "Create")));
-  dialog("Create a key", form);
+  dialog("Create a key", [form]);
 }
 
 async function key(id) {
   const at = `/v1/keys/${encodeURIComponent(id)}`;
-  const [one, usage] = await Promise.all([api("GET", at), api("GET", `${at}/usage?since_seconds=604800`)]);
+  const asked = () => api("GET", `${at}/usage?since_seconds=604800`);
+  const [one, usage] = await Promise.all([api("GET", at), asked()]);
   const act = (verb, said) => () => attempt(async () => { await api("POST", `${at}/${verb}`); say(said); route(); });
   const acts = [];
   if (writes() && one.status !== "revoked" && one.status !== "deleted") {
@@ -216,23 +253,42 @@ async function key(id) {
     acts.push(button("Regenerate", () => confirm_then("Regenerate this key?", `The present text of ${one.name} ends at once; the new one is shown once.`, "Regenerate",
       async () => show_secret("The new text", await api("POST", `${at}/regenerate`, {})))));
     acts.push(button("Revoke", () => confirm_then("Revoke this key?", `${one.name} ends for good, with the requests that it has in flight.`, "Revoke for good",
-      async () => { await api("POST", `${at}/revoke`); say("The key is revoked."); route(); }), "final"));
+      async () => { await api("POST", `${at}/revoke`); return "The key is revoked."; }), "final"));
   }
+  const spots = { about: make("div"), windows: make("div"), history: make("div") };
+  const draw = (usage) => {
+    spots.about.replaceChildren(about(one, usage));
+    spots.windows.replaceChildren(windows_now(usage));
+    spots.history.replaceChildren(...history(usage));
+  };
+  draw(usage);
+  const tick = async () => draw(await asked());
+  return { tick, parts: [make("p", null, make("a", { href: "#/keys" }, "All keys"), " / ", make("b", null, one.name)), make("div", { class: "row" }, acts), spots.about,
+    make("h2", null, "Windows now"), spots.windows, make("h2", null, "Seven days"), spots.history] };
+}
+
+function about(one, usage) {
+  return tiles([["Status", state(one.status)], ["Type", one.type], ["Tenant", one.tenant], ["Key", one.key || "–"], ["Environment", one.environment], ["Created", time(one.created_at)],
+    ["Ends", time(one.expires_at)], ["Last used", time(usage.total.last_used_at || one.last_used_at)], ["Scopes", one.scopes ? one.scopes.join(" ") : "all of the tenant's"], ["Id", one.id], ["Note", one.note || "–"]]);
+}
+
+function windows_now(usage) {
+  const figure = (window, name) => (window.state ? count(window.state[name]) : "–");
+  return table("Windows", [["Whose"], ["Window"], ["Limit"], ["Used", "number"], ["Left", "number"], ["Resets"]],
+    usage.windows.map((window) => [window.subject, window.window, window.limit, figure(window, "used"), figure(window, "remaining"), window.state ? time(window.state.reset_at) : "–"]), "none: the key has ended");
+}
+
+function history(usage) {
   const hours = new Map(usage.hours.map((hour) => [Date.parse(hour.hour), hour]));
   const last = Math.floor(Date.parse(usage.until) / 3600000) * 3600000;
   const bars = Array.from({ length: 168 }, (_, back) => {
     const begun = last - (167 - back) * 3600000;
     const hour = hours.get(begun);
-    return [new Date(begun).toLocaleString(), hour?.requests || 0, (hour?.client_error || 0) + (hour?.server_error || 0)];
+    return [minute(begun), hour?.requests || 0, (hour?.client_error || 0) + (hour?.server_error || 0)];
   });
   const total = usage.total;
-  return [make("p", null, make("a", { href: "#/keys" }, "All keys"), " / ", make("b", null, one.name)), make("div", { class: "row" }, acts),
-    tiles([["Status", state(one.status)], ["Type", one.type], ["Tenant", one.tenant], ["Key", one.key || "–"], ["Environment", one.environment], ["Created", time(one.created_at)],
-      ["Ends", time(one.expires_at)], ["Last used", time(one.last_used_at)], ["Scopes", one.scopes ? one.scopes.join(" ") : "all of the tenant's"], ["Id", one.id], ["Note", one.note || "–"]]),
-    make("h2", null, "Windows now"), table("Windows", [["Whose"], ["Window"], ["Limit"], ["Used", "number"], ["Left", "number"], ["Resets"]],
-      usage.windows.map((window) => [window.subject, window.window, window.limit, window.state ? count(window.state.used) : "–", window.state ? count(window.state.remaining) : "–", window.state ? time(window.state.reset_at) : "–"])),
-    make("h2", null, "Seven days"), tiles([["Requests", count(total.requests)], ["Success", percent(total.success_rate_percent)], ["Errors", percent(total.error_rate_percent)], ["Refused", count(total.refused)], ["Bytes in", count(total.received_bytes)], ["Bytes out", count(total.sent_bytes)]]),
-    chart(`Requests by the hour within seven days: ${count(total.requests)}, of which ${count(total.client_error + total.server_error)} failed`, bars)];
+  return [tiles([["Requests", count(total.requests)], ["Success", percent(total.success_rate_percent)], ["Errors", percent(total.error_rate_percent)], ["Refused", count(total.refused)], ["Bytes in", count(total.received_bytes)], ["Bytes out", count(total.sent_bytes)]]),
+    chart(`Requests by the hour within seven days: ${count(total.requests)}, of which ${count(total.client_error + total.server_error)} failed`, bars, bars[0][0], "now")];
 }
 
 async function tenants() {
@@ -243,7 +299,7 @@ async function tenants() {
     const path = `/v1/tenants/${encodeURIComponent(one.id)}`;
     return one.status === "suspended"
       ? button("Resume", () => attempt(async () => { await api("POST", `${path}/resume`); route(); }))
-      : button("Suspend", () => confirm_then("Suspend this tenant?", `All keys of ${one.name} get 403 until it is resumed.`, "Suspend", async () => { await api("POST", `${path}/suspend`); route(); }), "final");
+      : button("Suspend", () => confirm_then("Suspend this tenant?", `All keys of ${one.name} get 403 until it is resumed.`, "Suspend", async () => { await api("POST", `${path}/suspend`); return "The tenant is suspended."; }), "final");
   };
   parts.push(table("Tenants", [["Id"], ["Name", "wide"], ["Plan"], ["Status"], ["Declared in"], ["Change"]], tenants.map((one) => [one.id, one.name, one.plan, state(one.status), one.declared_in, verb(one)])));
   if (whole()) {
@@ -251,25 +307,29 @@ async function tenants() {
     parts.push(make("h2", null, "Plans"), table("Plans", [["Name"], ["Quota"], ["Burst"], ["Scopes", "wide"], ["API access"]],
       plans.map((plan) => [plan.name, plan.quota, plan.burst, plan.scopes.join(" "), plan.api_access ? "yes" : "no"])));
   }
-  return parts;
+  return { parts };
 }
 
 async function alerts() {
   const { alerts } = await api("GET", "/v1/alerts");
-  return [table("Alerts, the latest first", [["When"], ["About"], ["What", "wide"], ["Webhook"]], alerts.map((one) => [time(one.at), one.kind, one.text, one.delivery]), "nothing had to be told")];
+  return { parts: [table("Alerts, the latest first", [["When"], ["About"], ["What", "wide"], ["Webhook"]], alerts.map((one) => [time(one.at), one.kind, one.text, one.delivery]), "nothing had to be told")] };
 }
 
 async function audit() {
   const [{ lines }, verdict] = await Promise.all([api("GET", "/v1/audit"), api("GET", "/v1/audit/verify")]);
-  const whole = verdict.whole ? make("p", { class: "good" }, `${count(verdict.lines)} lines since ${time(verdict.since)}, all as they were written.${verdict.pruned_at ? ` Those before line ${verdict.first_line} were let go, as the log itself says.` : ""}`) : make("p", { class: "bad" }, `The log is not whole: ${verdict.fault}`);
-  return [whole, table("What administrators did, the latest first", [["Line", "number"], ["When"], ["Who"], ["From"], ["Act"], ["About", "wide"], ["Changed", "wide"]],
-    lines.map((line) => [line.seq, time(line.at), line.who, line.from, line.act, line.subject, differences(line)]))];
+  const whole = verdict.whole ? make("p", { class: "good" }, `${count(verdict.lines)} lines since `, time(verdict.since), `, all as they were written.${verdict.pruned_at ? ` Those before line ${verdict.first_line} were let go, as the log itself says.` : ""}`) : make("p", { class: "bad" }, `The log is not whole: ${verdict.fault}`);
+  return { parts: [whole, table("What administrators did, the latest first", [["Line", "number"], ["When"], ["Who"], ["From"], ["Act"], ["About", "wide"], ["Changed", "wide"]],
+    lines.map((line) => [line.seq, time(line.at), line.who, line.from, line.act, line.subject, differences(line)]), "nothing yet")] };
 }
 
+// What is new as a whole is told by a few of its members.
+const NEW = ["name", "tenant", "role", "plan", "count", "first", "through"];
+
 function differences(line) {
-  if (!line.before || !line.after) return "–";
   const text = (value) => (value !== null && typeof value === "object" ? JSON.stringify(value) : String(value ?? "–"));
-  const changed = Object.keys(line.after).filter((name) => text(line.before[name]) !== text(line.after[name]));
+  if (!line.after) return "–";
+  if (!line.before) return NEW.filter((name) => line.after[name] !== undefined && line.after[name] !== null).map((name) => `${name}: ${text(line.after[name])}`).join("; ") || "–";
+  const changed = Object.keys(line.after).filter((name) => name !== "status_label" && text(line.before[name]) !== text(line.after[name]));
   return changed.map((name) => `${name}: ${text(line.before[name])} → ${text(line.after[name])}`).join("; ") || "–";
 }
 
@@ -281,15 +341,20 @@ function log_in(said) {
   $("nav").hidden = true;
   $("who").replaceChildren();
   const token = make("input", { type: "password", name: "token", required: true, autocomplete: "off" });
-  const form = make("form", { on: { submit: (event) => {
+  const refused = make("p", { class: "bad", role: "alert" });
+  const form = make("form", { on: { submit: async (event) => {
     event.preventDefault();
-    attempt(async () => {
+    refused.replaceChildren();
+    try {
       await api("POST", "/v1/session", { token: token.value });
       localStorage.setItem("portcullis", "1");
       await enter();
-    });
-  } } }, field("Admin token", token), make("button", { type: "submit", class: "main" }, "Log in"),
-  make("p", { class: "quiet" }, "portcullis admin-tokens create --name NAME --role full"));
+    } catch (error) {
+      refused.replaceChildren(error.status === 401 ? "This token opens nothing: it is mistyped, revoked or expired." : error.message);
+      token.focus();
+    }
+  } } }, field("Admin token", token), refused, make("button", { type: "submit", class: "main" }, "Log in"),
+  make("p", { class: "quiet hint" }, "A token is made where the gateway runs: ", make("code", null, "portcullis admin-tokens create --name NAME --role full")));
   $("main").replaceChildren(make("h1", { tabindex: "-1" }, "Log in"), said ? make("p", null, said) : "", form);
   document.title = "Log in – Portcullis";
   token.focus();
@@ -325,12 +390,13 @@ async function route() {
   }
   const heading = make("h1", { tabindex: "-1" }, page[0]);
   try {
-    const parts = await page[1](argument && decodeURIComponent(argument));
+    const { parts, tick } = await page[1](argument && decodeURIComponent(argument));
     if (mine !== turn) return;
     $("main").replaceChildren(heading, ...parts.filter(Boolean));
+    if (tick) live = setInterval(() => attempt(tick), LIVE_MILLIS);
   } catch (error) {
     if (mine !== turn || !me) return;
-    $("main").replaceChildren(heading, make("p", { class: "bad" }, error.message));
+    $("main").replaceChildren(heading, make("p", { class: "bad", role: "alert" }, error.message), button("Try again", route));
   }
   document.title = `${page[0]} – Portcullis`;
   heading.focus();
