@@ -18,7 +18,7 @@ use std::collections::HashSet;
 const STATUS_WORDS: [&str; 5] = ["active", "inactive", "expired", "revoked", "deleted"];
 
 fn nobody(id: KeyId) -> Failure {
-    Failure::Usage(format!(
+    Failure::Refused(format!(
         "after: no key of this list has the id {id}; begin again without it"
     ))
 }

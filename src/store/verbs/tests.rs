@@ -670,7 +670,7 @@ fn pages_follow_each_other_and_begin_with_the_file() {
     // Whoever may see one tenant's keys learns nothing of another's from where he goes on.
     for stranger in [made[0].as_str(), "key_nobody000000"] {
         let error = page(&mut bench, of("filed"), Some(stranger), 9).unwrap_err();
-        assert_eq!(error.exit, 2);
+        assert_eq!(error.exit, 1);
         assert!(
             error
                 .text
