@@ -766,3 +766,32 @@ fn the_host_of_a_refusal_chooses_its_style() {
     let refused = run(&snapshot, &Quota::new(), 0, &mut two).unwrap_err();
     assert_eq!((refused.reason, refused.host), ("host_repeated", None));
 }
+
+/// FF15: of all that is asked of a key within a window one request tells, and none that the limit refuses, enforced or observed.
+#[test]
+fn ff15_what_the_limit_refuses_tells_nothing() {
+    for mode in [Mode::Enforce, Mode::Observe] {
+        let mut world = World::new();
+        world.config.alerts.limit_percent = 80;
+        world.plans[0].limits.quota = Some(Rate {
+            count: 3,
+            seconds: 3_600,
+        });
+        world.plans[0].mode = mode;
+        let snapshot = world.build();
+        let peer = Peer {
+            address: "192.0.2.7:50000".parse().unwrap(),
+            local: "198.51.100.1:8443".parse().unwrap(),
+            via: Via::Direct,
+        };
+        let (quota, tokens) = (Quota::new(), Tokens::new());
+        let (alerts, mut raised) = Alerts::queue();
+        let means = means(&quota, &tokens, &alerts);
+        let told = [1, 2, 3, 4, 5, 6].map(|_| {
+            let mut head = head("GET", "/any", &[("x-api-key", "good")]);
+            let _ = admit(&snapshot, &means, at(0), &peer, &mut head);
+            std::iter::from_fn(|| raised.try_recv().ok()).count()
+        });
+        assert_eq!(told, [0, 0, 1, 0, 0, 0], "{mode:?}");
+    }
+}
