@@ -43,7 +43,7 @@ fn every_example_of_the_reference_file_is_good() {
     assert_eq!(config.declared_keys.len(), 1);
     assert_eq!(config.upstreams.len(), 4);
     assert_eq!(config.hosts.len(), 1);
-    assert_eq!(config.routes.len(), 4);
+    assert_eq!(config.routes.len(), 5);
     assert_eq!(config.tls.sni.len(), 1);
 }
 

@@ -424,6 +424,12 @@ impl Config {
         if let Some(references) = &route.references {
             dump_references(out, references);
         }
+        if route.access == Access::Public {
+            out.text("address_limit", &rate(route.address_limit));
+            let passes = route.pass_authorization;
+            out.text("authorization", if passes { "pass" } else { "remove" });
+        }
+        out.bare("json_as_form", route.json_as_form);
     }
 
     fn environment(&self, environment: Environment) -> &str {

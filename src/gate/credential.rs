@@ -10,7 +10,10 @@ use http::header;
 use super::Fault;
 use super::query::Presented;
 use crate::config::Auth;
+use crate::config::Config;
 use crate::refusal::Refusal;
+use crate::token::form;
+use crate::token::form::Form;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -130,9 +133,33 @@ pub(super) fn take_up_to(
     }
 }
 
-/// Takes every credential out of the headers of a request that needs none, and looks at none.
-pub(super) fn discard(headers: &mut HeaderMap, auth: &Auth) {
+/// Whether the one `Authorization` line is somebody else's business: a token or another scheme, and nothing that is a key here or looks like one.
+/// What begins like `Bearer` and is not that may hold a key. `known` says whether a text is a key of the store.
+pub(super) fn is_for_others(
+    headers: &HeaderMap,
+    config: &Config,
+    known: impl Fn(&[u8]) -> bool,
+) -> bool {
+    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return false;
+    };
+    match read_authorization(line, LENGTH_MAX.max(config.tokens.bytes_max)) {
+        Authorization::Bearer(start) => {
+            let text = &line.as_bytes()[start..];
+            form::of(text, config) != Form::Key && !known(text)
+        }
+        Authorization::Malformed => false,
+        Authorization::Foreign => true,
+    }
+}
+
+/// Takes every credential out of the headers of a request that needs none, and looks at none. `passes` leaves `Authorization` as it came.
+pub(super) fn discard(headers: &mut HeaderMap, auth: &Auth, passes: bool) {
     headers.remove(X_API_KEY);
+    if passes {
+        return;
+    }
     let foreign = headers
         .get_all(header::AUTHORIZATION)
         .iter()
@@ -384,17 +411,17 @@ mod tests {
     #[test]
     fn public_routes_lose_credentials_too() {
         let mut all = headers(&[(X, "key"), (X, "key"), (A, "Bearer key"), (A, "Basic x")]);
-        discard(&mut all, &auth());
+        discard(&mut all, &auth(), false);
         assert!(all.is_empty());
         let passing = Auth {
             pass_foreign_authorization: true,
             ..auth()
         };
         let mut foreign = headers(&[(X, "key"), (A, "Basic x")]);
-        discard(&mut foreign, &passing);
+        discard(&mut foreign, &passing, false);
         assert_eq!(foreign, headers(&[(A, "Basic x")]));
         let mut bearer = headers(&[(A, "Bearer key")]);
-        discard(&mut bearer, &passing);
+        discard(&mut bearer, &passing, false);
         assert!(bearer.is_empty());
     }
 

@@ -271,7 +271,9 @@ fn check(
         sessions.and_then(|name| session::take(&mut head.headers, name, config.tokens.bytes_max));
     head.uri = target::origin_form(target.clone());
     if is_public(known.route.as_deref()) {
-        credential::discard(&mut head.headers, &config.auth);
+        discard(snapshot, &mut head.headers, known.route.as_deref());
+        let visited = visit(means.quota, peer, now, known);
+        known.observe(visited, visits_mode(config, known.route.as_deref()))?;
         let route = served(found)?;
         let target = binding::placed(snapshot, &route, None, target)?;
         return Ok((route, target));
@@ -339,6 +341,45 @@ fn bound(
 
 fn subject_of(key: &KeyEntry) -> Option<&str> {
     key.binding.as_ref()?.subject.as_deref()
+}
+
+/// Takes out of the headers what nobody asks for on a public route. Where the route passes `Authorization` on, it stays, unless it is a key's.
+fn discard(snapshot: &Snapshot, headers: &mut HeaderMap, route: Option<&Route>) {
+    let passes = route.is_some_and(|route| route.pass_authorization)
+        && credential::is_for_others(headers, &snapshot.config, |text| {
+            snapshot.key(&key_text::digest_of(text)).is_some()
+        });
+    credential::discard(headers, &snapshot.config.auth, passes);
+}
+
+/// Counts a request to a public route under the address that sends it, where the route limits that. No key is asked for here, so that none can be
+/// held up; routes with keys never come by.
+fn visit(quota: &Quota, peer: &Peer, now: Now, known: &mut Known) -> Result<(), Fault> {
+    let Some((route, rate)) =
+        (known.route.as_deref()).and_then(|route| route.address_limit.map(|rate| (route, rate)))
+    else {
+        return Ok(());
+    };
+    let source = source_of(peer.address.ip());
+    let name = (route.host.as_deref(), route.path.as_str(), &*route.methods);
+    match quota.visitors.charge(name, source, rate, now) {
+        Ok(numbers) => {
+            known.numbers = Some(numbers);
+            Ok(())
+        }
+        Err(exhausted) => {
+            known.numbers = Some(exhausted.numbers);
+            let refusal = Refusal::LimitExceeded {
+                retry_after_seconds: exhausted.retry_after_seconds,
+            };
+            Err(Fault::new(refusal, "address_limited"))
+        }
+    }
+}
+
+fn visits_mode(config: &Config, route: Option<&Route>) -> Mode {
+    let of_route = route.map_or(Mode::Enforce, |route| route.mode);
+    observed_if_any(&[config.limits.mode, of_route])
 }
 
 /// Counts a credential that is nobody's under the one who presents it; beyond `auth.failures` the answer is 429. Known keys do not come by
@@ -742,7 +783,7 @@ impl Admission {
         self.principal.as_ref()?.subject.as_deref()
     }
 
-    /// For the rate-limit headers; `None` on public routes.
+    /// For the rate-limit headers; `None` on public routes that do not limit addresses.
     #[must_use]
     pub fn numbers(&self) -> Option<&Numbers> {
         self.numbers.as_ref()

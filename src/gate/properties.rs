@@ -97,7 +97,7 @@ pub(crate) fn credentials(data: &[u8]) {
         assert_eq!(rest, target);
     }
     let mut for_public = headers.clone();
-    credential::discard(&mut for_public, &auth);
+    credential::discard(&mut for_public, &auth, false);
     assert_no_credential(&for_public, &auth);
     let presented_in_query = in_query.is_some();
     let taken = credential::take(&mut headers, in_query, &auth);

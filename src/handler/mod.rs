@@ -374,7 +374,10 @@ async fn forward(
 /// Whether the backend may see this request only once what it was charged is on the disk.
 fn waits_for_the_disk(admission: &Admission) -> bool {
     let charged = |numbers: &Numbers| numbers.quota.is_some() || numbers.burst.is_some();
-    admission.snapshot().config.store.strict && admission.numbers().is_some_and(charged)
+    // What addresses ask of public routes is no key's, and stands in no store.
+    admission.snapshot().config.store.strict
+        && admission.principal().is_some()
+        && admission.numbers().is_some_and(charged)
 }
 
 /// Waits for that; why the request cannot go on, if it cannot.
@@ -428,6 +431,9 @@ fn refusal_of(kind: FailureKind) -> Refusal {
         FailureKind::BodyTooLarge => Refusal::BodyTooLarge,
         FailureKind::BodyMalformed => Refusal::BadRequest("The request body is malformed."),
         FailureKind::BodyUnfit => Refusal::BadRequest("The request body must be one JSON object."),
+        FailureKind::FormUnfit => Refusal::BadRequest(
+            "The request body must be one flat JSON object of texts, whole numbers and booleans, or a form.",
+        ),
         FailureKind::TypeUnfit => Refusal::UnsupportedType,
         FailureKind::ReferenceUnfit => Refusal::BadRequest(
             "The request body refers to something by no id that can be looked up.",

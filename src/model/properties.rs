@@ -128,6 +128,9 @@ fn route(path: &str) -> Arc<Route> {
         bindings: None,
         guard: None,
         references: None,
+        address_limit: None,
+        pass_authorization: false,
+        json_as_form: false,
     })
 }
 

@@ -10,6 +10,7 @@ use crate::quota::Exhausted;
 use crate::quota::Numbers;
 use crate::quota::saves::Saves;
 use crate::quota::strangers::Strangers;
+use crate::quota::visitors::Visitors;
 use crate::quota::window;
 use crate::store::counters::Row;
 use crate::store::counters::Subject;
@@ -27,6 +28,8 @@ pub struct Quota {
     saves: Saves,
     /// Who presents keys that are not known; of fixed size.
     pub strangers: Strangers,
+    /// Who asks for public routes that limit each address; of fixed size.
+    pub visitors: Visitors,
 }
 
 impl Quota {
@@ -38,6 +41,7 @@ impl Quota {
             keys: local::Table::new(),
             saves: Saves::new(),
             strangers: Strangers::new(),
+            visitors: Visitors::new(),
         }
     }
 

@@ -19,6 +19,7 @@ pub(crate) mod properties;
 pub mod saves;
 mod strangers;
 mod sync;
+mod visitors;
 mod window;
 
 pub use counters::Quota;

@@ -312,7 +312,7 @@ impl Refusal {
             Refusal::UnsupportedType => row(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
-                "The request body must be JSON, and not compressed.",
+                "A request body of this type, or compressed like this, is not taken here.",
             )
             .grpc(13),
             Refusal::Misdirected => row(

@@ -163,6 +163,14 @@ fn kept(metrics: &Arc<Metrics>, state: &State) {
         vec![],
         move || quota.strangers.sources() as f64,
     );
+    let quota = Arc::clone(&state.quota);
+    metrics.add_reading(
+        "portcullis_visitor_addresses",
+        "Addresses whose requests to public routes are counted (address_limit), each once per route; at most 16384",
+        Kind::Gauge,
+        vec![],
+        move || quota.visitors.addresses() as f64,
+    );
     let flusher = Arc::clone(&state.flusher);
     metrics.add_reading(
         "portcullis_counter_flush_failures",

@@ -54,6 +54,7 @@ use crate::upstream::http1::Connection;
 use crate::upstream::http1::Fault;
 use crate::upstream::inject::Inject;
 use crate::upstream::inject::forget_digests;
+use crate::upstream::json_form;
 use crate::upstream::location;
 use crate::upstream::pool::Claim;
 use crate::upstream::pool::Directory;
@@ -87,6 +88,8 @@ pub(super) fn forward<'a>(
         if let Some(rules) = references::of(admission, request.method()) {
             // Boxed: both are rare.
             Box::pin(references::check(&exchange, rules, &mut request)).await?;
+        } else if admission.route().json_as_form {
+            Box::pin(json_form::turn(&exchange, &mut request)).await?;
         } else if request.body().is_rewritten() {
             Box::pin(exchange.gather(&mut request)).await?;
         }

@@ -32,7 +32,11 @@ pub(super) fn prepare(
     head.uri = Uri::from(admission.target().clone());
     let config = &admission.snapshot().config;
     remove_forbidden(&mut head.headers, &config.headers);
-    remove_credentials(&mut head.headers, config);
+    // On a public route that passes it on, the gate has left it only where it is no key's.
+    let passes = admission.principal().is_none() && admission.route().pass_authorization;
+    if !passes {
+        remove_credentials(&mut head.headers, config);
+    }
     join_cookies(&mut head.headers);
     set_identity(&mut head.headers, admission, request_id);
     set_forwarded(&mut head.headers, admission, peer);

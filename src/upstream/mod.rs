@@ -24,11 +24,13 @@ mod drain;
 mod forward;
 mod headers;
 mod health;
+mod hold;
 pub(crate) mod http1;
 mod http2;
 mod inject;
 #[cfg(test)]
 mod interleaved;
+mod json_form;
 mod link;
 mod location;
 mod payload;
@@ -124,6 +126,8 @@ pub enum FailureKind {
     BodyUnfit,
     /// The client's body is of a type that the route does not read: 415.
     TypeUnfit,
+    /// The client's JSON says what no form can: 400 (PB6).
+    FormUnfit,
     /// A reference in the client's body can name nothing, or there are too many: 400 (FM10).
     ReferenceUnfit,
     /// A reference in the client's body names what the caller has not: the 404 twin (FM10).
@@ -143,6 +147,7 @@ impl FailureKind {
             FailureKind::BodyMalformed => "body_malformed",
             FailureKind::BodyUnfit => "body_unfit",
             FailureKind::TypeUnfit => "type_unfit",
+            FailureKind::FormUnfit => "form_unfit",
             FailureKind::ReferenceUnfit => "reference_unfit",
             FailureKind::ReferenceForeign => "foreign_reference",
             FailureKind::ClientGone => "client_gone",

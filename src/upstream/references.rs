@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use http::HeaderMap;
 use http::Method;
 use http::Request;
@@ -53,6 +52,7 @@ use crate::upstream::deadline::Silence;
 use crate::upstream::drain::Unread;
 use crate::upstream::forward::Exchange;
 use crate::upstream::headers;
+use crate::upstream::hold::hold;
 use crate::upstream::inject;
 
 /// What the request's route looks up, if it does for this method.
@@ -97,7 +97,7 @@ async fn look_up_all(
     if !inject::is_json(request.headers()) || inject::is_encoded(request.headers()) {
         return Err(exchange.type_unfit());
     }
-    let body = hold(exchange, rules, request).await?;
+    let body = hold(exchange, rules.body_bytes_max, request).await?;
     let lookups = lookups(&body, rules, exchange.admission);
     request.body_mut().begin_again(body);
     let lookups = lookups.map_err(|unfit| unfit.failure(exchange, rules))?;
@@ -110,33 +110,6 @@ async fn look_up_all(
         })?;
     }
     Ok(())
-}
-
-/// Reads the whole body, as the backend would get it; to be put back.
-async fn hold(
-    exchange: &Exchange<'_>,
-    rules: &References,
-    request: &mut Request<RequestBody>,
-) -> Result<BytesMut, Failure> {
-    let bytes_max = rules.body_bytes_max;
-    let announced = request.body().size_hint().lower();
-    if announced > bytes_max as u64 {
-        return Err(exchange.client_failed(BodyFault::TooLarge, None));
-    }
-    let body = request.body_mut();
-    let mut read = BytesMut::new();
-    while read.len() <= bytes_max {
-        let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
-        let Some(frame) = frame else { break };
-        let frame = frame.map_err(|fault| exchange.client_failed(fault, None))?;
-        read.extend_from_slice(&frame.into_data().unwrap_or_default());
-    }
-    if read.len() > bytes_max {
-        body.begin_again(read);
-        return Err(exchange.client_failed(BodyFault::TooLarge, None));
-    }
-    headers::restate_length(request.headers_mut(), read.len() as u64);
-    Ok(read)
 }
 
 /// One thing to be asked for.

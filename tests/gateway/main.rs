@@ -36,6 +36,7 @@ mod isolation;
 mod key_lifecycle;
 mod key_verbs;
 mod messages;
+mod oauth_endpoints;
 mod observability;
 mod observe;
 mod opaque_tokens;

@@ -51,12 +51,13 @@ fn world() -> Option<World> {
         jwks_url = \"http://127.0.0.1:{port}/jwks\"\nintrospection_url = \"http://127.0.0.1:{port}/token/introspection\"\n\
         client_id = \"gateway\"\nclient_secret = \"file:secret\"\nrequired_claims = [\"sub\", \"client_id\", \"iat\"]\n"
     );
-    let public = format!("host = {HOST:?}\n");
+    // Clients prove themselves to the token endpoint by Basic, and show tokens at userinfo.
+    let public = format!(
+        "host = {HOST:?}\nauthorization = \"pass\"\njson_as_form = true\naddress_limit = \"1000/min\"\n"
+    );
     let tokens = "credentials = [\"jwt\", \"opaque\"]\n";
     let setup = Setup::usual(&upstream)
         .set("subject_header", "name", r#""X-User-Id""#)
-        // Clients prove themselves to the token endpoint by Basic.
-        .set("auth", "foreign_authorization", r#""pass""#)
         .upstream("provider", provider.address)
         .route_to("provider", "/{*rest}", &[], Access::Public, &public)
         .route_to(
@@ -255,6 +256,54 @@ fn pb5_pb6_pb7_the_authorization_code_flow_works_through_the_gateway() {
     for secret in [&jwt, refresh, &code, "app-secret", "a%20state"] {
         assert!(!world.gateway.log().contains(secret), "{secret}");
     }
+}
+
+// PB6, C-24: PropertyBase's clients ask for tokens in JSON, which no identity provider takes: with the secret in the body, and by Basic.
+#[test]
+fn pb6_a_real_provider_takes_token_requests_in_json_through_the_gateway() {
+    let Some(world) = world() else { return };
+    let ask = |body: Value| {
+        let request = Request::new("POST", "/token").host(HOST);
+        let request = request.header("Content-Type", "application/json");
+        let basic = STANDARD.encode(format!("{}:app-secret", world.client));
+        let request = request.header("Authorization", &format!("Basic {basic}"));
+        world.gateway.send(&request.body(body.to_string()))
+    };
+    let code = world.code("openid%20read:leads");
+    let answer = ask(serde_json::json!({
+        "grant_type": "authorization_code",
+        "code": code,
+        "redirect_uri": CALLBACK,
+        "code_verifier": VERIFIER,
+    }));
+    let tokens = answer.expect(200).json();
+    assert_eq!(answer.one("cache-control"), "no-store");
+    assert!(answer.has("x-ratelimit-remaining"));
+    assert_eq!(world.leads("GET", &tokens["access_token"]), 200);
+    let refresh = tokens["refresh_token"].as_str().unwrap().to_owned();
+    let again = serde_json::json!({ "grant_type": "refresh_token", "refresh_token": refresh });
+    let refreshed = ask(again).expect(200).json();
+    assert_eq!(world.leads("GET", &refreshed["access_token"]), 200);
+    // What the provider says of a bad request comes back as it is.
+    let unknown = ask(serde_json::json!({ "grant_type": "refresh_token", "refresh_token": "x" }));
+    assert_eq!(unknown.expect(400).json()["error"], "invalid_grant");
+    for secret in ["app-secret", &code, &refresh, VERIFIER] {
+        assert!(!world.gateway.log().contains(secret), "{secret}");
+    }
+    // A token at userinfo is the provider's to judge: this one is for the API.
+    let userinfo = |token: Option<&str>| {
+        let request = Request::get("/me").host(HOST);
+        world.gateway.send(&match token {
+            Some(token) => request.bearer(token),
+            None => request,
+        })
+    };
+    assert_eq!(
+        userinfo(None).expect(400).json()["error"],
+        "invalid_request"
+    );
+    let judged = userinfo(tokens["access_token"].as_str());
+    assert_eq!(judged.expect(401).json()["error"], "invalid_token");
 }
 
 // PB8: refresh tokens are rotated by the provider, and the reuse of an old one ends the family; the gateway keeps none of it from working.

@@ -24,9 +24,11 @@ use crate::config::values::Wrong;
 use crate::config::values::wrong;
 use crate::model::credential::Kinds;
 use crate::model::guard::Guard;
+use crate::model::limit::Rate;
 use crate::model::route::Access;
 use crate::model::route::Route;
 use crate::model::route::bind::Bindings;
+use crate::model::route::reference::References;
 use crate::model::scope::Scope;
 
 /// `[[hosts]]`. What a host leaves out is as in `[errors]`.
@@ -125,6 +127,9 @@ fn route(
     );
     let references =
         references::references(table, methods.as_deref(), access.as_ref(), guard.as_deref());
+    let address_limit = address_limit(table, access.as_ref());
+    let pass_authorization = pass_authorization(table, access.as_ref());
+    let json_as_form = json_as_form(table, guard.as_deref(), references.as_deref());
     let path = path?;
     at.name = path.span();
     Some(Placed {
@@ -146,6 +151,9 @@ fn route(
             bindings,
             guard,
             references,
+            address_limit,
+            pass_authorization,
+            json_as_form,
         }),
     })
 }
@@ -162,6 +170,75 @@ fn credentials(table: &mut Reader<'_>, access: Option<&Access>) -> Option<Kinds>
         table.refuse(at, "credentials", wrong);
     }
     kinds
+}
+
+/// What each client address may ask of a public route; others count keys.
+fn address_limit(table: &mut Reader<'_>, access: Option<&Access>) -> Option<Rate> {
+    let limit = table.rate_or_unlimited("address_limit");
+    public_alone(
+        table,
+        "address_limit",
+        access,
+        "a route with keys counts those",
+        "take address_limit out: plans say what keys may ask, auth.failures what strangers may",
+    );
+    limit.flatten()
+}
+
+/// What becomes of a client's own `Authorization` on a public route; elsewhere it is a credential.
+fn pass_authorization(table: &mut Reader<'_>, access: Option<&Access>) -> bool {
+    let words = [("remove", false), ("pass", true)];
+    let passes = table.choice("authorization", false, &words);
+    public_alone(
+        table,
+        "authorization",
+        access,
+        "a route with keys takes it for a credential",
+        "take authorization out; [auth] foreign_authorization says what becomes of other schemes",
+    );
+    passes
+}
+
+fn public_alone(
+    table: &mut Reader<'_>,
+    key: &'static str,
+    access: Option<&Access>,
+    what: &str,
+    help: &str,
+) {
+    let place = table.place(key).filter(|_| table.has(key));
+    if let (Some(at), Some(access)) = (place, access)
+        && *access != Access::Public
+    {
+        let wrong = Wrong {
+            what: what.to_owned(),
+            help: help.to_owned(),
+        };
+        table.refuse(at, key, wrong);
+    }
+}
+
+/// Whether JSON goes on as a form; then nothing else reads or changes it.
+fn json_as_form(
+    table: &mut Reader<'_>,
+    guard: Option<&Guard>,
+    references: Option<&References>,
+) -> bool {
+    let turns = table.flag("json_as_form", false);
+    let other = match (guard, references) {
+        (Some(guard), _) if guard.changes_requests() => "the route's guard changes the same body",
+        (_, Some(_)) => "the route looks references up in the same body",
+        _ => return turns,
+    };
+    if turns {
+        let wrong = Wrong {
+            what: other.to_owned(),
+            help: "take one of the two out".to_owned(),
+        };
+        let at = table.place("json_as_form").unwrap_or_default();
+        table.refuse(at, "json_as_form", wrong);
+    }
+    turns
 }
 
 fn guard(

@@ -7,6 +7,7 @@ use crate::model::credential::Kinds;
 use crate::model::guard::Guard;
 use crate::model::key::Environment;
 use crate::model::limit::Mode;
+use crate::model::limit::Rate;
 use crate::model::route::bind::Bindings;
 use crate::model::route::reference::References;
 use crate::model::scope::Scope;
@@ -65,6 +66,12 @@ pub struct Route {
     pub guard: Option<Arc<Guard>>,
     /// What its writes refer to and is looked up first; `None` is nothing, and costs nothing.
     pub references: Option<Box<References>>,
+    /// What one client address may ask of it, where it is public; `None` is any number, and costs nothing.
+    pub address_limit: Option<Rate>,
+    /// Whether a client's `Authorization` goes on to the backend, where it is public.
+    pub pass_authorization: bool,
+    /// Whether a flat JSON object goes on as a form (PB6, C-24).
+    pub json_as_form: bool,
 }
 
 /// What the table says of a request.
