@@ -12,6 +12,11 @@ use crate::support::client::Http1;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Key;
 use crate::support::gateway::Setup;
+use crate::support::idp::ISSUER;
+use crate::support::idp::Idp;
+use crate::support::idp::Signer;
+use crate::support::idp::claims;
+use crate::support::idp::with;
 use crate::support::real::left_out;
 use crate::support::request::Answer;
 use crate::support::request::Request;
@@ -306,11 +311,14 @@ fn a_token_may_what_its_role_says() {
         "/v1/upstreams",
         "/v1/plans",
         "/v1/observed",
+        "/v1/denied-tokens",
     ] {
         tenant.get(path).expect(403);
     }
     for (method, path, body) in [
         ("POST", "/v1/reload", json!({})),
+        ("POST", "/v1/denied-tokens", json!({"jti": "x"})),
+        ("DELETE", "/v1/denied-tokens/jti/x", json!({})),
         ("POST", "/v1/revocations", json!({"tenant": "bravo"})),
         ("POST", "/v1/imports", json!({"keys": []})),
         ("PUT", "/v1/tenants/acme", json!({"plan": "open"})),
@@ -509,6 +517,82 @@ fn what_is_malformed_is_refused_as_a_problem() {
     assert_eq!(audit["whole"], true);
 }
 
+// FA8, FA13: access tokens are denied over the API too, in force when it is answered, in the audit log, and never by who may only read.
+#[test]
+fn access_tokens_are_denied_over_the_api() {
+    let upstream = Upstream::start();
+    let idp = Idp::start(&[Signer::rsa()]);
+    let gateway = Setup::usual(&upstream)
+        .set("auth", "credentials", r#"["key", "jwt"]"#)
+        .more(&idp.table(""))
+        .start();
+    let api = Api::of(&gateway, &["--role", "full"]);
+    let reader = Api::of(&gateway, &["--role", "read-only"]);
+    let token = |changes: Value| Signer::rsa().token(&with(&claims(&gateway, ""), changes));
+    let one = token(json!({ "jti": "one", "sub": "u1" }));
+    let two = token(json!({ "jti": "two", "sub": "u2" }));
+    let statuses =
+        || [&one, &two].map(|token| gateway.send(&Request::get("/any").bearer(token)).status);
+    assert_eq!(statuses(), [200, 200]);
+    let path = "/v1/denied-tokens";
+    let deny = json!({ "jti": "one", "for_seconds": 60, "note": "lost" });
+    reader.call("POST", path, Some(deny.clone())).expect(403);
+    reader
+        .call("DELETE", &format!("{path}/jti/one"), None)
+        .expect(403);
+    assert_eq!(statuses(), [200, 200]);
+    let denied = api.call("POST", path, Some(deny));
+    let said = denied.expect(201).json();
+    assert_eq!(statuses(), [401, 200]);
+    assert_eq!(
+        (&said["denied_by"], &said["value"]),
+        (&json!("jti"), &json!("one"))
+    );
+    assert_eq!(
+        reader.get(path).expect(200).json()["denied_tokens"],
+        json!([said])
+    );
+    let (code, listed, _) = gateway.command(&["tokens", "list"]);
+    assert_eq!((code, listed.lines().count()), (0, 1));
+    let lines = reader.get("/v1/audit?limit=1").json();
+    assert_eq!(lines["lines"][0]["act"], "token-deny");
+    assert!(
+        lines["lines"][0]["who"]
+            .as_str()
+            .unwrap()
+            .starts_with("token:tok_")
+    );
+    api.call("DELETE", &format!("{path}/jti/one?issuer=x"), None)
+        .expect(404);
+    api.call("DELETE", &format!("{path}/jti/one"), None)
+        .expect(200);
+    api.call("DELETE", &format!("{path}/jti/one"), None)
+        .expect(404);
+    assert_eq!(statuses(), [200, 200]);
+    let everybody = json!({ "client": "app-1", "issued_until_now": true, "issuer": ISSUER });
+    api.call("POST", path, Some(everybody)).expect(201);
+    assert_eq!(statuses(), [401, 401]);
+    // A user's id may have anything that is printed.
+    let odd = json!({ "subject": "a/b?c&d%2F" });
+    api.call("POST", path, Some(odd)).expect(201);
+    api.call("DELETE", &format!("{path}/subject/a%2Fb%3Fc&d%252F"), None)
+        .expect(200);
+    for (body, status) in [
+        (json!({}), 400),
+        (json!({ "jti": null }), 400),
+        (json!({ "jti": "a", "subject": "b" }), 400),
+        (json!({ "jti": "a", "for_seconds": 0 }), 400),
+        (json!({ "jti": "a", "other": 1 }), 400),
+        (json!({ "jti": one }), 409),
+    ] {
+        let refused = api.call("POST", path, Some(body));
+        refused.expect(status);
+        assert!(!refused.text().contains(&one));
+    }
+    let audit = api.get("/v1/audit/verify").json();
+    assert_eq!(audit["whole"], true);
+}
+
 // DESIGN section 10: the description that is served is true: schemathesis calls everything it tells of, with what fits and what does not. Of the
 // tokens that it may end, one is there: it ends again and again, with the answer that is described.
 #[test]
@@ -527,7 +611,7 @@ fn the_description_is_held_to_by_schemathesis() {
     // It learns ids from answers, and would end the token that it is let in by.
     let all = ["run", "--exclude-operation-id", "revokeAdminToken"];
     let said = schemathesis(&gateway, &api, &all);
-    assert!(said.contains("Tested: 37"), "all was called: {said}");
+    assert!(said.contains("Tested: 40"), "all was called: {said}");
     victim.get("/v1/keys").expect(200);
     let config = format!(
         "[[operations]]\ninclude-operation-id = \"revokeAdminToken\"\nparameters = {{ id = \"{id}\" }}\n"

@@ -77,6 +77,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
     }
 }
 
+/// The two parameters of a path.
+pub(super) struct Ids(pub(super) String, pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Ids {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Ids, Problem> {
+        match Path::<(String, String)>::from_request_parts(parts, state).await {
+            Ok(Path((first, second))) => Ok(Ids(first, second)),
+            Err(_) => Err(Problem::malformed("The path is not UTF-8.")),
+        }
+    }
+}
+
 /// The one parameter of a path.
 pub(super) struct Id(pub(super) String);
 

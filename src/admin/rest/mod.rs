@@ -43,6 +43,7 @@ use crate::store::audit::Actor;
 use crate::store::audit::Once;
 use crate::store::error::EXIT_USAGE;
 
+mod denials;
 mod extract;
 mod keys;
 mod system;
@@ -102,6 +103,8 @@ pub(super) fn router(admin: &Arc<Admin>) -> Router {
             "/v1/imports",
             post(system::import).layer(DefaultBodyLimit::max(IMPORT_BYTES_MAX)),
         )
+        .route("/v1/denied-tokens", get(denials::list).post(denials::deny))
+        .route("/v1/denied-tokens/{by}/{value}", delete(denials::allow))
         .route("/v1/plans", get(system::plans))
         .route("/v1/routes", get(system::routes))
         .route("/v1/upstreams", get(system::upstreams))
