@@ -85,6 +85,9 @@ impl Config {
         for issuer in &self.issuers {
             issuers::dump_issuer(&mut out, issuer, self.environment(issuer.environment));
         }
+        for resource in &self.resources {
+            issuers::dump_resource(&mut out, resource);
+        }
         for host in &self.hosts {
             out.table("[[hosts]]");
             out.text("name", &host.name);

@@ -14,6 +14,7 @@ use crate::model::issuer::Issuer;
 use crate::model::issuer::KeySource;
 use crate::model::issuer::SecretSource;
 use crate::model::issuer::TenantOf;
+use crate::model::resource::Resource;
 use crate::model::route::Access;
 
 /// What a route takes must come from somebody, and by a way that is open.
@@ -79,6 +80,17 @@ pub(super) fn unused(all: &Entries, notes: &Notes) {
             ));
         }
     }
+}
+
+/// One `[[resources]]`.
+pub(super) fn dump_resource(out: &mut Writer, resource: &Resource) {
+    out.table("[[resources]]");
+    out.text("resource", &resource.identifier);
+    out.list("issuers", &resource.issuers);
+    out.list("scopes", &resource.scopes);
+    out.text("name", resource.name.as_deref().unwrap_or(""));
+    let documentation = resource.documentation.as_deref();
+    out.text("documentation", documentation.unwrap_or(""));
 }
 
 /// One `[issuers.NAME]`.

@@ -53,6 +53,7 @@ use crate::model::key::KeyKind;
 use crate::model::key::Lifetime;
 use crate::model::limit::Mode;
 use crate::model::limit::Rate;
+use crate::model::resource::Resource;
 use crate::model::route::Route;
 use crate::model::scope::ScopeRules;
 use crate::model::scope::Scopes;
@@ -152,6 +153,8 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
     let auth = settings::auth(root);
     let declared = declared(root, &environments, auth.credentials);
     let guards = entries::guards(root);
+    let issuers = entries::issuers(root, &declared, base);
+    let resources = entries::resources(root, &issuers);
     let entries = Entries {
         plans: entries::plans(root),
         tenants: entries::tenants(root, &declared),
@@ -160,7 +163,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         hosts: entries::hosts(root, &declared, errors),
         routes: entries::routes(root, &declared, &guards),
         guards,
-        issuers: entries::issuers(root, &declared, base),
+        issuers,
         auth: auth.clone(),
         sessions: settings::sessions(root),
     };
@@ -194,6 +197,7 @@ fn resolve(root: &mut Reader<'_>, base: &Path) -> Config {
         upstreams: values_of(&entries.upstreams),
         guards: values_of(&entries.guards),
         issuers: values_of(&entries.issuers),
+        resources,
         hosts: values_of(&entries.hosts),
         routes: values_of(&entries.routes),
         environments: environments.clone(),
@@ -314,6 +318,8 @@ pub struct Config {
     pub guards: Vec<Arc<Guard>>,
     /// `[issuers.NAME]`, sorted by name.
     pub issuers: Vec<Arc<Issuer>>,
+    /// `[[resources]]`: what OAuth clients are told (RFC 9728).
+    pub resources: Vec<Arc<Resource>>,
     /// `[[hosts]]`: what differs by host name.
     pub hosts: Vec<Host>,
     /// `[[routes]]`.

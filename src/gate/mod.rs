@@ -54,6 +54,7 @@ mod permission;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 mod query;
+mod resource;
 mod session;
 mod standing;
 mod target;
@@ -73,6 +74,8 @@ pub use explain::Question;
 pub use explain::WindowView;
 pub use explain::explain;
 pub use explain::windows_of;
+pub use resource::metadata_asked;
+pub use resource::metadata_url;
 
 use token::Bearer;
 

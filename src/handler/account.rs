@@ -210,6 +210,13 @@ impl Account {
         self.route = Some(preflight.route);
     }
 
+    /// Metadata of a resource were asked for at this host.
+    pub(crate) fn metadata(&mut self, host: String, status: StatusCode) {
+        self.status = status.as_u16();
+        self.decision = "metadata";
+        self.host = Some(host);
+    }
+
     fn observed(&mut self, would_refuse: Option<&'static str>) {
         if let Some(reason) = would_refuse {
             self.would_refuse = reason;
@@ -398,6 +405,11 @@ impl Account {
 
     pub(crate) fn request_id(&self) -> &HeaderValue {
         &self.request_id
+    }
+
+    /// The path of the request.
+    pub(crate) fn path(&self) -> &str {
+        self.uri.path()
     }
 
     pub(crate) fn is_head(&self) -> bool {

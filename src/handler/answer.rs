@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
+use http::Method;
 use http::Response;
 use http::StatusCode;
 use http::header::ACCESS_CONTROL_ALLOW_CREDENTIALS;
@@ -18,6 +19,7 @@ use http::header::CONTENT_TYPE;
 use http::header::REFERRER_POLICY;
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::header::VARY;
+use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
 use http::response;
 
@@ -28,6 +30,7 @@ use crate::gate::Cors;
 use crate::gate::Manner;
 use crate::gate::Preflight;
 use crate::gate::Refused;
+use crate::model::resource::Resource;
 use crate::model::route::Route;
 use crate::quota::Numbers;
 use crate::quota::headers;
@@ -39,6 +42,9 @@ use super::account::Account;
 use super::body::Body;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// Ten minutes: what a reload changes is felt soon.
+const METADATA_AGE: HeaderValue = HeaderValue::from_static("public, max-age=600");
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 const PRIVATE: HeaderValue = HeaderValue::from_static("private");
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
@@ -226,7 +232,51 @@ fn render(
 ) -> Response<Bytes> {
     let style = gate::style(config, host, account.is_grpc());
     let request_id = account.request_id().to_str().unwrap_or("");
-    refusal.render(&style, request_id, account.is_head())
+    let mut response = refusal.render(&style, request_id, account.is_head());
+    if let Some(challenge) = response.headers_mut().get_mut(WWW_AUTHENTICATE)
+        && let Some(url) = gate::metadata_url(config, host, account.path())
+    {
+        // RFC 9728 section 5.1; nothing in the address can end the quotes.
+        let text = [
+            challenge.as_bytes(),
+            b", resource_metadata=\"",
+            url.as_bytes(),
+            b"\"",
+        ]
+        .concat();
+        if let Ok(whole) = HeaderValue::from_bytes(&text) {
+            *challenge = whole;
+        }
+    }
+    response
+}
+
+/// What clients are told of a protected resource: the same to everybody, by GET alone.
+pub(crate) fn metadata(
+    account: &Account,
+    snapshot: &Snapshot,
+    resource: &Resource,
+    host: &str,
+    head: &Parts,
+) -> Response<Bytes> {
+    if !matches!(head.method, Method::GET | Method::HEAD) {
+        let refused = Refusal::MethodNotAllowed("GET, HEAD".to_owned());
+        let manner = Manner::default();
+        return refusal(account, snapshot, &refused, None, Some(host), &manner);
+    }
+    let body = Bytes::from(resource.metadata());
+    let length = HeaderValue::from(body.len());
+    let mut response = Response::new(if account.is_head() {
+        Bytes::new()
+    } else {
+        body
+    });
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(CONTENT_LENGTH, length);
+    headers.insert(CACHE_CONTROL, METADATA_AGE);
+    common_headers(headers, &snapshot.config, account);
+    response
 }
 
 fn rate_headers(headers: &mut HeaderMap, config: &Config, numbers: Option<&Numbers>) {

@@ -161,6 +161,15 @@ pub async fn handle(
         account.preflight(preflight, answer.status());
         return answer.map(|text| Body::local(text, account));
     }
+    if let Some((resource, host)) = gate::metadata_asked(&snapshot, &head) {
+        drain(
+            body,
+            Unread::of(&head.headers, &snapshot.config.connections),
+        );
+        let answer = answer::metadata(&account, &snapshot, &resource, &host, &head);
+        account.metadata(host, answer.status());
+        return answer.map(|text| Body::local(text, account));
+    }
     let mut admitted = admit(&worker, &snapshot, now, &peer, &mut head, Patience::Fresh);
     if let Err(refused) = &mut admitted
         && let Some(wanted) = refused.wanted.take()

@@ -13,6 +13,7 @@ pub mod key_text;
 pub mod limit;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+pub mod resource;
 pub mod route;
 pub mod scope;
 pub mod source;

@@ -10,6 +10,10 @@ use crate::support::client::tls_over;
 use crate::support::gateway::Access;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Setup;
+use crate::support::idp::ISSUER;
+use crate::support::idp::Idp;
+use crate::support::idp::Signer;
+use crate::support::idp::claims;
 use crate::support::request::Answer;
 use crate::support::request::Request;
 use crate::support::upstream::Upstream;
@@ -45,7 +49,7 @@ fn authorize() -> Request {
     Request::get("/oauth/authorize?state=x")
 }
 
-// S28, PB5: one address gets so many, and is told how many are left and when there are more; sleeping that long succeeds, a second less does not.
+// S28, PB5: one address gets so many, and is told how many are left and when there are more; sleeping that long succeeds, much less does not.
 // Other addresses, other routes and keys do not notice.
 #[test]
 fn s28_pb5_a_public_route_is_limited_by_client_address() {
@@ -63,7 +67,7 @@ fn s28_pb5_a_public_route_is_limited_by_client_address() {
     let refused = one.exchange(&authorize());
     refused.expect(429);
     let wait = refused.number("retry-after");
-    assert!((1..=60).contains(&wait), "{wait}");
+    assert!((11..=60).contains(&wait), "{wait}");
     assert_eq!(refused.one("cache-control"), "no-store");
     assert_eq!(refused.number("x-ratelimit-remaining"), 0);
     assert!(refused.one("ratelimit").contains("r=0"));
@@ -87,9 +91,10 @@ fn s28_pb5_a_public_route_is_limited_by_client_address() {
     assert_eq!(gateway.metric(reasons), 3);
     assert_eq!(gateway.metric("portcullis_visitor_addresses"), 2);
     gateway.log_line("address_limited");
-    gateway.advance(Duration::from_secs(wait - 1));
+    // Real time passes beside: to the microsecond it is shown where the table is.
+    gateway.advance(Duration::from_secs(wait - 10));
     one.exchange(&authorize()).expect(429);
-    gateway.advance(Duration::from_secs(1));
+    gateway.advance(Duration::from_secs(10));
     one.exchange(&authorize()).expect(200);
 }
 
@@ -321,4 +326,100 @@ fn authorization_goes_on_where_a_public_route_says_so_and_keys_never_do() {
         .expect(200);
     assert!(upstream.last().all("authorization").is_empty());
     assert!(!gateway.log().contains("opaque-token"));
+}
+
+// RFC 9728: clients learn whose tokens are taken here, from the gateway itself and at the path of the RFC; a refusal points there, by host and path
+// alone, so that it says nothing of routes.
+#[test]
+fn metadata_of_protected_resources_are_served_and_pointed_at() {
+    let upstream = Upstream::start();
+    let idp = Idp::start(&[Signer::rsa()]);
+    let gateway = Setup::usual(&upstream)
+        .set("auth", "credentials", r#"["key", "jwt"]"#)
+        .more(&idp.table(""))
+        .more(
+            "[[resources]]\nresource = \"https://api.example.org\"\nissuers = [\"main\"]\nscopes = [\"leases:read\", \"leases:write\"]\nname = \"Leases\"\n\
+            [[resources]]\nresource = \"https://api.example.org/any\"\nissuers = [\"main\"]\n",
+        )
+        .start();
+    let path = "/.well-known/oauth-protected-resource";
+    let ask =
+        |method: &str, host: &str, path: &str| gateway.send(&Request::new(method, path).host(host));
+    let host = "api.example.org";
+    let answer = ask("GET", "API.example.org:8443", path);
+    answer.expect(200);
+    assert_eq!(answer.one("content-type"), JSON);
+    assert_eq!(answer.one("cache-control"), "public, max-age=600");
+    assert!(answer.has("x-request-id") && !answer.has("access-control-allow-origin"));
+    assert_eq!(
+        answer.json(),
+        serde_json::json!({
+            "resource": "https://api.example.org",
+            "authorization_servers": [ISSUER],
+            "scopes_supported": ["leases:read", "leases:write"],
+            "bearer_methods_supported": ["header"],
+            "resource_name": "Leases",
+        })
+    );
+    let head = ask("HEAD", host, path);
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert_eq!(head.one("content-length"), answer.one("content-length"));
+    let other = ask("GET", host, &format!("{path}/any?x=1"))
+        .expect(200)
+        .json();
+    assert_eq!(other["resource"], "https://api.example.org/any");
+    for method in ["POST", "OPTIONS", "DELETE"] {
+        let refused = ask(method, host, path);
+        assert_eq!(refused.expect(405).one("allow"), "GET, HEAD");
+    }
+    // Nothing of it elsewhere.
+    for (host, path) in [
+        ("localhost", path.to_owned()),
+        (host, format!("{path}/")),
+        (host, format!("{path}/other")),
+        (host, format!("{path}x")),
+    ] {
+        ask("GET", host, &path).expect(401);
+    }
+    assert_eq!(upstream.hits(), 0);
+    gateway.log_line("\"decision\":\"metadata\"");
+    let challenge = |host: &str, path: &str, token: Option<&str>| {
+        let request = Request::get(path).host(host);
+        let answer = gateway.send(&match token {
+            Some(token) => request.bearer(token),
+            None => request,
+        });
+        answer.one("www-authenticate").to_owned()
+    };
+    let at = |rest: &str| format!("resource_metadata=\"https://api.example.org{path}{rest}\"");
+    let bare = "Bearer realm=\"api\"";
+    let bad = "Bearer realm=\"api\", error=\"invalid_token\"";
+    for (target, rest) in [
+        ("/leases/1", ""),
+        ("/nothing-there", ""),
+        ("/any", "/any"),
+        ("/any/x?y", "/any"),
+        ("/anything", ""),
+    ] {
+        assert_eq!(
+            challenge(host, target, None),
+            format!("{bare}, {}", at(rest))
+        );
+        assert_eq!(
+            challenge(host, target, Some("x")),
+            format!("{bad}, {}", at(rest))
+        );
+        assert_eq!(challenge("localhost", target, None), bare);
+    }
+    let token = Signer::rsa().token(&claims(&gateway, "leases:read"));
+    let request = Request::new("POST", "/leases/1").host(host);
+    let forbidden = gateway.send(&request.bearer(&token));
+    forbidden.expect(403);
+    assert_eq!(
+        forbidden.one("www-authenticate"),
+        format!(
+            "{bare}, error=\"insufficient_scope\", scope=\"leases:write\", {}",
+            at("")
+        )
+    );
 }
