@@ -1,9 +1,12 @@
-//! `examples/propertybase.toml`, by the rows of SEEDS section 4 that concern keys.
+//! `examples/propertybase.toml`, by the rows of SEEDS section 4.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use portcullis::store::NewKey;
 use portcullis::store::Verb;
+use serde_json::Value;
+use serde_json::json;
 
 use crate::profiles::only_the_diagonal;
 use crate::profiles::statuses;
@@ -11,17 +14,43 @@ use crate::support::gateway::Gateway;
 use crate::support::gateway::Key;
 use crate::support::gateway::Setup;
 use crate::support::gateway::new_key;
+use crate::support::idp::Idp;
+use crate::support::idp::Signer;
+use crate::support::idp::claims;
+use crate::support::idp::with;
 use crate::support::request::Request;
 use crate::support::upstream;
 use crate::support::upstream::Upstream;
 
 const HOST: &str = "api.propertybase.ai";
 const SANDBOX: &str = "api.sandbox.propertybase.ai";
+const AUTH: &str = "auth.propertybase.ai";
 
 fn start(live: &Upstream, sandbox: &Upstream) -> Gateway {
+    start_beside(idp(), live, sandbox)
+}
+
+fn start_beside(idp: &Idp, live: &Upstream, sandbox: &Upstream) -> Gateway {
     Setup::example("propertybase.toml", live, sandbox)
+        .instead("127.0.0.1:3002", &idp.address().to_string())
         .tenant("acme", "standard")
         .start()
+}
+
+/// The identity provider of tests that do not look at it.
+fn idp() -> &'static Idp {
+    static IDP: OnceLock<Idp> = OnceLock::new();
+    IDP.get_or_init(|| Idp::start(&[Signer::rsa()]))
+}
+
+/// An access token of the profile's provider, or a session, with these claims changed.
+fn token(gateway: &Gateway, kind: &str, changes: Value) -> String {
+    let now = gateway.clock.now().wall.unix_seconds();
+    let own = json!({ "iss": "https://auth.propertybase.ai", "aud": "https://api.propertybase.ai", "auth_time": now });
+    let claims = with(&with(&claims(gateway, "read:leads"), own), changes);
+    let signer = Signer::rsa();
+    let header = with(&signer.header(), json!({ "typ": kind }));
+    signer.token_of(&header.to_string(), &claims.to_string())
 }
 
 fn key_for(gateway: &Gateway, environment: &str) -> Key {
@@ -197,6 +226,134 @@ fn the_backends_403_passes() {
     let answer = gateway.send(&Request::get("/v1/leads/7").host(HOST).bearer(&key.text));
     answer.expect(403);
     assert_eq!(answer.text(), "mine");
+}
+
+// PB5, PB6, PB8, C-24: the provider's addresses pass byte for byte, token requests in JSON as forms, so many for each client and no more.
+#[test]
+fn the_providers_addresses_pass_and_are_limited() {
+    let (live, idp) = (Upstream::start(), Idp::start(&[Signer::rsa()]));
+    let gateway = start_beside(&idp, &live, &live);
+    let provider = idp.server();
+    let query = "client_id=app&redirect_uri=https%3A%2F%2Fapp%2Fcb&response_type=code&scope=read:leads%20write:leads&state=a%2Fb=+";
+    let authorize = Request::get(&format!("/oauth/authorize?{query}")).host(AUTH);
+    gateway.send(&authorize).expect(200);
+    assert_eq!(
+        provider.last().target(),
+        format!("/oauth/authorize?{query}")
+    );
+    let request = |body: Value| {
+        let request = Request::new("POST", "/oauth/token").host(AUTH);
+        let request = request.header("Content-Type", "application/json");
+        request
+            .header("Authorization", "Basic YXBwOnNlY3JldA==")
+            .body(body.to_string())
+    };
+    let asked =
+        json!({ "grant_type": "refresh_token", "refresh_token": "r 1", "client_secret": "s3cret" });
+    gateway.send(&request(asked)).expect(200);
+    let seen = provider.last();
+    assert_eq!(
+        seen.body,
+        b"client_secret=s3cret&grant_type=refresh_token&refresh_token=r%201"
+    );
+    assert_eq!(seen.all("authorization"), ["Basic YXBwOnNlY3JldA=="]);
+    gateway
+        .send(&request(json!({ "scope": ["x"] })))
+        .expect(400);
+    let before = provider.hits_on("/oauth/token");
+    let statuses: Vec<u16> = (0..30)
+        .map(|_| gateway.send(&request(json!({}))).status)
+        .collect();
+    assert_eq!((statuses[27], statuses[28], statuses[29]), (200, 429, 429));
+    assert_eq!(provider.hits_on("/oauth/token"), before + 28);
+    let userinfo = Request::get("/oauth/userinfo")
+        .host(AUTH)
+        .bearer("opaque-token");
+    gateway.send(&userinfo).expect(200);
+    assert_eq!(
+        provider.last().all("authorization"),
+        ["Bearer opaque-token"]
+    );
+    gateway
+        .send(&Request::get("/.well-known/openid-configuration").host(AUTH))
+        .expect(200);
+    gateway.send(&Request::get("/admin").host(AUTH)).expect(401);
+    assert!(!gateway.log().contains("s3cret") && !gateway.log().contains("opaque-token"));
+    assert_eq!(live.hits(), 0);
+}
+
+// PB7, PB9, PB10, PB14, PB16: an hour's token of the provider acts for its user, within its scopes, and not in the sandbox.
+#[test]
+fn access_tokens_are_let_in_for_an_hour() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream, &upstream);
+    let good = token(&gateway, "at+jwt", json!({}));
+    let ask = |method: &str, host: &str, token: &str| {
+        let request = Request::new(method, "/v1/leads").host(host).bearer(token);
+        let answer = gateway.send(&request.header("X-User-Id", "forged"));
+        (answer.status, answer.has("retry-after"))
+    };
+    assert_eq!(ask("GET", HOST, &good), (200, false));
+    let seen = upstream.last();
+    assert_eq!(
+        (seen.all("x-tenant-id"), seen.all("x-user-id")),
+        (vec!["acme"], vec!["user-7"])
+    );
+    assert_eq!(ask("POST", HOST, &good).0, 403);
+    assert_eq!(ask("GET", SANDBOX, &good).0, 401);
+    let now = gateway.clock.now().wall.unix_seconds();
+    for (kind, changes) in [
+        ("at+jwt", json!({ "exp": now + 7_300 })),
+        (
+            "at+jwt",
+            json!({ "aud": "https://api.sandbox.propertybase.ai" }),
+        ),
+        ("at+jwt", json!({ "tenant": "nobody" })),
+        ("JWT", json!({})),
+    ] {
+        let bad = token(&gateway, kind, changes.clone());
+        assert_eq!(ask("GET", HOST, &bad).0, 401, "{kind} {changes}");
+    }
+    gateway.advance(Duration::from_secs(3_600 + 31));
+    assert_eq!(ask("GET", HOST, &good).0, 401);
+    let metadata = Request::get("/.well-known/oauth-protected-resource").host(HOST);
+    let metadata = gateway.send(&metadata).expect(200).json();
+    assert_eq!(
+        metadata["authorization_servers"],
+        json!(["https://auth.propertybase.ai"])
+    );
+    let refused = gateway.send(&Request::get("/v1/leads").host(HOST));
+    assert!(
+        refused
+            .one("www-authenticate")
+            .contains("resource_metadata=\"https://api.propertybase.ai/")
+    );
+}
+
+// PB11: a session of 24 hours, whose cookie stays here, and which no foreign page can use.
+#[test]
+fn sessions_live_for_a_day_and_act_for_their_own_pages_alone() {
+    let upstream = Upstream::start();
+    let gateway = start(&upstream, &upstream);
+    let now = gateway.clock.now().wall.unix_seconds();
+    let scopes = json!({ "scope": "read:leads write:leads", "exp": now + 86_400, "client_id": null, "jti": null });
+    let session = token(&gateway, "JWT", scopes);
+    let ask = |method: &str, origin: &str| {
+        let request = Request::new(method, "/v1/leads")
+            .host(HOST)
+            .header("Origin", origin);
+        let request = request.header("Cookie", &format!("a=1; __Host-session={session}; b=2"));
+        gateway.send(&request).status
+    };
+    let own = "https://api.propertybase.ai";
+    assert_eq!([ask("GET", own), ask("POST", own)], [200, 200]);
+    assert_eq!(upstream.last().all("cookie"), ["a=1; b=2"]);
+    assert_eq!(upstream.last().all("x-user-id"), ["user-7"]);
+    assert_eq!(ask("POST", "https://evil.example"), 403);
+    gateway.advance(Duration::from_secs(86_400 - 60));
+    assert_eq!(ask("GET", own), 200);
+    gateway.advance(Duration::from_secs(120));
+    assert_eq!(ask("GET", own), 401);
 }
 
 // PB16, PB17: the sandbox is for test keys and they for it.

@@ -103,6 +103,14 @@ impl Setup {
         }
     }
 
+    /// A whole file with one text in the place of another.
+    pub fn instead(mut self, from: &str, to: &str) -> Setup {
+        let text = self.whole.as_mut().expect("a whole file");
+        assert!(text.contains(from), "there is {from}");
+        *text = text.replace(from, to);
+        self
+    }
+
     /// What most scenarios need. Tenants `acme` and `bravo` on plan `open` (no limits, all scopes), and routes to everything:
     /// `/leases/…` GET `leases:read`, POST `leases:write`; `/owners/…` GET `owners:read`; `/admin/…` every method `admin:all`;
     /// `/any/…` any key; `/public/…` no key.
