@@ -6,6 +6,10 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::admin::Admin;
+use crate::model::identity::TOKENS_NAME;
+use crate::model::identity::tokens_of;
+use crate::model::key::KeyId;
+use crate::model::tenant::TenantId;
 use crate::observed::Occasion;
 use crate::observed::Seen;
 use crate::store::KeyFilter;
@@ -57,12 +61,20 @@ pub(super) fn report(admin: &Admin) -> Result<Report, VerbError> {
     ids.sort_unstable();
     ids.dedup();
     let keys = keys(admin, ids)?;
+    let snapshot = admin.keeper.snapshot().load_full();
+    let tenants = snapshot.tenants.entries.iter().map(|tenant| &tenant.id);
+    let tokens: HashMap<KeyId, &TenantId> =
+        tenants.map(|tenant| (tokens_of(tenant), tenant)).collect();
     let row = |(row, seen): &(Occasion, Seen)| {
         let key_id = row.key.to_string();
         let key = keys.get(&key_id);
+        let tokens = tokens.get(&row.key).copied();
         Row {
-            name: key.map(|key| key.name.clone()),
-            tenant: key.map(|key| key.tenant.clone()),
+            name: key
+                .map(|key| key.name.clone())
+                .or(tokens.map(|_| TOKENS_NAME.to_owned())),
+            tenant: (key.map(|key| key.tenant.clone()))
+                .or(tokens.map(|tenant| tenant.as_str().to_owned())),
             route: row.route.as_deref().map(str::to_owned),
             reason: row.reason.to_owned(),
             count: seen.count,

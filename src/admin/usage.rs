@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::admin::Admin;
 use crate::gate;
 use crate::gate::WindowView;
+use crate::model::tenant::TenantId;
 use crate::store::KeyFilter;
 use crate::store::Outcome;
 use crate::store::Verb;
@@ -53,7 +54,7 @@ impl Asked {
         }
     }
 
-    /// Makes the report, once the keys are found.
+    /// Makes the report, once the keys are found. `tenants` are all there are; their tokens are named by them.
     ///
     /// # Errors
     /// `counters.db` cannot be read.
@@ -62,6 +63,7 @@ impl Asked {
         directory: &std::path::Path,
         whose: &Whose,
         found: &Outcome,
+        tenants: &[TenantId],
         now: crate::clock::Wall,
     ) -> Result<Report, VerbError> {
         let keys: &[KeyView] = match found {
@@ -69,10 +71,15 @@ impl Asked {
             Outcome::Key { key } => std::slice::from_ref(key),
             _ => &[],
         };
+        let tenants: Vec<TenantId> = match (&self.key, &self.tenant) {
+            (Some(_), _) => Vec::new(),
+            (None, Some(tenant)) => TenantId::new(tenant).into_iter().collect(),
+            (None, None) => tenants.to_vec(),
+        };
         let since = self.since_seconds.unwrap_or(report::SINCE_SECONDS);
         let history = History::open(directory);
         history
-            .and_then(|history| report::report(history.as_ref(), whose, keys, since, now))
+            .and_then(|history| report::report(history.as_ref(), whose, keys, &tenants, since, now))
             .map_err(|error| VerbError {
                 text: error.to_string(),
                 exit: EXIT_UNAVAILABLE,
@@ -100,13 +107,14 @@ pub(super) fn usage(admin: &Admin, asked: &Asked) -> Result<Usage, VerbError> {
     let now = admin.clock.now();
     let (whose, verb) = asked.keys();
     let found = admin.keeper.execute(&verb, now.wall)?;
-    let report = asked.report(&admin.store, &whose, &found, now.wall)?;
+    let snapshot = admin.keeper.snapshot().load_full();
+    let tenants: Vec<TenantId> = (snapshot.tenants.entries.iter())
+        .map(|tenant| tenant.id.clone())
+        .collect();
+    let report = asked.report(&admin.store, &whose, &found, &tenants, now.wall)?;
     let windows = match &asked.key {
         // One that has ended for good has none.
-        Some(id) => {
-            let snapshot = admin.keeper.snapshot().load_full();
-            gate::windows_of(&snapshot, &admin.quota, now, id).unwrap_or_default()
-        }
+        Some(id) => gate::windows_of(&snapshot, &admin.quota, now, id).unwrap_or_default(),
         None => Vec::new(),
     };
     Ok(Usage { report, windows })

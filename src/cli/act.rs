@@ -24,6 +24,7 @@ use crate::gate;
 use crate::gate::Explanation;
 use crate::gate::Question;
 use crate::model::key::KeyId;
+use crate::model::tenant::TenantId;
 use crate::snapshot::build;
 use crate::store::Outcome;
 use crate::store::Store;
@@ -230,7 +231,15 @@ fn usage_offline(
     let directory = store.directory().to_owned();
     let (whose, verb) = asked.keys();
     let found = offline(store, config, &verb)?;
-    let report = asked.report(&directory, &whose, &found, Clock::system().now().wall)?;
+    // Tenants of the store alone that have no key are not known here; their tokens are told without a name.
+    let mut tenants: Vec<TenantId> = (config.tenants.iter())
+        .map(|tenant| tenant.id.clone())
+        .collect();
+    if let Outcome::Keys { keys } = &found {
+        tenants.extend((keys.iter()).filter_map(|key| TenantId::new(&key.tenant).ok()));
+    }
+    let now = Clock::system().now().wall;
+    let report = asked.report(&directory, &whose, &found, &tenants, now)?;
     Ok(admin::Usage {
         report,
         windows: Vec::new(),

@@ -746,6 +746,12 @@ impl Principal {
         }
     }
 
+    /// Under what its requests are reported: its key, or the tokens of its tenant.
+    #[must_use]
+    pub fn reported(&self) -> KeyId {
+        (self.token.as_ref()).map_or(self.key, |token| token.reported)
+    }
+
     /// The token that it was; `None` for a key.
     #[must_use]
     pub fn token(&self) -> Option<&Arc<Verified>> {

@@ -221,7 +221,7 @@ impl Account {
         if let Some(reason) = would_refuse {
             self.would_refuse = reason;
             self.worker.meters.would_refuse(reason);
-            if let Some(key) = self.key {
+            if let Some(key) = self.reported() {
                 let route = self.route.as_deref();
                 (self.worker.observed).note(key, route, reason, self.start.wall);
             }
@@ -451,10 +451,16 @@ impl Account {
         &admission.snapshot().config.upstreams[admission.route().upstream].name
     }
 
-    /// Counts the request for its key. What was refused for being another's was admitted and paid for, and counts by its status.
+    /// Under what the request is reported.
+    fn reported(&self) -> Option<KeyId> {
+        let token = self.token.as_ref();
+        self.key.or(token.map(|token| token.reported))
+    }
+
+    /// Counts the request for its key, or for its tenant's tokens. What was refused for being another's was admitted and paid for, and counts by its status.
     fn count_for_key(&self, answered: Duration) {
         let (received, sent) = (self.received_bytes, self.sent_bytes);
-        match (&self.meter, self.key) {
+        match (&self.meter, self.reported()) {
             (Some(meter), _) => meter.ended(self.status, answered, received, sent),
             (None, Some(key)) => {
                 let usage = &self.worker.usage;

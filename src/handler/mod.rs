@@ -180,10 +180,8 @@ pub async fn handle(
     }
     match admitted {
         Ok(admission) => {
-            // A token has no row of its own in the usage of keys.
             let principal = admission.principal();
-            let principal = principal.filter(|known| known.token().is_none());
-            let meter = principal.map(|known| worker.usage.admitted(known.key, now.wall));
+            let meter = principal.map(|known| worker.usage.admitted(known.reported(), now.wall));
             let flight = worker.in_flight.join(admission, carrier);
             account.admitted(&flight, meter, &head);
             forward(&worker, account, &flight, head, body).await

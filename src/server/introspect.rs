@@ -15,6 +15,7 @@ use crate::token::Inquiry;
 use crate::token::Tokens;
 
 use super::fetch;
+use super::fetch::Kept;
 
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -24,10 +25,11 @@ pub(crate) async fn answer_all(tokens: Arc<Tokens>) {
     let Some(mut inbox) = tokens.inquiries().inbox() else {
         return;
     };
+    let kept = Arc::new(Kept::default());
     while let Some(inquiry) = inbox.recv().await {
-        let tokens = Arc::clone(&tokens);
+        let (tokens, kept) = (Arc::clone(&tokens), Arc::clone(&kept));
         tokio::spawn(async move {
-            let answer = ask(&inquiry).await;
+            let answer = ask(&inquiry, &kept).await;
             let issuer = inquiry.issuer.name.as_str();
             if let Err(why) = &answer {
                 tracing::error!(issuer, %why, "the issuer cannot be asked about tokens; those that it answered for lately stay good for that time");
@@ -43,7 +45,7 @@ pub(crate) async fn answer_all(tokens: Arc<Tokens>) {
     }
 }
 
-async fn ask(inquiry: &Inquiry) -> Result<Bytes, String> {
+async fn ask(inquiry: &Inquiry, kept: &Kept) -> Result<Bytes, String> {
     let issuer = &inquiry.issuer;
     let Some(introspection) = &issuer.introspection else {
         return Err("its table does not say how".to_owned());
@@ -71,7 +73,8 @@ async fn ask(inquiry: &Inquiry) -> Result<Bytes, String> {
     );
     let url = &introspection.endpoint;
     let (ca, timeout) = (issuer.ca.as_ref(), issuer.timeout);
-    let answer = fetch::call(url, ca, request, form.into(), ANSWER_BYTES_MAX, timeout).await;
+    let (bytes_max, kept) = (ANSWER_BYTES_MAX, Some(kept));
+    let answer = fetch::call(kept, url, ca, request, form.into(), bytes_max, timeout).await;
     let answer = answer.map_err(|why| format!("{}: {why}", url.text))?;
     match answer.status {
         StatusCode::OK => Ok(answer.body),

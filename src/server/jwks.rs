@@ -96,7 +96,7 @@ async fn fetch_url(issuer: &Issuer, url: &crate::model::issuer::Endpoint) -> Res
     let request =
         Request::get("/").header(header::ACCEPT, "application/jwk-set+json, application/json");
     let (ca, timeout) = (issuer.ca.as_ref(), issuer.timeout);
-    let answer = fetch::call(url, ca, request, Bytes::new(), BYTES_MAX, timeout).await;
+    let answer = fetch::call(None, url, ca, request, Bytes::new(), BYTES_MAX, timeout).await;
     let answer = answer.map_err(|why| format!("{}: {why}", url.text))?;
     match answer.status {
         StatusCode::OK => Ok(answer.body),

@@ -9,9 +9,11 @@ use crate::model::binding::Binding;
 use crate::model::credential::Kind;
 use crate::model::denial::DenyTable;
 use crate::model::identity::Identity;
+use crate::model::identity::tokens_of;
 use crate::model::issuer::Issuer;
 use crate::model::issuer::TenantOf;
 use crate::model::key::Digest;
+use crate::model::key::KeyId;
 use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
 use crate::model::scope::Scopes;
@@ -35,6 +37,8 @@ pub struct Verified {
     pub kind: Kind,
     /// Its text's digest.
     pub digest: Digest,
+    /// Under what it is reported: its tenant's tokens.
+    pub reported: KeyId,
     /// `Snapshot::generation` of the configuration that it was verified under.
     generation: u64,
     /// The keys that it was verified with, and their version then.
@@ -102,6 +106,7 @@ impl Verified {
                 }),
                 scopes: Scopes::Listed(claims.scopes.into()),
             },
+            reported: tokens_of(&tenant),
             tenant,
             identity,
             kind: origin.kind,

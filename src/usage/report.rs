@@ -1,12 +1,16 @@
 //! What keys and tenants did within some time, as reports show it.
 
+use std::collections::HashMap;
 use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::clock::Wall;
+use crate::model::identity::TOKENS_NAME;
+use crate::model::identity::tokens_of;
 use crate::model::key::KeyId;
+use crate::model::tenant::TenantId;
 use crate::store::counters::CountersError;
 use crate::store::history::HOURS_KEPT;
 use crate::store::history::History;
@@ -54,7 +58,7 @@ pub struct Report {
 /// One key's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeyFigures {
-    /// `key_…`.
+    /// `key_…`; of all tokens of a tenant together, one that no key has.
     pub key_id: String,
     /// What people call it; `None` when it is gone from the file that declared it.
     pub name: Option<String>,
@@ -129,7 +133,7 @@ impl Figures {
     }
 }
 
-/// Makes a report on these keys. `known` names them; of `All` also what keys did that nobody knows any more.
+/// Makes a report on these keys, and on the tokens of these tenants. `known` names them; of `All` also what keys did that nobody knows any more.
 ///
 /// # Errors
 /// `counters.db` cannot be read.
@@ -137,6 +141,7 @@ pub fn report(
     history: Option<&History>,
     whose: &Whose,
     known: &[KeyView],
+    tenants: &[TenantId],
     since_seconds: u64,
     now: Wall,
 ) -> Result<Report, CountersError> {
@@ -147,7 +152,8 @@ pub fn report(
     ));
     let until = hour_of(now);
     let ids = known.iter().filter_map(|key| KeyId::parse(&key.id).ok());
-    let ids: HashSet<KeyId> = ids.collect();
+    let tokens = tenants.iter().map(tokens_of);
+    let ids: HashSet<KeyId> = ids.chain(tokens).collect();
     let (by_key, hours) = match (history, whose, ids.iter().next()) {
         (None, ..) | (_, Whose::One | Whose::These, None) => (Vec::new(), Vec::new()),
         (Some(history), Whose::One, Some(one)) => {
@@ -169,7 +175,7 @@ pub fn report(
         until: rfc3339(now),
         latency_bounds_seconds: LATENCY_BOUNDS.map(|bound| bound as f64 / 1e6).to_vec(),
         total: Figures::of(&sum(&hours)),
-        keys: with_names(by_key, known),
+        keys: with_names(by_key, known, tenants),
         hours: (hours.iter())
             .map(|(hour, tally)| HourFigures {
                 hour: rfc3339(start_of(*hour)),
@@ -184,20 +190,27 @@ fn sum(hours: &[(u32, Tally)]) -> Tally {
     tallies.fold(Tally::default(), |sum, tally| sum.and(tally))
 }
 
-fn with_names(mut by_key: Vec<(KeyId, Tally)>, known: &[KeyView]) -> Vec<KeyFigures> {
+fn with_names(
+    mut by_key: Vec<(KeyId, Tally)>,
+    known: &[KeyView],
+    tenants: &[TenantId],
+) -> Vec<KeyFigures> {
     by_key.sort_unstable_by_key(|(key, tally)| {
         (std::cmp::Reverse(tally.requests() + tally.refused), *key)
     });
-    let names = known.iter().map(|key| (key.id.as_str(), key));
-    let names: std::collections::HashMap<&str, &KeyView> = names.collect();
+    let names = known.iter().filter_map(|key| {
+        let id = KeyId::parse(&key.id).ok()?;
+        Some((id, (key.name.as_str(), key.tenant.as_str())))
+    });
+    let tokens = (tenants.iter()).map(|tenant| (tokens_of(tenant), (TOKENS_NAME, tenant.as_str())));
+    let names: HashMap<KeyId, (&str, &str)> = names.chain(tokens).collect();
     let figures = |(key, tally): &(KeyId, Tally)| {
-        let key_id = key.to_string();
-        let view = names.get(key_id.as_str());
+        let named = names.get(key);
         KeyFigures {
-            name: view.map(|key| key.name.clone()),
-            tenant: view.map(|key| key.tenant.clone()),
+            key_id: key.to_string(),
+            name: named.map(|(name, _)| (*name).to_owned()),
+            tenant: named.map(|(_, tenant)| (*tenant).to_owned()),
             figures: Figures::of(tally),
-            key_id,
         }
     };
     by_key.iter().map(figures).collect()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use serde_json::json;
 
 use crate::support::eventually;
@@ -432,5 +433,72 @@ fn keys_may_come_from_a_file() {
     assert_eq!(
         get(&gateway, "/any", &signer.token(&claims(&gateway, ""))),
         401
+    );
+}
+
+// FF14, PB19: what tokens do is reported under their tenant, in one row for all its users; keys have theirs beside it. So is whom a rule would have refused
+// that is only observed.
+#[test]
+fn what_tokens_do_is_reported_under_their_tenant() {
+    let upstream = Upstream::start();
+    let idp = Idp::start(&[Signer::rsa()]);
+    let gateway = Setup::usual(&upstream)
+        .set("auth", "credentials", r#"["key", "jwt"]"#)
+        .route_to(
+            "legacy",
+            "/tried/{*rest}",
+            &[],
+            Access::Scope("x:y"),
+            "mode = \"observe\"\n",
+        )
+        .more(&idp.table(""))
+        .start();
+    let ask = |path: &str, changes: Value| {
+        let token = Signer::rsa().token(&with(&claims(&gateway, "leases:read"), changes));
+        gateway.send(&Request::get(path).bearer(&token)).status
+    };
+    for user in ["u1", "u2", "u3"] {
+        assert_eq!(ask("/leases/1", json!({ "sub": user })), 200);
+    }
+    assert_eq!(ask("/owners/1", json!({ "sub": "u1" })), 403);
+    assert_eq!(ask("/leases/1", json!({ "tenant": "bravo" })), 200);
+    assert_eq!(ask("/tried/1", json!({})), 200);
+    let key = gateway.key("acme");
+    gateway.get("/any", &key).expect(200);
+    let told = |words: &[&str], requests: u64| -> Vec<Value> {
+        let words = [&["usage"], words, &["--output", "json"]].concat();
+        eventually("the requests are counted", || {
+            let (_, out, _) = gateway.command(&words);
+            let said: Value = serde_json::from_str(&out).unwrap();
+            (said["total"]["requests"] == requests)
+                .then(|| said["keys"].as_array().unwrap().clone())
+        })
+    };
+    let of_tokens = |rows: &[Value]| -> Vec<Value> {
+        let tokens = rows
+            .iter()
+            .filter(|row| row["name"] == "access tokens and sessions");
+        tokens
+            .map(|row| json!([row["tenant"], row["requests"], row["refused"]]))
+            .collect()
+    };
+    let all = told(&[], 6);
+    assert_eq!(all.len(), 3);
+    assert_eq!(
+        of_tokens(&all),
+        [json!(["acme", 4, 1]), json!(["bravo", 1, 0])]
+    );
+    let acme = told(&["--tenant", "acme"], 5);
+    assert_eq!(of_tokens(&acme), [json!(["acme", 4, 1])]);
+    let (_, out, _) = gateway.command(&["limits", "observed", "--output", "json"]);
+    let observed: Value = serde_json::from_str(&out).unwrap();
+    let row = &observed["rows"][0];
+    assert_eq!(
+        (&row["tenant"], &row["name"], &row["reason"]),
+        (
+            &json!("acme"),
+            &json!("access tokens and sessions"),
+            &json!("scope_not_of_key")
+        )
     );
 }

@@ -193,3 +193,39 @@ fn requests_with_one_new_token_are_one_question() {
     assert_eq!(idp.server().hits_on(ASK), 1);
     assert_eq!(upstream.hits(), 30);
 }
+
+// One question after the other goes over one connection; many at once over many, of which few are kept; one that the issuer has closed meanwhile is no
+// failure; and while it is away nobody waits for a connection of before.
+#[test]
+fn questions_share_connections_and_survive_those_that_end() {
+    let (_upstream, idp, gateway) = world();
+    says(&gateway, &idp, json!({}));
+    for count in 0..10 {
+        assert_eq!(get(&gateway, "/leases/1", &format!("first-{count}")), 200);
+    }
+    assert_eq!(idp.server().hits_on(ASK), 10);
+    assert_eq!(idp.server().connections(), 1);
+    std::thread::scope(|scope| {
+        for count in 0..24 {
+            let gateway = &gateway;
+            scope.spawn(move || {
+                assert_eq!(get(gateway, "/leases/1", &format!("second-{count}")), 200);
+            });
+        }
+    });
+    let open = idp.server().connections();
+    assert!(open <= 25, "{open}");
+    // Each answer ends its connection now: what was kept is closed by its server, and the next question finds out.
+    let own = with(&claims(&gateway, "leases:read"), json!({ "active": true }));
+    let body = own.to_string();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+    let bytes = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    idp.server().answer_and_close(ASK, bytes);
+    for count in 0..10 {
+        assert_eq!(get(&gateway, "/leases/1", &format!("third-{count}")), 200);
+    }
+    idp.go_down(ASK);
+    assert_eq!(get(&gateway, "/leases/1", "fourth"), 503);
+    says(&gateway, &idp, json!({}));
+    assert_eq!(get(&gateway, "/leases/1", "fifth"), 200);
+}
