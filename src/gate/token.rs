@@ -105,6 +105,11 @@ pub(super) fn verify<'a>(
 ) -> Result<Bearer<'a>, Fault> {
     let credential = one_of(snapshot, asked.kinds, head, in_query, in_cookie)?;
     let stranger = |fault| unknown(&snapshot.config, means.quota, asked.now, asked.peer, fault);
+    match remembered(snapshot, means, asked, &credential) {
+        Ok(Some(token)) => return Ok(Bearer::Token(token)),
+        Ok(None) => {}
+        Err(reason) => return Err(stranger(invalid(reason))),
+    }
     let kind = kind_of(snapshot, asked.kinds, &credential);
     if !kind.is_some_and(|kind| asked.kinds.contain(kind)) {
         return Err(stranger(invalid("wrong_kind")));
@@ -129,6 +134,34 @@ pub(super) fn verify<'a>(
             fault.wanted = Some(Box::new(wanted));
             Err(fault)
         }
+    }
+}
+
+/// The token that this is, if it is remembered: then its form needs no looking at, since only what had the right one was verified. Opaque tokens are
+/// not looked for here: the store is asked about them first.
+///
+/// # Errors
+/// It was verified, and does not stand any more; why, for the log.
+fn remembered(
+    snapshot: &Snapshot,
+    means: &Means<'_>,
+    asked: Asked<'_>,
+    credential: &Credential,
+) -> Result<Option<Arc<Verified>>, &'static str> {
+    let kind = match credential.place() {
+        Place::Bearer => Kind::Jwt,
+        Place::Cookie => Kind::Session,
+        Place::Other => return Ok(None),
+    };
+    let text = credential.text();
+    if !asked.kinds.contain(kind) || form::is_key(text, &snapshot.config) {
+        return Ok(None);
+    }
+    let digest = key_text::digest_of(text);
+    match means.tokens.recall(snapshot, &digest, kind, asked.now) {
+        Ok(found) => Ok(found),
+        Err(Failure::Invalid(reason)) => Err(reason),
+        Err(Failure::Unavailable(_) | Failure::Wanted(_)) => Ok(None),
     }
 }
 

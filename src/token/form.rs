@@ -19,14 +19,20 @@ pub enum Form {
 /// What this text looks like.
 #[must_use]
 pub fn of(text: &[u8], config: &Config) -> Form {
-    let prefixes = [&config.keys.secret_prefix, &config.keys.public_prefix];
-    if prefixes.iter().any(|prefix| begins(text, prefix, config)) {
+    if is_key(text, config) {
         return Form::Key;
     }
     match is_jwt(text) {
         true => Form::Jwt,
         false => Form::Other,
     }
+}
+
+/// Whether this text begins as keys of this gateway do: a few bytes tell.
+#[must_use]
+pub fn is_key(text: &[u8], config: &Config) -> bool {
+    let prefixes = [&config.keys.secret_prefix, &config.keys.public_prefix];
+    prefixes.iter().any(|prefix| begins(text, prefix, config))
 }
 
 fn begins(text: &[u8], prefix: &str, config: &Config) -> bool {
