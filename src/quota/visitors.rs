@@ -118,6 +118,8 @@ fn numbers(rate: Rate, count: u32, left: u64, now: Now) -> Numbers {
     Numbers {
         quota: Some(window),
         burst: None,
+        other_quota: None,
+        quota_is_tenants: false,
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) async fn deny(
     asked: Body<Denied>,
 ) -> Result<Response, Problem> {
     let asked = asked.value;
-    if !(asked.for_seconds).is_none_or(|seconds| lifetime(Some(seconds)).is_ok()) {
+    if (asked.for_seconds).is_some_and(|seconds| lifetime(Some(seconds)).is_err()) {
         return Err(Problem::malformed("for_seconds is 1 to 3153600000."));
     }
     named(asked.issuer.as_deref())?;
