@@ -12,11 +12,13 @@ use std::process::Child;
 use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
 
 use tempfile::TempDir;
 
+use crate::support::PATIENCE;
 use crate::support::certs;
-use crate::support::eventually;
 use crate::support::gateway::Gateway;
 use crate::support::ports::free_port;
 
@@ -339,9 +341,13 @@ fn begin(name: &'static str, mut command: Command, port: u16, directory: TempDir
         child,
         _directory: directory,
     };
-    eventually(&format!("{name} listens on {address}"), || {
-        TcpStream::connect(address).ok()
-    });
+    // A whole program starts: on a busy machine that takes its time.
+    let begun = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        let late = begun.elapsed() > 6 * PATIENCE;
+        assert!(!late, "waited in vain for: {name} listens on {address}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     backend
 }
 
