@@ -6,13 +6,13 @@ use crate::config::dump::key;
 use crate::config::dump::kinds;
 use crate::config::problem::Notes;
 use crate::config::problem::Problem;
+use crate::config::secrets;
 use crate::config::values::show_duration;
 use crate::model::credential::Kind;
 use crate::model::issuer::Algorithm;
 use crate::model::issuer::ClaimPath;
 use crate::model::issuer::Issuer;
 use crate::model::issuer::KeySource;
-use crate::model::issuer::SecretSource;
 use crate::model::issuer::TenantOf;
 use crate::model::resource::Resource;
 use crate::model::route::Access;
@@ -126,10 +126,7 @@ pub(super) fn dump_issuer(out: &mut Writer, issuer: &Issuer, environment: &str) 
     if let Some(introspection) = &issuer.introspection {
         out.text("introspection_url", &introspection.endpoint.text);
         out.text("client_id", &introspection.client_id);
-        let secret = match &introspection.secret {
-            SecretSource::Env(name) => format!("env:{name}"),
-            SecretSource::File(path) => format!("file:{}", path.display()),
-        };
+        let secret = secrets::show(&introspection.secret);
         out.text("client_secret", &secret);
         out.text("introspection_cache", &show_duration(introspection.cached));
     }

@@ -10,7 +10,7 @@ use http::StatusCode;
 use http::header;
 use zeroize::Zeroizing;
 
-use crate::model::issuer::SecretSource;
+use crate::config::secrets;
 use crate::token::Inquiry;
 use crate::token::Tokens;
 
@@ -51,7 +51,7 @@ async fn ask(inquiry: &Inquiry, kept: &Kept) -> Result<Bytes, String> {
         return Err("its table does not say how".to_owned());
     };
     let source = introspection.secret.clone();
-    let secret = tokio::task::spawn_blocking(move || secret(&source)).await;
+    let secret = tokio::task::spawn_blocking(move || secrets::read(&source)).await;
     let secret = secret.map_err(|_| "the secret could not be read".to_owned())??;
     // RFC 6749 section 2.3.1: both in the form's encoding first.
     let id = encoded(introspection.client_id.as_bytes());
@@ -79,27 +79,6 @@ async fn ask(inquiry: &Inquiry, kept: &Kept) -> Result<Bytes, String> {
     match answer.status {
         StatusCode::OK => Ok(answer.body),
         status => Err(format!("{}: it answered {status}", url.text)),
-    }
-}
-
-/// The secret, as it is now. Blocking.
-///
-/// # Errors
-/// It is not where the file says; the secret itself is never repeated.
-pub(crate) fn secret(source: &SecretSource) -> Result<Zeroizing<String>, String> {
-    let read = match source {
-        SecretSource::Env(name) => {
-            std::env::var(name).map_err(|_| format!("the environment has no {name}"))
-        }
-        SecretSource::File(path) => {
-            std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
-        }
-    };
-    let read = Zeroizing::new(read?);
-    let text = read.strip_suffix('\n').unwrap_or(&read);
-    match text.is_empty() {
-        true => Err("the secret is empty".to_owned()),
-        false => Ok(Zeroizing::new(text.to_owned())),
     }
 }
 

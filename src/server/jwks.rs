@@ -12,6 +12,7 @@ use http::header;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::secrets;
 use crate::model::issuer::Issuer;
 use crate::model::issuer::KeySource;
 use crate::snapshot::Snapshot;
@@ -22,7 +23,6 @@ use crate::token::keys::KeySet;
 
 use super::error::StartError;
 use super::fetch;
-use super::introspect;
 
 /// How often it is looked whether anything is due, when nobody asks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -137,7 +137,7 @@ pub(crate) fn check_files(config: &Config) -> Result<(), StartError> {
             }
         }
         if let Some(introspection) = &issuer.introspection
-            && let Err(why) = introspect::secret(&introspection.secret)
+            && let Err(why) = secrets::read(&introspection.secret)
         {
             problems.push(format!("[issuers.{name}] client_secret: {why}"));
         }

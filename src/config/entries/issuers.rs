@@ -14,6 +14,7 @@ use crate::config::entries::tenant_word;
 use crate::config::file::Reader;
 use crate::config::names;
 use crate::config::problem::Problem;
+use crate::config::secrets;
 use crate::config::settings::path;
 use crate::config::values::Wrong;
 use crate::config::values::wrong;
@@ -24,7 +25,6 @@ use crate::model::issuer::ClaimPath;
 use crate::model::issuer::Introspection;
 use crate::model::issuer::Issuer;
 use crate::model::issuer::KeySource;
-use crate::model::issuer::SecretSource;
 use crate::model::issuer::TenantOf;
 use crate::model::tenant::TenantId;
 
@@ -162,7 +162,7 @@ fn introspection(table: &mut Reader<'_>, base: &Path) -> Option<Introspection> {
         // It may be the secret itself.
         table.notes().hide(place);
     }
-    let secret = table.word("client_secret", |text| secret(text, base));
+    let secret = table.word("client_secret", |text| secrets::source(text, base));
     let cached = table.duration("introspection_cache", "1min", ("1s", "10min"));
     let parts = ["introspection_url", "client_id", "client_secret"];
     for key in parts
@@ -179,18 +179,6 @@ fn introspection(table: &mut Reader<'_>, base: &Path) -> Option<Introspection> {
         secret: secret?.into_inner(),
         cached,
     })
-}
-
-/// `env:NAME` or `file:PATH`. No message repeats the text: it may be the secret itself.
-fn secret(text: &str, base: &Path) -> Result<SecretSource, Wrong> {
-    match (text.strip_prefix("env:"), text.strip_prefix("file:")) {
-        (Some(name), _) if !name.is_empty() => Ok(SecretSource::Env(name.to_owned())),
-        (_, Some(file)) => path(base, file).map(SecretSource::File),
-        _ => wrong(
-            "a secret does not stand in this file",
-            "write \"env:NAME\" for an environment variable or \"file:PATH\" for a file that others cannot read",
-        ),
-    }
 }
 
 fn algorithms(table: &mut Reader<'_>) -> Vec<Algorithm> {
