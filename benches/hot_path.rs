@@ -162,6 +162,7 @@ impl Case {
             tokens: &self.tokens,
             alerts: &self.alerts,
             patience: Patience::Fresh,
+            charged: None,
         };
         let outcome = gate::admit(&self.snapshot, &means, now(self.micros), &peer, head);
         assert!(outcome.is_ok(), "{outcome:?}");

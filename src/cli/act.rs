@@ -26,6 +26,7 @@ use crate::gate::Question;
 use crate::model::key::KeyId;
 use crate::model::tenant::TenantId;
 use crate::snapshot::build;
+use crate::snapshot::shared::fence;
 use crate::store::Outcome;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -150,8 +151,11 @@ impl Place {
                 Err(CallError::NobodyListens) => {}
             }
             let config = self.config.as_ref().ok_or_else(|| self.nobody_listens())?;
-            match Store::open(&config.store.path) {
-                Ok(store) => return offline(store, config),
+            match Store::open_for(&config.store) {
+                Ok(mut store) => {
+                    store.begin(Clock::system().now().wall)?;
+                    return offline(store, config);
+                }
                 // A gateway that is just starting, or another command: it soon listens, or is gone.
                 Err(error) if error.is_in_use() && tries > 0 => wait(&mut tries),
                 Err(error) => return Err(error.into()),
@@ -219,8 +223,26 @@ fn offline(mut store: Store, config: &Config, verb: &Verb) -> Result<Outcome, Ve
         &last_used,
         &actor,
     )
-    .map(|applied| applied.outcome)
     .map_err(VerbError::from)
+    .and_then(|applied| told_of_nodes(&store, config, verb, applied.outcome))
+}
+
+/// Where several nodes share the store, what takes rights away is done once all of them have it in force.
+fn told_of_nodes(
+    store: &Store,
+    config: &Config,
+    verb: &Verb,
+    outcome: Outcome,
+) -> Result<Outcome, VerbError> {
+    let position = store.position()?.filter(|_| store.is_shared());
+    let Some(position) = position.filter(|_| verb.takes_rights()) else {
+        return Ok(outcome);
+    };
+    match fence(&config.store.redis, position.seq) {
+        Ok(nodes) => Ok(outcome.beside(&format!("in force on {nodes} of {nodes} nodes"))),
+        Err(why) if outcome.has_text() => Ok(outcome.beside(&why.text)),
+        Err(why) => Err(why),
+    }
 }
 
 fn usage_offline(

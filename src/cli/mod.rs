@@ -41,6 +41,7 @@ mod observed;
 mod print;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod store;
 mod usage;
 
 /// Reads the command line of this process and does what it says.
@@ -67,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::AdminTokens(asked) => ended(token_command(&arguments.at, arguments.output, asked)),
         Command::Audit(asked) => ended(audit::audit(&arguments.at, arguments.output, asked)),
         Command::Usage(asked) => ended(usage::usage(&arguments.at, arguments.output, &asked)),
+        Command::Store(asked) => ended(store::act(&arguments.at, arguments.output, &asked)),
         Command::Limits(limits) => ended(limit_command(&arguments.at, arguments.output, limits)),
         Command::Tokens(tokens) => ended(act(&arguments.at, arguments.output, &tokens.verb())),
         Command::Tenants(tenants) => {

@@ -167,11 +167,13 @@ impl Config {
 
     fn dump_gate(&self, out: &mut Writer) {
         out.table("[store]");
-        out.text("kind", "sqlite");
+        let kind = if self.store.shared { "redis" } else { "sqlite" };
+        out.text("kind", kind);
         out.path("path", &self.store.path);
         out.text("flush_interval", &show_duration(self.store.flush_interval));
         let strict = self.store.strict;
         out.text("durability", if strict { "strict" } else { "interval" });
+        self.store.redis.dump(out);
         out.table("[auth]");
         let places = [
             (self.auth.bearer, "authorization"),
@@ -454,6 +456,11 @@ impl Config {
             ),
             ("server.workers", self.server.workers != next.server.workers),
             ("store.path", self.store.path != next.store.path),
+            ("store.kind", self.store.shared != next.store.shared),
+            (
+                "store.redis_servers and the keys beside it",
+                self.store.redis != next.store.redis,
+            ),
             ("log.access", self.log.access != next.log.access),
             (
                 "log.queue_bytes_max",

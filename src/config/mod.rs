@@ -14,6 +14,8 @@ mod names;
 mod problem;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod redis;
+pub mod secrets;
 mod settings;
 mod typed;
 mod values;
@@ -63,6 +65,7 @@ use crate::model::tenant::TenantId;
 use crate::refusal::Shape;
 
 pub use crate::config::problem::Problems;
+pub use crate::config::redis::Redis;
 
 /// A file that was read and found good.
 #[derive(Clone, Debug)]
@@ -460,7 +463,11 @@ pub struct SniCertificate {
 /// `[store]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// Directory of the SQLite files.
+    /// Whether keys and limits are shared with other nodes (`kind = "redis"`).
+    pub shared: bool,
+    /// Through what.
+    pub redis: Redis,
+    /// Directory of the SQLite files: the store itself, or this node's copy of the shared one.
     pub path: PathBuf,
     /// How often counters are written: the most that `kill -9` can forget. 100ms to 1min.
     pub flush_interval: Duration,

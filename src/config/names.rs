@@ -90,6 +90,15 @@ pub(super) fn server(text: &str) -> Result<UpstreamServer, Wrong> {
     }
 }
 
+/// `host:port` of a server that is no HTTP server.
+pub(super) fn host_and_port(text: &str) -> Result<String, Wrong> {
+    const HELP: &str = "write a host and a port, for example \"127.0.0.1:6379\"; TLS, user and password have keys of their own";
+    match server(&format!("http://{text}")) {
+        Ok(server) => Ok(server.to_string()),
+        Err(_) => wrong(format!("\"{text}\" is not a host and a port"), HELP),
+    }
+}
+
 /// `https://host[:port]/path`; `http://` only where it leads to this machine.
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, Wrong> {
     const HELP: &str = "write \"https://auth.example.org/jwks\", or \"http://127.0.0.1:3000/jwks\" on this machine";

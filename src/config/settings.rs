@@ -42,6 +42,7 @@ use crate::config::entries;
 use crate::config::file::Reader;
 use crate::config::names;
 use crate::config::problem::Problem;
+use crate::config::redis::Redis;
 use crate::config::values::Wrong;
 use crate::config::values::wrong;
 use crate::model::binding;
@@ -295,23 +296,29 @@ fn certificate(
 /// `[store]`.
 pub(super) fn store(root: &mut Reader<'_>, base: &Path) -> StoreConfig {
     root.table("store", "store", |table| {
-        table.word("kind", |text| match text {
-            "sqlite" => Ok(()),
-            "redis" => wrong("\"redis\" is not supported yet", "write kind = \"sqlite\""),
+        let kind = table.word("kind", |text| match text {
+            "sqlite" => Ok(false),
+            "redis" => Ok(true),
             _ => wrong(
                 format!("\"{text}\" is no kind of store"),
-                "write kind = \"sqlite\"",
+                "write kind = \"sqlite\", or \"redis\" where several nodes share keys and limits",
             ),
         });
+        let shared = kind.is_some_and(Spanned::into_inner);
         let state = table.word("path", |text| path(base, text));
+        let redis = Redis::read(table, base, shared);
+        let strict = table.choice(
+            "durability",
+            false,
+            &[("interval", false), ("strict", true)],
+        );
+        Redis::check_durability(table, shared, strict);
         StoreConfig {
+            shared,
+            redis,
             path: state.map_or_else(|| base.join("state"), Spanned::into_inner),
             flush_interval: table.duration("flush_interval", "1s", ("100ms", "1min")),
-            strict: table.choice(
-                "durability",
-                false,
-                &[("interval", false), ("strict", true)],
-            ),
+            strict,
         }
     })
 }

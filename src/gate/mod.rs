@@ -32,6 +32,8 @@ use crate::model::source::source_of;
 use crate::quota::Charge;
 use crate::quota::Numbers;
 use crate::quota::Quota;
+use crate::quota::shared::Ask;
+use crate::quota::shared::Verdict;
 use crate::refusal::Refusal;
 use crate::refusal::Style;
 use crate::snapshot::KeyEntry;
@@ -41,11 +43,11 @@ use crate::snapshot::place::Place;
 use crate::token::Patience;
 use crate::token::Tokens;
 use crate::token::Verified;
-use crate::token::Wanted;
 
 mod api_key;
 mod binding;
 mod browser;
+mod charge;
 mod client;
 mod credential;
 mod explain;
@@ -128,6 +130,17 @@ pub struct Means<'a> {
     pub alerts: &'a Alerts,
     /// Whether the request has waited already.
     pub patience: Patience,
+    /// What shared counters said, once they were asked.
+    pub charged: Option<Verdict>,
+}
+
+/// What can be awaited before a request is judged once more.
+#[derive(Debug)]
+pub enum Wanted {
+    /// What is to be known of a token.
+    Token(crate::token::Wanted),
+    /// The verdict of shared counters.
+    Charge(Ask),
 }
 
 /// Proof that every check passed. Only this module can make one, and the forwarder demands it.
@@ -269,6 +282,7 @@ fn check(
     known.manner.key_in_query = in_query.is_some();
     let kinds = kinds_of(config, known.route.as_deref());
     let sessions = config.sessions.cookie.as_deref();
+    let as_came = means.quota.shared().map(|_| charge::AsCame::of(head));
     let kept = (!kinds.are_keys_alone()).then(|| token::Kept::of(head, sessions.is_some()));
     let in_cookie =
         sessions.and_then(|name| session::take(&mut head.headers, name, config.tokens.bytes_max));
@@ -281,11 +295,14 @@ fn check(
         let target = binding::placed(snapshot, &route, None, target)?;
         return Ok((route, target));
     }
+    if snapshot.is_stale(now.mono) {
+        return Err(Fault::new(Refusal::CredentialUnclear, "store_stale"));
+    }
     let bearer = match kept {
         None => {
             let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
             let (digest, key) = api_key::verify(snapshot, &credential)
-                .map_err(|fault| unknown(config, means.quota, now, peer, fault))?;
+                .map_err(|fault| unknown(snapshot, means.quota, now, peer, fault))?;
             Bearer::Key(digest, key)
         }
         Some(kept) => {
@@ -301,6 +318,7 @@ fn check(
     check_page(config, key, head, known)?;
     check_session(&bearer, head, host, known)?;
     let charged = charge(snapshot, means, key, cost_of(&found), now, known);
+    let charged = charge::awaited(charged, as_came, head)?;
     known.observe(charged, limits_mode(snapshot, key, known.route.as_deref()))?;
     let route = served(found)?;
     let permitted = permission::check(snapshot, key, &route.access);
@@ -387,13 +405,18 @@ fn visits_mode(config: &Config, route: Option<&Route>) -> Mode {
 
 /// Counts a credential that is nobody's under the one who presents it; beyond `auth.failures` the answer is 429. Known keys do not come by
 /// here, so that no neighbour's spray can hold them up.
-fn unknown(config: &Config, quota: &Quota, now: Now, peer: &Peer, fault: Fault) -> Fault {
+fn unknown(snapshot: &Snapshot, quota: &Quota, now: Now, peer: &Peer, fault: Fault) -> Fault {
+    let config = &snapshot.config;
     let source = source_of(peer.address.ip());
     let over = config
         .auth
         .failures
         .and_then(|rate| quota.strangers.failed(source, rate, now.mono));
     let Some(over) = over else {
+        // Another node may know it (PB14).
+        if snapshot.may_miss_keys(now.mono) && fault.reason == "unknown_key" {
+            return Fault::new(Refusal::CredentialUnclear, "store_away");
+        }
         return fault;
     };
     if over.begins {
@@ -538,7 +561,11 @@ fn charge(
         tenant: by_tenant,
         cost,
     };
-    match means.quota.charge(&charge, now) {
+    let charged = match means.quota.shared() {
+        None => means.quota.charge(&charge, now),
+        Some(_) => charge::shared(means, &charge)?,
+    };
+    match charged {
         Ok(numbers) => {
             tell_of_limits(snapshot, means.alerts, &numbers, &charge, now, known);
             known.numbers = Some(numbers);

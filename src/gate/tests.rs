@@ -80,6 +80,7 @@ impl World {
                 entries: self.tenants,
                 by_id: std::collections::HashMap::new(),
             }),
+            contact: None,
             denials: Arc::default(),
             keys: KeyTable::build(keys),
         })
@@ -204,6 +205,7 @@ fn means<'a>(quota: &'a Quota, tokens: &'a Tokens, alerts: &'a Alerts) -> Means<
         tokens,
         alerts,
         patience: Patience::Fresh,
+        charged: None,
     }
 }
 

@@ -11,6 +11,7 @@ use http::request::Parts;
 use super::Fault;
 use super::Means;
 use super::Peer;
+use super::Wanted;
 use super::api_key;
 use super::credential;
 use super::credential::Credential;
@@ -104,7 +105,7 @@ pub(super) fn verify<'a>(
     kept: Kept,
 ) -> Result<Bearer<'a>, Fault> {
     let credential = one_of(snapshot, asked.kinds, head, in_query, in_cookie)?;
-    let stranger = |fault| unknown(&snapshot.config, means.quota, asked.now, asked.peer, fault);
+    let stranger = |fault| unknown(snapshot, means.quota, asked.now, asked.peer, fault);
     match remembered(snapshot, means, asked, &credential) {
         Ok(Some(token)) => return Ok(Bearer::Token(token)),
         Ok(None) => {}
@@ -131,7 +132,7 @@ pub(super) fn verify<'a>(
         Err(Failed::Token(Failure::Wanted(wanted))) => {
             kept.put_back(head);
             let mut fault = Fault::new(Refusal::CredentialUnclear, "token_pending");
-            fault.wanted = Some(Box::new(wanted));
+            fault.wanted = Some(Box::new(Wanted::Token(wanted)));
             Err(fault)
         }
     }

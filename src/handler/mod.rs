@@ -26,15 +26,16 @@ use crate::gate::Exposed;
 use crate::gate::Means;
 use crate::gate::Peer;
 use crate::gate::Refused;
+use crate::gate::Wanted;
 use crate::metrics::Metrics;
 use crate::observed::Observed;
 use crate::quota::Numbers;
 use crate::quota::Quota;
+use crate::quota::shared::Verdict;
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::token::Patience;
 use crate::token::Tokens;
-use crate::token::Wanted;
 use crate::upstream::FailureKind;
 use crate::upstream::Forwarded;
 use crate::upstream::Pools;
@@ -170,11 +171,11 @@ pub async fn handle(
         account.metadata(host, answer.status());
         return answer.map(|text| Body::local(text, account));
     }
-    let mut admitted = admit(&worker, &snapshot, now, &peer, &mut head, Patience::Fresh);
+    let mut admitted = admit(&worker, &snapshot, now, &peer, &mut head, Known::default());
     if let Err(refused) = &mut admitted
         && let Some(wanted) = refused.wanted.take()
     {
-        // Boxed: only tokens that nobody has seen before come here.
+        // Boxed: only tokens that nobody has seen before come here, and charges where nodes share their limits.
         let (view, verdict) = Box::pin(admit_later(&worker, *wanted, &peer, &mut head)).await;
         (snapshot, admitted) = (view, verdict);
     }
@@ -216,13 +217,14 @@ fn admit(
     now: Now,
     peer: &Peer,
     head: &mut Parts,
-    patience: Patience,
+    known: Known,
 ) -> Result<Admission, Box<Refused>> {
     let means = Means {
         quota: &worker.quota,
         tokens: &worker.tokens,
         alerts: &worker.alerts,
-        patience,
+        patience: known.patience,
+        charged: known.charged,
     };
     gate::admit(snapshot, &means, now, peer, head)
 }
@@ -235,10 +237,45 @@ async fn admit_later(
     peer: &Peer,
     head: &mut Parts,
 ) -> (Arc<Snapshot>, Result<Admission, Box<Refused>>) {
-    let patience = wanted.settle().await;
-    let snapshot = worker.snapshot.load_full();
-    let verdict = admit(worker, &snapshot, worker.clock.now(), peer, head, patience);
-    (snapshot, verdict)
+    let mut charged = None;
+    let mut next = Some(wanted);
+    let mut waits = 0;
+    loop {
+        let mut patience = Patience::Fresh;
+        match next.take() {
+            Some(Wanted::Token(wanted)) => patience = wanted.settle().await,
+            // Charged once: the verdict is kept, whatever else is waited for.
+            Some(Wanted::Charge(ask)) => {
+                charged = match worker.quota.shared() {
+                    Some(shared) => Some(shared.charge(ask).await),
+                    None => None,
+                };
+            }
+            None => {}
+        }
+        waits += 1;
+        let known = Known { patience, charged };
+        let snapshot = worker.snapshot.load_full();
+        let mut verdict = admit(worker, &snapshot, worker.clock.now(), peer, head, known);
+        if let Err(refused) = &mut verdict
+            && waits < WAITS_MAX
+            && let Some(wanted) = refused.wanted.take()
+        {
+            next = Some(*wanted);
+            continue;
+        }
+        return (snapshot, verdict);
+    }
+}
+
+/// For a token, for the charge, and once more for a token that has been forgotten meanwhile.
+const WAITS_MAX: u32 = 3;
+
+/// What a request has waited for already.
+#[derive(Debug, Default)]
+struct Known {
+    patience: Patience,
+    charged: Option<Verdict>,
 }
 
 /// A secret key that stands in a web page is anybody's (FF20).

@@ -1,5 +1,7 @@
 //! Every live counter of this node: charged, looked at, exported and restored.
 
+use std::sync::OnceLock;
+
 use crate::clock::Now;
 use crate::model::key::KeyId;
 use crate::model::limit::Limits;
@@ -9,6 +11,7 @@ use crate::quota::Charge;
 use crate::quota::Exhausted;
 use crate::quota::Numbers;
 use crate::quota::saves::Saves;
+use crate::quota::shared::SharedCounters;
 use crate::quota::strangers::Strangers;
 use crate::quota::visitors::Visitors;
 use crate::quota::window;
@@ -26,6 +29,8 @@ pub struct Quota {
     tenants: local::Table<TenantId>,
     keys: local::Table<KeyId>,
     saves: Saves,
+    /// The counters that other nodes share; those here are then not used.
+    shared: OnceLock<SharedCounters>,
     /// Who presents keys that are not known; of fixed size.
     pub strangers: Strangers,
     /// Who asks for public routes that limit each address; of fixed size.
@@ -40,9 +45,22 @@ impl Quota {
             tenants: local::Table::new(),
             keys: local::Table::new(),
             saves: Saves::new(),
+            shared: OnceLock::new(),
             strangers: Strangers::new(),
             visitors: Visitors::new(),
         }
+    }
+
+    /// Has every charge asked of counters that other nodes share; once, before anything is charged.
+    pub fn share(&self, counters: SharedCounters) {
+        // A second set would forget the first; the first stays.
+        let _ = self.shared.set(counters);
+    }
+
+    /// The counters that other nodes share, if there are any.
+    #[must_use]
+    pub fn shared(&self) -> Option<&SharedCounters> {
+        self.shared.get()
     }
 
     /// Which charges are in the store.
@@ -80,6 +98,9 @@ impl Quota {
     /// What `charge` would report before taking anything. For status and explain: it copies the windows.
     #[must_use]
     pub fn peek(&self, charge: &Charge<'_>, now: Now) -> Numbers {
+        if let Some(shared) = self.shared.get() {
+            return shared.peek(charge).unwrap_or_default();
+        }
         let tenant = limited(charge.tenant)
             .map(|(id, limits)| (self.tenants.copy(id).unwrap_or_default(), limits));
         let key = limited(charge.key)

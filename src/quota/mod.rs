@@ -17,6 +17,7 @@ mod model;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 pub mod saves;
+pub mod shared;
 mod strangers;
 mod sync;
 mod visitors;

@@ -163,6 +163,21 @@ fn status_json(parts: &Parts) -> serde_json::Value {
         "https": texts(&parts.addresses.https),
         "http": texts(&parts.addresses.http),
         "admin": parts.addresses.admin.map(|address| address.to_string()),
+        "shared_store": shared_json(&parts.keeper, parts.clock.now()),
+    })
+}
+
+/// How this node stands among those that share its store; nothing where it is alone.
+fn shared_json(keeper: &Keeper, now: Now) -> serde_json::Value {
+    let Some(settings) = keeper.shared() else {
+        return serde_json::Value::Null;
+    };
+    serde_json::json!({
+        "node": keeper.node_id(),
+        "servers": settings.servers,
+        "heard": !keeper.snapshot().load().may_miss_keys(now.mono),
+        "change_in_force": keeper.applied(),
+        "nodes": keeper.peers().load(Ordering::Relaxed),
     })
 }
 

@@ -58,6 +58,8 @@ use crate::upstream::Pools;
 use crate::usage::Usage;
 
 use alerting::Alerting;
+use cluster::Membership;
+use cluster::Tending;
 pub use error::StartError;
 use flush::Flusher;
 pub use process::check;
@@ -68,6 +70,7 @@ use reload::Reloader;
 
 mod alerting;
 mod burnt;
+mod cluster;
 mod control;
 mod demo;
 mod error;
@@ -94,6 +97,7 @@ pub struct Gateway {
     flusher: Arc<Flusher>,
     connections: Arc<ConnectionCounters>,
     log: Option<access_log::Writer>,
+    tending: Option<Tending>,
 }
 
 /// What outlives a restart, and its one writer.
@@ -105,12 +109,16 @@ struct State {
     usage: Arc<Usage>,
     observed: Arc<Observed>,
     flusher: Arc<Flusher>,
+    /// This node's place among those that share the store.
+    member: Option<Membership>,
 }
 
 impl State {
     fn open(config: &Arc<Config>, clock: &Clock) -> Result<State, StartError> {
-        let store = open_store(config)?;
+        let mut store = open_store(config)?;
         let now = clock.now();
+        let joined = cluster::join(&mut store, &config.store, now)?;
+        let (contact, member) = joined.unzip();
         let (counters, saved) = Counters::open(&config.store.path, now)?;
         let quota = Arc::new(Quota::new());
         let usage = Arc::new(Usage::new());
@@ -122,11 +130,13 @@ impl State {
         ));
         let (asked, time) = (Arc::clone(&flusher), clock.clone());
         let last_used = Box::new(move |keys: Option<&[KeyId]>| asked.last_used(keys, time.now()));
-        let (keeper, conflicts) = Keeper::start(store, Arc::clone(config), last_used)?;
+        let (keeper, conflicts) =
+            Keeper::start_shared(store, Arc::clone(config), last_used, contact)?;
         if !conflicts.is_empty() {
             tracing::error!("{}", build::conflict_text(&conflicts));
         }
         Ok(State {
+            member,
             keeper: Arc::new(keeper),
             quota,
             tokens: Arc::new(Tokens::new()),
@@ -166,7 +176,7 @@ const STORE_PAUSE: Duration = Duration::from_millis(100);
 fn open_store(config: &Config) -> Result<Store, StoreError> {
     let socket = &config.listen.admin_socket;
     for attempt in 0..STORE_TRIES {
-        match Store::open(&config.store.path) {
+        match Store::open_for(&config.store) {
             Err(error) if error.is_in_use() && UnixStream::connect(socket).is_err() => {
                 if attempt == 0 {
                     tracing::info!("{error}; waiting for it");
@@ -176,7 +186,7 @@ fn open_store(config: &Config) -> Result<Store, StoreError> {
             opened => return opened,
         }
     }
-    Store::open(&config.store.path)
+    Store::open_for(&config.store)
 }
 
 /// What every data thread is given.
@@ -282,7 +292,8 @@ impl Gateway {
         let receiver = alerting::receiver_of(&loaded.config).map_err(StartError::config)?;
         jwks::check_files(&loaded.config)?;
         let config = Arc::new(loaded.config);
-        let state = State::open(&config, &clock)?;
+        let mut state = State::open(&config, &clock)?;
+        cluster::share_limits(&state.quota, &state.keeper, &clock)?;
         let bound = edge::listener::bind(&config.listen, worker_count(&config), inherited)?;
         let control = control::runtime()?;
         let admin = control::bind_admin(&control, &config.listen, bound.admin)?;
@@ -361,7 +372,9 @@ impl Gateway {
                 started: clock.now(),
             },
         );
+        let tending = Tending::start(&state.keeper, &clock, state.member.take())?;
         Ok(Gateway {
+            tending,
             keeper: state.keeper,
             clock,
             reloader,
@@ -458,6 +471,9 @@ impl Gateway {
                 changes = left,
                 "the store could not be written to the last: what was told to be in force, not durable, is undone by the next start; do it again"
             );
+        }
+        if let Some(tending) = self.tending.take() {
+            tending.stop();
         }
         let _ = std::fs::remove_file(&self.admin_socket);
         if let Some(log) = self.log.take() {

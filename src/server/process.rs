@@ -118,8 +118,12 @@ fn stored_contents(config: &Config, notes: &mut Vec<String>) -> Result<Contents,
     if !exists.map_err(|error| StoreError::from_io(&file, error))? {
         return Ok(Contents::default());
     }
-    match Store::open(&config.store.path) {
-        Ok(store) => {
+    match Store::open_for(&config.store) {
+        Ok(mut store) => {
+            match store.look() {
+                Err(error @ StoreError::Away { .. }) => notes.push(format!("note: {error}")),
+                looked => looked?,
+            }
             if Counters::exist(&config.store.path) {
                 Counters::open(&config.store.path, Clock::system().now())?;
             }

@@ -197,6 +197,7 @@ impl<'a> Building<'a> {
             tenants: Arc::new(self.tenants),
             keys: self.keys.into_table(),
             denials: Arc::new(self.denials),
+            contact: None,
             config: Arc::clone(config),
         };
         Ok(Built {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::clock::Wall;
 use crate::config::Config;
+use crate::config::Redis;
 use crate::model::admin_token::AdminToken;
 use crate::model::denial::DenyTable;
 use crate::model::key::ApiKey;
@@ -20,12 +22,14 @@ use crate::model::key::Digest;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
 use crate::model::tenant::TenantId;
+use crate::snapshot::Contact;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
 use crate::snapshot::build;
 use crate::snapshot::build::BuildError;
 use crate::snapshot::build::Names;
 use crate::snapshot::build::ScopeSets;
+use crate::snapshot::shared::fence;
 use crate::store::Failure;
 use crate::store::KeyFilter;
 use crate::store::Outcome;
@@ -47,32 +51,46 @@ use crate::store::verbs::Change;
 use crate::store::verbs::Declared;
 use crate::store::verbs::unwritten_denial;
 
+/// How often an act is judged anew because another node was first.
+const TRIES: usize = 50;
+
 /// Owns the store and replaces the snapshot. Its methods block on the disk: never call them on a data worker.
 pub struct Keeper {
     /// A std mutex: held only on blocking threads, never across an await.
     state: Mutex<State>,
-    snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     /// Told after each swap that may have ended requests in flight.
-    endings: watch::Sender<()>,
+    pub(super) endings: watch::Sender<()>,
     last_used: Box<LastUsed>,
     /// Tokens of the admin plane, those that have ended included. Apart from the snapshot: no client's request asks for them.
-    admin_tokens: ArcSwap<Vec<AdminToken>>,
+    pub(super) admin_tokens: ArcSwap<Vec<AdminToken>>,
     /// How many changes are in force but not in the store, for metrics.
     not_durable: AtomicUsize,
+    /// The last change of a shared store that is in force here.
+    pub(super) applied: AtomicU64,
+    /// How the nodes that share the store are reached; `None` where nobody does.
+    pub(super) nodes: Option<Redis>,
+    pub(super) node_id: String,
+    /// How well it is heard.
+    pub(super) contact: Option<Arc<Contact>>,
+    /// How many nodes share it, as far as is known.
+    pub(super) peers: Arc<AtomicUsize>,
 }
 
-struct State {
-    store: Store,
-    scope_sets: ScopeSets,
+pub(super) struct State {
+    pub(super) store: Store,
+    pub(super) scope_sets: ScopeSets,
     /// Revocations and their like that hold in the snapshot but could not be written yet.
-    unwritten: Vec<(Verb, Actor)>,
+    pub(super) unwritten: Vec<(Verb, Actor)>,
     /// Views that were replaced while requests still read them. Freed here: what only they hold may be most of a large table, and the
     /// request that reads one last would have to wait for that.
     replaced: Vec<Arc<Snapshot>>,
+    /// The copy of the shared store holds what could not come into force, since it does not fit gateway.toml.
+    pub(super) held_up: bool,
 }
 
 impl State {
-    fn put_away(&mut self, view: Arc<Snapshot>) {
+    pub(super) fn put_away(&mut self, view: Arc<Snapshot>) {
         self.replaced.push(view);
         self.free_unread();
     }
@@ -105,22 +123,49 @@ impl Keeper {
         config: Arc<Config>,
         last_used: Box<LastUsed>,
     ) -> Result<(Keeper, Vec<TenantId>), KeeperError> {
+        Keeper::start_shared(store, config, last_used, None)
+    }
+
+    /// The same on a store that nodes share, and that is heard so well.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn start_shared(
+        store: Store,
+        config: Arc<Config>,
+        last_used: Box<LastUsed>,
+        contact: Option<Contact>,
+    ) -> Result<(Keeper, Vec<TenantId>), KeeperError> {
+        let position = store.position().map_err(KeeperError::Store)?;
+        let node_id = store.node_id().map_err(KeeperError::Store)?;
+        let nodes = store.is_shared().then(|| config.store.redis.clone());
         let built = build::from_store(&config, &store, 1).map_err(KeeperError::Store)?;
         let built = built.map_err(KeeperError::Build)?;
         let admin_tokens = store.admin_tokens().map_err(KeeperError::Store)?;
+        let contact = contact.map(Arc::new);
+        let first = Snapshot {
+            contact: contact.clone(),
+            ..built.snapshot
+        };
         let state = State {
             store,
             scope_sets: built.scope_sets,
             unwritten: Vec::new(),
             replaced: Vec::new(),
+            held_up: false,
         };
         let keeper = Keeper {
             state: Mutex::new(state),
-            snapshot: Arc::new(ArcSwap::from_pointee(built.snapshot)),
+            snapshot: Arc::new(ArcSwap::from_pointee(first)),
             endings: watch::Sender::new(()),
             last_used,
             admin_tokens: ArcSwap::from_pointee(admin_tokens),
             not_durable: AtomicUsize::new(0),
+            applied: AtomicU64::new(position.map_or(0, |position| position.seq)),
+            nodes,
+            node_id,
+            contact,
+            peers: Arc::new(AtomicUsize::new(1)),
         };
         Ok((keeper, built.conflicts))
     }
@@ -172,9 +217,21 @@ impl Keeper {
 
     /// Writes down an act that changes nothing in the store, such as a reload.
     pub fn record(&self, act: &Act) {
-        let written = self.lock().store.record(act);
+        let mut state = self.lock();
+        let mut written = state.store.record(act);
+        for _ in 0..TRIES {
+            if !matches!(written, Err(StoreError::Behind))
+                || self.take_in(&mut state, act.at).is_err()
+            {
+                break;
+            }
+            written = state.store.record(act);
+        }
         match written {
-            Ok(written) => told(act, &written),
+            Ok(written) => {
+                self.note_applied(&state);
+                written.iter().for_each(|written| told(act, written));
+            }
             Err(error) => tracing::error!(act = act.act, %error, "not in the audit log"),
         }
     }
@@ -210,6 +267,19 @@ impl Keeper {
     /// Refused, or the store failed and nothing changed; except that what takes rights away holds even then ("in force, not
     /// durable", exit 69).
     pub fn execute_as(&self, verb: &Verb, actor: &Actor, now: Wall) -> Result<Outcome, VerbError> {
+        let outcome = self.execute_here(verb, actor, now)?;
+        match &self.nodes {
+            Some(settings) if verb.takes_rights() => match fence(settings, self.applied()) {
+                Ok(nodes) => Ok(outcome.beside(&format!("in force on {nodes} of {nodes} nodes"))),
+                // The new text is shown this once, whatever the others know of the old one.
+                Err(why) if outcome.has_text() => Ok(outcome.beside(&why.text)),
+                Err(why) => Err(why),
+            },
+            _ => Ok(outcome),
+        }
+    }
+
+    fn execute_here(&self, verb: &Verb, actor: &Actor, now: Wall) -> Result<Outcome, VerbError> {
         let mut state = self.lock();
         match self.carry_out_in_order(&mut state, verb, actor, now) {
             Ok(outcome) => Ok(outcome),
@@ -256,7 +326,10 @@ impl Keeper {
             return Err(KeeperError::Conflicts(built.conflicts));
         }
         // What could not be written yet must hold in the new view too, before anybody sees it.
-        let next = ArcSwap::from_pointee(built.snapshot);
+        let next = ArcSwap::from_pointee(Snapshot {
+            contact: self.contact.clone(),
+            ..built.snapshot
+        });
         for (verb, _) in &state.unwritten {
             impose(&next, verb);
         }
@@ -265,6 +338,8 @@ impl Keeper {
         let replaced = self.snapshot.swap(Arc::clone(&next));
         self.endings.send_replace(());
         state.put_away(replaced);
+        state.held_up = false;
+        self.note_applied(&state);
         Ok(next)
     }
 
@@ -307,10 +382,18 @@ impl Keeper {
         if !verb.is_read() {
             self.write_unwritten(state, now)?;
         }
-        match done_before(&state.store, actor, now)? {
-            Some(id) => Ok(Outcome::Replayed { id }),
-            None => self.carry_out(state, verb, actor, now),
+        for _ in 0..TRIES {
+            let done = match done_before(&state.store, actor, now)? {
+                Some(id) => return Ok(Outcome::Replayed { id }),
+                None => self.carry_out(state, verb, actor, now),
+            };
+            match done {
+                // Another node was first: what it did may forbid this, or be this.
+                Err(Failure::Store(StoreError::Behind)) => self.take_in(state, now)?,
+                done => return done,
+            }
         }
+        Err(StoreError::Behind.into())
     }
 
     fn carry_out(
@@ -341,6 +424,7 @@ impl Keeper {
                 self.endings.send_replace(());
             }
             state.put_away(current);
+            self.note_applied(state);
         }
         Ok(prepared.outcome)
     }
@@ -390,15 +474,20 @@ impl Keeper {
     /// Writes in the order of the acts, and stops at the first that fails for the store's sake.
     fn write_unwritten(&self, state: &mut State, now: Wall) -> Result<(), StoreError> {
         while let Some((verb, actor)) = state.unwritten.first().cloned() {
-            if let Err(Failure::Store(error)) = self.carry_out(state, &verb, &actor, now) {
-                return Err(error);
+            match self.carry_out(state, &verb, &actor, now) {
+                Err(Failure::Store(StoreError::Behind)) => {
+                    self.take_in(state, now)?;
+                    continue;
+                }
+                Err(Failure::Store(error)) => return Err(error),
+                _ => {}
             }
             state.unwritten.remove(0);
         }
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // A panic under the lock leaves whole values behind: the store is transactional and the snapshot is swapped whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -498,7 +587,7 @@ fn may_end_requests(before: &Snapshot, change: &Change) -> bool {
 
 /// Takes rights away in the view alone, because the store cannot be written (DESIGN section 11). `false` when this verb takes
 /// none away, or there is nothing that it may take them from.
-fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
+pub(super) fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
     let current = snapshot.load_full();
     let next = match verb {
         Verb::KeyRevoke { id } => impose_on_key(&current, id, KeyStatus::Revoked),
@@ -555,7 +644,7 @@ fn impose_on_texts(current: &Snapshot, which: &KeyFilter) -> Option<Snapshot> {
 }
 
 /// Those of the keys that have not ended for good, with another status.
-fn with_statuses(current: &Snapshot, digests: &[Digest], status: KeyStatus) -> Snapshot {
+pub(super) fn with_statuses(current: &Snapshot, digests: &[Digest], status: KeyStatus) -> Snapshot {
     let found = digests.iter().filter_map(|digest| {
         let entry = current.keys.get(digest)?;
         let may_change = !entry.status.is_final() || status.is_final();
@@ -594,7 +683,7 @@ fn with_status(entry: &KeyEntry, status: KeyStatus) -> KeyEntry {
 }
 
 /// The same view again, sharing everything.
-fn shared(current: &Snapshot) -> Snapshot {
+pub(super) fn shared(current: &Snapshot) -> Snapshot {
     Snapshot {
         revision: current.revision,
         generation: current.generation,
@@ -604,6 +693,7 @@ fn shared(current: &Snapshot) -> Snapshot {
         tenants: Arc::clone(&current.tenants),
         keys: current.keys.clone(),
         denials: Arc::clone(&current.denials),
+        contact: current.contact.clone(),
     }
 }
 

@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::HeaderValue;
 
+use crate::clock::Mono;
 use crate::clock::Wall;
 use crate::config::Config;
 use crate::config::Destination;
@@ -22,11 +26,13 @@ use crate::model::route::RouteTable;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Plan;
 use crate::model::tenant::TenantId;
+use crate::store::shared::nodes::LEASE;
 
 pub mod build;
 pub mod change;
 pub mod key_table;
 pub mod place;
+pub mod shared;
 
 /// Everything a request needs to be judged, of one moment.
 #[derive(Debug)]
@@ -47,6 +53,51 @@ pub struct Snapshot {
     pub keys: key_table::KeyTable,
     /// Tokens that are denied before their time.
     pub denials: Arc<DenyTable>,
+    /// Whether what other nodes changed is known here; `None` where the store is this node's alone.
+    pub contact: Option<Arc<Contact>>,
+}
+
+/// How well this node hears the store that it shares with others. Points in time, so that a process that was stopped for a day does not
+/// serve a single request by what it knew then.
+#[derive(Debug)]
+pub struct Contact {
+    /// From then on a key that is not known here may be known elsewhere (PB14); microseconds of the monotonic clock.
+    lost_from: AtomicU64,
+    /// From then on nothing that is known here counts any more (`store.max_stale`).
+    stale_from: AtomicU64,
+}
+
+impl Contact {
+    /// It was heard `before` ago, and what is known lasts for `max_stale`.
+    #[must_use]
+    pub fn new(now: Mono, before: Duration, max_stale: Duration) -> Contact {
+        let contact = Contact {
+            lost_from: AtomicU64::new(0),
+            stale_from: AtomicU64::new(0),
+        };
+        let from = |lasts: Duration| now.plus(lasts.saturating_sub(before)).0;
+        contact.lost_from.store(from(LEASE), Ordering::Relaxed);
+        contact.stale_from.store(from(max_stale), Ordering::Relaxed);
+        contact
+    }
+
+    /// It answered what it was asked at this time.
+    pub fn heard(&self, asked: Mono, max_stale: Duration) {
+        (self.lost_from).store(asked.plus(LEASE).0, Ordering::Relaxed);
+        (self.stale_from).store(asked.plus(max_stale).0, Ordering::Relaxed);
+    }
+
+    /// Whether it has not been heard for ten seconds.
+    #[must_use]
+    pub fn is_lost(&self, now: Mono) -> bool {
+        now.0 >= self.lost_from.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has not been heard for `store.max_stale`.
+    #[must_use]
+    pub fn is_stale(&self, now: Mono) -> bool {
+        now.0 >= self.stale_from.load(Ordering::Relaxed)
+    }
 }
 
 /// Tenants by index and by id.
@@ -132,6 +183,20 @@ impl OwnLimits {
 pub const NEVER_EXPIRES: Wall = Wall(u64::MAX);
 
 impl Snapshot {
+    /// Whether a key that is not known here may be known on another node.
+    #[must_use]
+    pub fn may_miss_keys(&self, now: Mono) -> bool {
+        let contact = self.contact.as_ref();
+        contact.is_some_and(|contact| contact.is_lost(now))
+    }
+
+    /// Whether nothing of it counts any more.
+    #[must_use]
+    pub fn is_stale(&self, now: Mono) -> bool {
+        let contact = self.contact.as_ref();
+        contact.is_some_and(|contact| contact.is_stale(now))
+    }
+
     /// Whether a key counts as whole, whatever scopes it lists: its plan knows no others (FF10). A public key stands in web pages and never
     /// gets more than its list.
     #[must_use]

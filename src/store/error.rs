@@ -58,6 +58,22 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
+    /// The shared store does not answer, or not with what can be used now.
+    Away {
+        /// Which.
+        server: String,
+        /// What was said.
+        what: String,
+    },
+    /// The shared store, or this node's copy of it, cannot be used as it is.
+    Unfit {
+        /// Which.
+        server: String,
+        /// What is wrong, and the way out.
+        what: String,
+    },
+    /// Another node changed the shared store first; the act is judged anew.
+    Behind,
     /// The database fails in another way, for example because the disk is full.
     Database {
         /// The file.
@@ -105,6 +121,15 @@ impl StoreError {
         }
     }
 
+    /// The shared store is away.
+    #[must_use]
+    pub fn away(server: String, what: &str) -> StoreError {
+        StoreError::Away {
+            server,
+            what: what.to_owned(),
+        }
+    }
+
     /// Whether another process holds the store.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
@@ -115,11 +140,15 @@ impl StoreError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            StoreError::InUse { .. } | StoreError::Io { .. } | StoreError::Database { .. } => {
-                EXIT_UNAVAILABLE
-            }
+            StoreError::InUse { .. }
+            | StoreError::Io { .. }
+            | StoreError::Away { .. }
+            | StoreError::Behind
+            | StoreError::Database { .. } => EXIT_UNAVAILABLE,
             StoreError::Denied { .. } => EXIT_PERMISSION,
-            StoreError::Newer { .. } | StoreError::Damaged { .. } => EXIT_CONFIG,
+            StoreError::Newer { .. } | StoreError::Damaged { .. } | StoreError::Unfit { .. } => {
+                EXIT_CONFIG
+            }
         }
     }
 }
@@ -150,6 +179,15 @@ impl fmt::Display for StoreError {
                 "\"{}\" is damaged or no store of portcullis ({what}); it is left untouched: restore a backup, or move it away to begin with an empty store",
                 path.display()
             ),
+            StoreError::Away { server, what } => {
+                write!(out, "the shared store ({server}) is away: {what}")
+            }
+            StoreError::Unfit { server, what } => {
+                write!(out, "the shared store ({server}) cannot be used: {what}")
+            }
+            StoreError::Behind => {
+                out.write_str("other nodes change the shared store all the while; try again")
+            }
             StoreError::Database { path, source } => {
                 write!(out, "\"{}\": {source}", path.display())
             }
@@ -162,9 +200,12 @@ impl std::error::Error for StoreError {
         match self {
             StoreError::Denied { source, .. } | StoreError::Io { source, .. } => Some(source),
             StoreError::Database { source, .. } => Some(source),
-            StoreError::InUse { .. } | StoreError::Newer { .. } | StoreError::Damaged { .. } => {
-                None
-            }
+            StoreError::InUse { .. }
+            | StoreError::Newer { .. }
+            | StoreError::Away { .. }
+            | StoreError::Unfit { .. }
+            | StoreError::Behind
+            | StoreError::Damaged { .. } => None,
         }
     }
 }

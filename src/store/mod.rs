@@ -30,6 +30,7 @@ pub mod outcome;
 pub(crate) mod properties;
 pub mod request;
 mod rows;
+pub mod shared;
 pub mod sqlite;
 pub mod verbs;
 mod whole;
@@ -263,6 +264,37 @@ impl Verb {
             | Verb::AdminTokenRevoke { .. }
             | Verb::TokenDeny(_)
             | Verb::TokenAllow(_) => false,
+        }
+    }
+
+    /// Whether it may take rights away: then it is worth knowing where it is in force.
+    #[must_use]
+    pub fn takes_rights(&self) -> bool {
+        match self {
+            Verb::KeyDeactivate { .. }
+            | Verb::KeyUpdate(_)
+            | Verb::KeyRegenerate { .. }
+            | Verb::KeyRotate { .. }
+            | Verb::KeyRevoke { .. }
+            | Verb::KeyRevokeMany(_)
+            | Verb::KeyDelete { .. }
+            | Verb::TenantUpdate(_)
+            | Verb::TenantSuspend { .. }
+            | Verb::AdminTokenRevoke { .. }
+            | Verb::TokenDeny(_) => true,
+            Verb::KeyCreate(_)
+            | Verb::KeyPage { .. }
+            | Verb::KeyList(_)
+            | Verb::KeyShow { .. }
+            | Verb::KeyActivate { .. }
+            | Verb::KeyImport { .. }
+            | Verb::TenantCreate { .. }
+            | Verb::TenantList
+            | Verb::TenantResume { .. }
+            | Verb::AdminTokenCreate(_)
+            | Verb::AdminTokenList
+            | Verb::TokenAllow(_)
+            | Verb::TokenDenials => false,
         }
     }
 

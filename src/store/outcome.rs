@@ -390,6 +390,40 @@ impl DenialView {
     }
 }
 
+impl Outcome {
+    /// Whether it carries the text of a key, which is shown once.
+    #[must_use]
+    pub fn has_text(&self) -> bool {
+        matches!(self, Outcome::KeyIssued { .. } | Outcome::KeyRotated { .. })
+    }
+
+    /// The same with one more thing that the operator should know.
+    #[must_use]
+    pub fn beside(mut self, more: &str) -> Outcome {
+        match &mut self {
+            Outcome::KeysChanged { said, .. }
+            | Outcome::KeyChanged { said, .. }
+            | Outcome::TenantChanged { said, .. }
+            | Outcome::AdminTokenChanged { said, .. }
+            | Outcome::DenialChanged { said, .. } => {
+                said.push_str("; ");
+                said.push_str(more);
+            }
+            Outcome::KeyIssued { notes, .. } | Outcome::KeyRotated { notes, .. } => {
+                notes.push(more.to_owned());
+            }
+            Outcome::Keys { .. }
+            | Outcome::Key { .. }
+            | Outcome::Denials { .. }
+            | Outcome::Tenants { .. }
+            | Outcome::AdminTokenIssued { .. }
+            | Outcome::AdminTokens { .. }
+            | Outcome::Replayed { .. } => {}
+        }
+        self
+    }
+}
+
 /// Why a verb was not carried out, or not durably.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerbError {

@@ -18,6 +18,8 @@ use rusqlite::TransactionBehavior;
 use rusqlite::params;
 
 use crate::clock::Wall;
+use crate::config::Redis;
+use crate::config::StoreConfig;
 use crate::model::admin_token::AdminToken;
 use crate::model::denial::Denial;
 use crate::model::key::ApiKey;
@@ -38,6 +40,10 @@ use crate::store::error::StoreError;
 use crate::store::lock::DirectoryLock;
 use crate::store::lock::own_like_directory;
 use crate::store::rows;
+use crate::store::shared;
+use crate::store::shared::CaughtUp;
+use crate::store::shared::Position;
+use crate::store::shared::Shared;
 use crate::store::whole;
 
 /// The open store. While it exists, no other process can open it.
@@ -46,6 +52,8 @@ pub struct Store {
     directory: PathBuf,
     file: PathBuf,
     connection: Connection,
+    /// What it is a copy of, where several nodes share a store.
+    shared: Option<Shared>,
     /// Held for as long as the store is open; last, so that the database is closed first.
     _lock: DirectoryLock,
 }
@@ -104,13 +112,17 @@ pub enum DigestUse {
 }
 
 /// What brings `keys.db` from version N to N + 1; version 1 makes it.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
     include_str!("schema_5.sql"),
+    include_str!("schema_6.sql"),
 ];
+
+/// The version of the schema that this build writes.
+pub(super) const VERSION: usize = MIGRATIONS.len();
 
 const RETIRED: &str = "SELECT digest, key_id, valid_until FROM retired_digest";
 
@@ -142,8 +154,124 @@ impl Store {
             directory: directory.to_owned(),
             connection,
             file,
+            shared: None,
             _lock: lock,
         })
+    }
+
+    /// Opens what `[store]` says. A shared store need not answer: the copy of it in the directory is opened alone.
+    ///
+    /// # Errors
+    /// As `open`; and `Unfit` where the directory is a copy of a shared store and `[store]` says that there is none.
+    pub fn open_for(settings: &StoreConfig) -> Result<Store, StoreError> {
+        let mut store = Store::open(&settings.path)?;
+        if settings.shared {
+            store.shared = Some(Shared::new(&settings.redis));
+        } else if store.position()?.is_some() {
+            return Err(StoreError::Unfit {
+                server: settings.path.display().to_string(),
+                what: "the directory is a copy of a store that nodes share, and [store] kind is \"sqlite\": write kind = \"redis\", or `portcullis store migrate --from redis --to sqlite`".to_owned(),
+            });
+        }
+        Ok(store)
+    }
+
+    /// How far this copy of a shared store is; `None` where it is none.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn position(&self) -> Result<Option<Position>, StoreError> {
+        self.read(shared::position)
+    }
+
+    /// What the other nodes call this one.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn node_id(&self) -> Result<String, StoreError> {
+        self.read(shared::node_id)
+    }
+
+    /// When the shared store was last heard, as far as the copy says.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn last_heard(&self) -> Result<Wall, StoreError> {
+        self.read(shared::last_heard)
+    }
+
+    /// Moves everything into an empty shared store, of which this directory is a copy from then on; every row is read back and compared. Gives
+    /// how many.
+    ///
+    /// # Errors
+    /// There is something in it already, or it is away, or does not give back what it was given; this store is then as it was.
+    pub fn migrate_to_shared(&mut self, settings: &Redis) -> Result<usize, StoreError> {
+        Shared::new(settings).take_over(&mut self.connection)
+    }
+
+    /// Makes a store of its own of this copy, which has all that the shared store has, and says how many rows that are.
+    ///
+    /// # Errors
+    /// The shared store is away, or the two differ.
+    pub fn migrate_from_shared(&mut self, now: Wall) -> Result<usize, StoreError> {
+        match &mut self.shared {
+            None => Ok(0),
+            Some(shared) => shared.hand_over(&mut self.connection, now),
+        }
+    }
+
+    /// Whether several nodes share it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// Brings the copy to where the shared store is; nothing to do where there is none.
+    ///
+    /// # Errors
+    /// The shared store is away, or holds what cannot be.
+    pub fn catch_up(&mut self, now: Wall) -> Result<(), StoreError> {
+        match &mut self.shared {
+            None => Ok(()),
+            Some(shared) => shared.catch_up(&mut self.connection, now),
+        }
+    }
+
+    /// Catches up for a start. Without the shared store it begins with the copy, if there is one.
+    ///
+    /// # Errors
+    /// There is neither, or the shared store cannot be used.
+    pub fn begin(&mut self, now: Wall) -> Result<(), StoreError> {
+        match self.catch_up(now) {
+            Err(StoreError::Away { server, what }) => match self.position()? {
+                Some(_) => {
+                    tracing::error!(
+                        server,
+                        "the shared store is away ({what}); this node begins with its copy"
+                    );
+                    Ok(())
+                }
+                None => Err(StoreError::Away {
+                    server,
+                    what: format!("{what}; and this node has no copy of it yet to begin with"),
+                }),
+            },
+            caught_up => caught_up,
+        }
+    }
+
+    /// Asks whether the shared store can be used, and changes nothing.
+    ///
+    /// # Errors
+    /// It is away, or cannot be used.
+    pub fn look(&mut self) -> Result<(), StoreError> {
+        self.shared.as_mut().map_or(Ok(()), Shared::look)
+    }
+
+    /// What came in from other nodes since this was last asked.
+    pub fn take_caught(&mut self) -> CaughtUp {
+        let shared = self.shared.as_mut();
+        shared.map(Shared::take_caught).unwrap_or_default()
     }
 
     /// Where the store lies.
@@ -349,10 +477,21 @@ impl Store {
     /// # Errors
     /// Nothing was changed: the disk is full, a row is gone, or a digest or id is taken.
     pub fn commit(&mut self, writes: &[Write]) -> Result<u64, StoreError> {
+        self.change(writes, None).map(|(revision, _)| revision)
+    }
+
+    fn change(
+        &mut self,
+        writes: &[Write],
+        act: Option<&Act>,
+    ) -> Result<(u64, Option<Written>), StoreError> {
+        if let Some(shared) = &mut self.shared {
+            let changed = shared.commit(&mut self.connection, writes, act)?;
+            empty_log(&self.connection);
+            return Ok(changed);
+        }
         let file = self.file.clone();
-        let committed = commit(&mut self.connection, writes, None);
-        committed
-            .map(|(revision, _)| revision)
+        commit(&mut self.connection, writes, act)
             .map_err(|error| StoreError::from_sqlite(&file, error))
     }
 
@@ -365,18 +504,21 @@ impl Store {
         writes: &[Write],
         act: &Act,
     ) -> Result<(u64, Option<Written>), StoreError> {
-        let file = self.file.clone();
-        commit(&mut self.connection, writes, Some(act))
-            .map_err(|error| StoreError::from_sqlite(&file, error))
+        self.change(writes, Some(act))
     }
 
     /// Writes down an act that changes nothing in the store.
     ///
     /// # Errors
     /// It could not be written.
-    pub fn record(&mut self, act: &Act) -> Result<Written, StoreError> {
-        let file = self.file.clone();
-        record(&mut self.connection, act).map_err(|error| StoreError::from_sqlite(&file, error))
+    pub fn record(&mut self, act: &Act) -> Result<Option<Written>, StoreError> {
+        self.change(&[], Some(act)).map(|(_, written)| written)
+    }
+
+    /// The same store, shared through this server from now on.
+    #[cfg(test)]
+    pub(crate) fn share_for_test(&mut self, settings: &Redis) {
+        self.shared = Some(Shared::new(settings));
     }
 
     /// Lets go of the oldest lines of the audit log; see there.
@@ -384,6 +526,10 @@ impl Store {
     /// # Errors
     /// It could not be read or written, and nothing is gone.
     pub fn prune_audit(&mut self, keep: Keep, now: Wall) -> Result<Pruned, StoreError> {
+        // All nodes have the same log, and none of them may shorten it alone.
+        if self.shared.is_some() {
+            return Ok(Pruned::Nothing);
+        }
         let file = self.file.clone();
         prune_audit(&mut self.connection, keep, now)
             .map_err(|error| StoreError::from_sqlite(&file, error))
@@ -416,15 +562,6 @@ impl Store {
     }
 }
 
-fn record(connection: &mut Connection, act: &Act) -> rusqlite::Result<Written> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let revision = revision_of(&transaction)?;
-    let written = audit::append(&transaction, act, revision)?;
-    transaction.commit()?;
-    empty_log(connection);
-    Ok(written)
-}
-
 fn prune_audit(connection: &mut Connection, keep: Keep, now: Wall) -> rusqlite::Result<Pruned> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let revision = revision_of(&transaction)?;
@@ -442,19 +579,31 @@ fn commit(
     act: Option<&Act>,
 ) -> rusqlite::Result<(u64, Option<Written>)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let changed = apply_all(&transaction, writes, act)?;
+    transaction.commit()?;
+    empty_log(connection);
+    Ok(changed)
+}
+
+/// All of these, a new revision where there are any, and the line of the audit log.
+pub(super) fn apply_all(
+    transaction: &Transaction<'_>,
+    writes: &[Write],
+    act: Option<&Act>,
+) -> rusqlite::Result<(u64, Option<Written>)> {
     for write in writes {
-        let changed = apply(&transaction, write)?;
+        let changed = apply(transaction, write)?;
         if changed != 1 {
             return Err(rusqlite::Error::StatementChangedRows(changed));
         }
     }
-    transaction.execute("UPDATE meta SET revision = revision + 1", [])?;
-    let revision = revision_of(&transaction)?;
+    if !writes.is_empty() {
+        transaction.execute("UPDATE meta SET revision = revision + 1", [])?;
+    }
+    let revision = revision_of(transaction)?;
     let written = act
-        .map(|act| audit::append(&transaction, act, revision))
+        .map(|act| audit::append(transaction, act, revision))
         .transpose()?;
-    transaction.commit()?;
-    empty_log(connection);
     Ok((revision, written))
 }
 

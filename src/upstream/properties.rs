@@ -82,6 +82,7 @@ pub(crate) fn requests(data: &[u8]) {
         tokens: &Tokens::new(),
         alerts: &Alerts::queue().0,
         patience: Patience::Fresh,
+        charged: None,
     };
     let Ok(admission) = gate::admit(snapshot, &means, now, &peer, &mut head) else {
         return;
@@ -461,6 +462,7 @@ mod tests {
                     tokens: &Tokens::new(),
                     alerts: &Alerts::queue().0,
                     patience: Patience::Fresh,
+                    charged: None,
                 },
                 Now::default(),
                 &peer,

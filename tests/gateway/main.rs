@@ -19,6 +19,7 @@ mod alerts;
 mod audit;
 mod authentication;
 mod browsers;
+mod cluster;
 mod conformance;
 mod dashboard;
 mod declared;

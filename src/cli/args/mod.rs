@@ -13,6 +13,7 @@ mod audit;
 mod key_words;
 mod keys;
 mod limits;
+mod store;
 mod tenants;
 mod tokens;
 mod usage;
@@ -23,6 +24,9 @@ pub(super) use keys::Column;
 pub(super) use keys::Final;
 pub(super) use keys::Keys;
 pub(super) use limits::Limits;
+pub(super) use store::Kind;
+pub(super) use store::Migrate;
+pub(super) use store::Store;
 pub(super) use tenants::Tenants;
 pub(super) use tokens::Tokens;
 pub(super) use usage::Usage;
@@ -110,6 +114,9 @@ pub(super) enum Command {
     /// Limits and permissions of a request
     #[command(subcommand)]
     Limits(Limits),
+    /// Where keys, tenants and the audit log are kept
+    #[command(subcommand)]
+    Store(Store),
     /// Make the running gateway read its configuration again; a bad one is refused and the old one stays
     Reload,
     /// What the running gateway is doing

@@ -421,7 +421,8 @@ mod tests {
 
     fn five(directory: &Path) -> Vec<Written> {
         let mut store = Store::open(directory).unwrap();
-        let written = ["a", "b", "c", "d", "e"].map(|name| store.record(&act(name)).unwrap());
+        let written =
+            ["a", "b", "c", "d", "e"].map(|name| store.record(&act(name)).unwrap().unwrap());
         written.to_vec()
     }
 

@@ -146,7 +146,7 @@ mod tests {
     fn days(directory: &Path, count: u64) -> (Store, Vec<Written>) {
         let mut store = Store::open(directory).unwrap();
         let written = (0..count).map(|at| store.record(&act(day(at))).unwrap());
-        let written = written.collect();
+        let written = written.map(Option::unwrap).collect();
         (store, written)
     }
 

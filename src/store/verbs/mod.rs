@@ -20,6 +20,7 @@ use crate::model::route::Route;
 use crate::model::tenant::Plan;
 use crate::model::tenant::Tenant;
 use crate::store::Store;
+use crate::store::StoreError;
 use crate::store::Verb;
 use crate::store::audit::Actor;
 use crate::store::outcome::Failure;
@@ -206,6 +207,27 @@ pub fn apply(
     last_used: &LastUsed,
     actor: &Actor,
 ) -> Result<Applied, Failure> {
+    for _ in 0..TRIES {
+        match apply_once(store, declared, verb, now, last_used, actor) {
+            // Another node was first.
+            Err(Failure::Store(StoreError::Behind)) => store.catch_up(now)?,
+            done => return done,
+        }
+    }
+    Err(StoreError::Behind.into())
+}
+
+/// How often an act is judged anew because another node was first.
+const TRIES: usize = 50;
+
+fn apply_once(
+    store: &mut Store,
+    declared: &Declared<'_>,
+    verb: &Verb,
+    now: Wall,
+    last_used: &LastUsed,
+    actor: &Actor,
+) -> Result<Applied, Failure> {
     let prepared = prepare(store, declared, verb, now, last_used)?;
     let revision = match prepared.writes.as_slice() {
         [] => None,
@@ -261,3 +283,11 @@ impl Prepared {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+#[path = "tests.rs"]
+#[allow(
+    clippy::duplicate_mod,
+    reason = "the same rules, over a store that nodes share"
+)]
+mod tests_shared;

@@ -1,4 +1,5 @@
-//! Rules of the verbs, each on a real store in a directory of its own.
+//! Rules of the verbs, each on a real store in a directory of its own; and once more over a store that nodes share, with a second node that
+//! has to know the same after every act.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,6 +17,7 @@ use crate::store::NewKey;
 use crate::store::outcome::KeyText;
 use crate::store::outcome::KeyView;
 use crate::store::outcome::VerbError;
+use crate::store::shared::testing::Server;
 use crate::store::sqlite::DigestUse;
 
 const FILE: &str = r#"
@@ -58,13 +60,57 @@ struct Bench {
     directory: TempDir,
     store: Store,
     config: Config,
+    other: Option<OtherNode>,
+}
+
+/// A node that only ever hears of what the first one did.
+struct OtherNode {
+    store: Store,
+    _directory: TempDir,
+    _server: Server,
+}
+
+impl OtherNode {
+    /// Joins a shared store, which `first` begins.
+    fn join(server: Server, first: &mut Store) -> OtherNode {
+        let directory = tempfile::tempdir().unwrap();
+        first.share_for_test(&server.settings);
+        first.begin(NOW).unwrap();
+        let mut store = Store::open(directory.path()).unwrap();
+        store.share_for_test(&server.settings);
+        store.begin(NOW).unwrap();
+        OtherNode {
+            store,
+            _directory: directory,
+            _server: server,
+        }
+    }
+
+    #[track_caller]
+    fn knows_the_same(&mut self, first: &Store) {
+        self.store.catch_up(NOW).unwrap();
+        let sorted = |store: &Store| {
+            let mut all = store.load().unwrap();
+            all.keys.sort_by_key(|key| key.id.to_string());
+            all.tenants.sort_by_key(|tenant| tenant.id.clone());
+            all.retired.sort_by_key(|old| old.digest.hex());
+            format!("{all:?} {:?}", store.admin_tokens().unwrap())
+        };
+        assert_eq!(sorted(&self.store), sorted(first));
+        assert_eq!(self.store.position().unwrap(), first.position().unwrap());
+    }
 }
 
 impl Bench {
     fn new() -> Bench {
         let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path()).unwrap();
+        let shared = module_path!().ends_with("tests_shared");
+        let server = shared.then(Server::start).flatten();
+        let other = server.map(|server| OtherNode::join(server, &mut store));
         let mut bench = Bench {
-            store: Store::open(directory.path()).unwrap(),
+            other,
+            store,
             config: config::parse(FILE, Path::new("gateway.toml"))
                 .unwrap()
                 .config,
@@ -82,16 +128,20 @@ impl Bench {
     fn at(&mut self, verb: Verb, now: Wall) -> Result<Outcome, VerbError> {
         let declared = Declared::of(&self.config);
         let actor = Actor::gateway("test");
-        apply(
+        let applied = apply(
             &mut self.store,
             &declared,
             &verb,
             now,
             &|_| HashMap::new(),
             &actor,
-        )
-        .map(|applied| applied.outcome)
-        .map_err(VerbError::from)
+        );
+        if let Some(other) = &mut self.other {
+            other.knows_the_same(&self.store);
+        }
+        applied
+            .map(|applied| applied.outcome)
+            .map_err(VerbError::from)
     }
 
     fn try_to(&mut self, verb: Verb) -> Result<Outcome, VerbError> {

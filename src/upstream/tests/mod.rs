@@ -118,6 +118,7 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
         plans: Arc::from([]),
         tenants: Arc::new(tenants),
         keys: KeyTable::build(std::iter::empty()),
+        contact: None,
         denials: Arc::default(),
     };
     let route = Route {

@@ -9,6 +9,7 @@ pub mod h2_upstream;
 pub mod idp;
 pub mod ports;
 pub mod real;
+pub mod redis;
 pub mod request;
 pub mod site;
 pub mod upstream;

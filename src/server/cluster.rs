@@ -1,0 +1,197 @@
+//! Keeps this node's view with the store that several nodes share: hears changes, gives signs of life, knows how well it hears.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::clock::Now;
+use crate::config::StoreConfig;
+use crate::quota::Quota;
+use crate::quota::shared::SharedCounters;
+use crate::snapshot::Contact;
+use crate::snapshot::change::Keeper;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::shared::nodes::Nodes;
+
+/// The thread that does it, in a gateway whose store is shared.
+#[derive(Debug)]
+pub(crate) struct Tending {
+    ended: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// Joins the nodes that share the store, takes in what they did, and says how well the store is heard; nothing where it is this node's alone.
+///
+/// # Errors
+/// There is neither a store nor a copy to begin with, or one of them cannot be used.
+pub(crate) fn join(
+    store: &mut Store,
+    settings: &StoreConfig,
+    now: Now,
+) -> Result<Option<(Contact, Membership)>, StoreError> {
+    if !settings.shared {
+        return Ok(None);
+    }
+    let last_heard = store.last_heard()?;
+    let mut member = Membership(Some(Nodes::new(&settings.redis, &store.node_id()?)));
+    // Before anything is read: a fence that is asked for from now on waits for this node.
+    let joined = member.0.as_mut().map(|nodes| nodes.beat(0));
+    store.begin(now.wall)?;
+    let before = match joined {
+        Some(Ok(_)) => Duration::ZERO,
+        _ => Duration::from_micros(now.wall.0.saturating_sub(last_heard.0)),
+    };
+    let max_stale = settings.redis.max_stale;
+    Ok(Some((Contact::new(now.mono, before, max_stale), member)))
+}
+
+/// A place among the nodes; given up when a start comes to nothing.
+#[derive(Debug)]
+pub(crate) struct Membership(Option<Nodes>);
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        if let Some(mut nodes) = self.0.take()
+            && let Err(error) = nodes.leave()
+        {
+            tracing::warn!(%error, "the other nodes take this one for silent");
+        }
+    }
+}
+
+/// Has limits counted where all nodes count, if the store is shared.
+pub(crate) fn share_limits(quota: &Quota, keeper: &Keeper, clock: &Clock) -> std::io::Result<()> {
+    if let Some(settings) = keeper.shared() {
+        let peers = Arc::clone(keeper.peers());
+        quota.share(SharedCounters::start(
+            settings,
+            keeper.node_id(),
+            peers,
+            clock.clone(),
+        )?);
+    }
+    Ok(())
+}
+
+impl Tending {
+    /// Starts it; `None` where the store is this node's alone.
+    ///
+    /// # Errors
+    /// There is no thread to be had, or the copy cannot be read.
+    pub(crate) fn start(
+        keeper: &Arc<Keeper>,
+        clock: &Clock,
+        member: Option<Membership>,
+    ) -> Result<Option<Tending>, StoreError> {
+        let nodes = member.and_then(|mut member| member.0.take());
+        let (Some(settings), Some(nodes)) = (keeper.shared(), nodes) else {
+            return Ok(None);
+        };
+        let ended = Arc::new(AtomicBool::new(false));
+        let work = Work {
+            nodes,
+            max_stale: settings.max_stale,
+            keeper: Arc::clone(keeper),
+            clock: clock.clone(),
+            ended: Arc::clone(&ended),
+            failing: false,
+            told: Told::Heard,
+        };
+        let thread = std::thread::Builder::new().name("shared-store".to_owned());
+        let thread = thread.spawn(move || work.run());
+        let thread =
+            thread.map_err(|error| StoreError::away("a thread".to_owned(), &error.to_string()))?;
+        Ok(Some(Tending { ended, thread }))
+    }
+
+    /// This node serves nobody any more, and the others need not wait for it.
+    pub(crate) fn stop(self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread of the shared store ended by a panic");
+        }
+    }
+}
+
+struct Work {
+    nodes: Nodes,
+    max_stale: Duration,
+    keeper: Arc<Keeper>,
+    clock: Clock,
+    ended: Arc<AtomicBool>,
+    failing: bool,
+    told: Told,
+}
+
+/// What was said of it in the log last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Heard,
+    Lost,
+    Stale,
+}
+
+impl Work {
+    fn run(mut self) {
+        while !self.ended.load(Ordering::Relaxed) {
+            match self.round() {
+                Ok(()) => self.failing = false,
+                Err(error) => {
+                    if !self.failing {
+                        tracing::error!(%error, "known keys go on with what is known here; trying on");
+                    }
+                    self.failing = true;
+                    std::thread::sleep(PAUSE);
+                }
+            }
+            self.tell();
+        }
+        drop(Membership(Some(self.nodes)));
+    }
+
+    /// Takes in what is new, says so, and waits for more.
+    fn round(&mut self) -> Result<(), StoreError> {
+        // Before it is asked, so that the age of what is known is never told too young.
+        let asked = self.clock.now();
+        self.keeper.catch_up(asked.wall)?;
+        let all = self.nodes.beat(self.keeper.applied())?;
+        self.keeper
+            .peers()
+            .store(all.len().max(1), Ordering::Relaxed);
+        if let Some(contact) = self.keeper.contact() {
+            contact.heard(asked.mono, self.max_stale);
+        }
+        self.tell();
+        self.nodes.wait(self.keeper.copied()?)
+    }
+
+    /// One line for each turn.
+    fn tell(&mut self) {
+        let now = self.clock.now().mono;
+        let told = match self.keeper.contact() {
+            Some(contact) if contact.is_stale(now) => Told::Stale,
+            Some(contact) if contact.is_lost(now) => Told::Lost,
+            _ => Told::Heard,
+        };
+        if told == self.told {
+            return;
+        }
+        self.told = told;
+        match told {
+            Told::Heard => tracing::warn!("the shared store is heard again"),
+            Told::Lost => tracing::error!(
+                "the shared store has not been heard for 10 s: known keys go on, a revocation on another node is not known here"
+            ),
+            Told::Stale => tracing::error!(
+                "the shared store has not been heard for store.max_stale: no key is served any more"
+            ),
+        }
+    }
+}
+
+/// Between two tries of a store that is away.
+const PAUSE: Duration = Duration::from_millis(200);

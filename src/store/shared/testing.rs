@@ -1,0 +1,65 @@
+//! A redis-server of a test's own.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::config::Redis;
+
+/// Killed when dropped.
+pub(crate) struct Server {
+    pub(crate) settings: Redis,
+    child: Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Server {
+    /// An empty one; `None`, loudly, where `PORTCULLIS_WITHOUT` leaves it out.
+    pub(crate) fn start() -> Option<Server> {
+        let without = std::env::var("PORTCULLIS_WITHOUT").unwrap_or_default();
+        if without.split(',').any(|word| word.trim() == "redis-server") {
+            let words = "SKIPPED: everything that needs redis-server (PORTCULLIS_WITHOUT)";
+            let _ = writeln!(std::io::stderr(), "{words}");
+            return None;
+        }
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let directory = tempfile::tempdir().unwrap();
+        let child = Command::new("redis-server")
+            .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no"])
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("this test needs redis-server; tests/run installs it, or leave it out by PORTCULLIS_WITHOUT=redis-server");
+        for _ in 0..2_000 {
+            if TcpStream::connect(address).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let settings = Redis {
+            servers: vec![address.to_string()],
+            timeout: Duration::from_secs(5),
+            ..Redis::default()
+        };
+        Some(Server {
+            settings,
+            child,
+            _directory: directory,
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,213 @@
+//! Real redis-server processes on free loopback ports, to be killed, frozen, emptied and promoted.
+
+use std::net::SocketAddr;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+
+use tempfile::TempDir;
+
+use crate::support::eventually;
+use crate::support::gateway::Setup;
+use crate::support::ports::free_port;
+use crate::support::real;
+
+/// A running redis-server; killed when dropped.
+pub struct Redis {
+    /// Where it listens.
+    pub port: u16,
+    more: Vec<String>,
+    directory: TempDir,
+    child: Child,
+}
+
+/// Whether it is left out; says so loudly.
+pub fn left_out() -> bool {
+    real::left_out("redis-server")
+}
+
+impl Redis {
+    /// An empty one that keeps nothing on disk.
+    #[track_caller]
+    pub fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// The same with more words of command line.
+    #[track_caller]
+    pub fn start_with(more: &[&str]) -> Redis {
+        let directory = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let more: Vec<String> = more.iter().map(|word| (*word).to_owned()).collect();
+        let child = run(port, &more, &directory);
+        Redis {
+            port,
+            more,
+            directory,
+            child,
+        }
+    }
+
+    /// One that is spoken to over TLS alone, by the user `gateway` alone, who may do what a gateway needs with names that begin `pc:live:`.
+    #[track_caller]
+    pub fn start_tls(certificate: &Path, key: &Path, authority: &Path) -> Redis {
+        let directory = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", "0", "--tls-port", &port.to_string()])
+            .args(["--bind", "127.0.0.1", "--tls-auth-clients", "no"])
+            .arg("--tls-cert-file")
+            .arg(certificate)
+            .arg("--tls-key-file")
+            .arg(key)
+            .arg("--tls-ca-cert-file")
+            .arg(authority)
+            .args(["--save", "", "--user", "default", "off"])
+            .args(["--user", "gateway", "on", ">open sesame", "~pc:live:*"])
+            .args(["-@all", "+@hash", "+@stream", "+@sortedset", "+@string"])
+            .args([
+                "+@keyspace",
+                "+@scripting",
+                "+@transaction",
+                "+@connection",
+                "+info",
+                "+time",
+            ]);
+        let child = begin(command, port, &directory);
+        Redis {
+            port,
+            more: Vec::new(),
+            directory,
+            child,
+        }
+    }
+
+    /// A replica of `primary`, in step with it.
+    #[track_caller]
+    pub fn replica_of(primary: &Redis) -> Redis {
+        let port = primary.port.to_string();
+        let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]);
+        eventually("the replica is in step", || {
+            let info: String = redis::cmd("INFO").query(&mut replica.connect()).unwrap();
+            info.contains("master_link_status:up").then_some(())
+        });
+        replica
+    }
+
+    /// A Sentinel that watches `primary` under the name `portcullis`, alone, and takes half a second of silence for death.
+    #[track_caller]
+    pub fn sentinel_of(primary: &Redis) -> Redis {
+        let directory = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let file = directory.path().join("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor portcullis 127.0.0.1 {} 1\nsentinel down-after-milliseconds portcullis 500\nsentinel failover-timeout portcullis 5000\n",
+            primary.port
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new("redis-server");
+        command.arg(&file).arg("--sentinel");
+        let child = begin(command, port, &directory);
+        Redis {
+            port,
+            more: Vec::new(),
+            directory,
+            child,
+        }
+    }
+
+    /// A connection of the test's own.
+    pub fn connect(&self) -> redis::Connection {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).unwrap();
+        client.get_connection().unwrap()
+    }
+
+    /// What it answers.
+    #[track_caller]
+    pub fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(word);
+        }
+        command.query(&mut self.connect()).unwrap()
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again where it was, with nothing in it.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = run(self.port, &self.more, &self.directory);
+    }
+
+    /// Keeps it from answering, without closing a connection.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// This setup as the node with this name, sharing this server.
+    pub fn node(&self, setup: Setup, name: &str) -> Setup {
+        setup
+            .set("store", "kind", r#""redis""#)
+            .set(
+                "store",
+                "redis_servers",
+                &format!(r#"["127.0.0.1:{}"]"#, self.port),
+            )
+            .set("store", "node", &format!("{name:?}"))
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[track_caller]
+fn run(port: u16, more: &[String], directory: &TempDir) -> Child {
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no"])
+        .args(["--repl-diskless-sync-delay", "0"])
+        .args(more);
+    begin(command, port, directory)
+}
+
+#[track_caller]
+fn begin(mut command: Command, port: u16, directory: &TempDir) -> Child {
+    let log = std::fs::File::create(directory.path().join("redis.log")).unwrap();
+    let child = command
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("this test needs redis-server ({error}); tests/run installs it, or leave it out by PORTCULLIS_WITHOUT=redis-server")
+        });
+    eventually("redis-server listens", || {
+        TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).ok()
+    });
+    child
+}
