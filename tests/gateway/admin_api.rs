@@ -605,10 +605,8 @@ fn the_description_is_held_to_by_schemathesis() {
     let api = Api::of(&gateway, &["--role", "full"]);
     let victim = Api::of(&gateway, &["--role", "read-only"]);
     let listed = api.get("/v1/admin-tokens").json();
-    let tokens = listed["admin_tokens"].as_array().unwrap().iter();
-    let id = tokens
-        .filter(|token| token["role"] == "read-only")
-        .next_back();
+    let mut tokens = listed["admin_tokens"].as_array().unwrap().iter();
+    let id = tokens.rfind(|token| token["role"] == "read-only");
     let id = id.unwrap()["id"].as_str().unwrap();
     // It learns ids from answers, and would end the token that it is let in by.
     let all = ["run", "--exclude-operation-id", "revokeAdminToken"];
