@@ -18,6 +18,7 @@ use http::request::Parts;
 use serde_json::Value;
 use serde_json::json;
 
+use portcullis::alerts::Alerts;
 use portcullis::clock::Clock;
 use portcullis::clock::Mono;
 use portcullis::clock::Now;
@@ -110,6 +111,7 @@ fn hit_rate(in_use: u32) -> f64 {
 
 struct Case {
     name: &'static str,
+    alerts: Alerts,
     quota: Quota,
     tokens: Tokens,
     snapshot: Arc<Snapshot>,
@@ -124,6 +126,7 @@ impl Case {
         });
         let case = Case {
             name,
+            alerts: Alerts::queue().0,
             quota: Quota::new(),
             tokens: Tokens::new(),
             snapshot: snapshot(),
@@ -183,7 +186,9 @@ impl Case {
         let means = Means {
             quota: &self.quota,
             tokens: &self.tokens,
+            alerts: &self.alerts,
             patience: Patience::Fresh,
+            charged: None,
         };
         let outcome = gate::admit(&self.snapshot, &means, now(micros), &peer, head);
         assert!(outcome.is_ok(), "{}: {outcome:?}", self.name);
