@@ -98,7 +98,7 @@ fn the_bounds_in_the_reference_file_are_those_of_the_code() {
         );
         seen += 1;
     }
-    assert_eq!(seen, 66);
+    assert_eq!(seen, 68);
 }
 
 /// A number and its unit, which may be empty.
