@@ -167,8 +167,9 @@ impl Flusher {
         self.quota.saves()
     }
 
-    /// Forgets counters whose windows are over.
+    /// Forgets counters whose windows are over, and keys that did nothing lately.
     pub(crate) fn sweep(&self, now: Now) {
+        self.usage.sweep();
         self.quota.sweep(now);
     }
 

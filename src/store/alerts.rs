@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::clock::Wall;
 use crate::store::counters::Counters;
 use crate::store::counters::CountersError;
-use crate::store::counters::signed;
+use crate::store::counters::tables::signed;
 use crate::store::history::History;
 use crate::store::outcome::rfc3339;
 

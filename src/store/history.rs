@@ -1,5 +1,6 @@
 //! Usage by the hour in `counters.db`: what is added with each save, and what reports read, beside the saves and without holding them up.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::path::Path;
@@ -17,9 +18,10 @@ use crate::model::key::KeyId;
 use crate::store::counters::CountersError;
 use crate::store::counters::FILE;
 use crate::store::counters::Problem;
+use crate::store::counters::journal;
 use crate::store::counters::key_text;
 use crate::store::counters::parse_key;
-use crate::store::counters::signed;
+use crate::store::counters::tables::signed;
 
 /// How many buckets the latency of requests is kept in.
 pub const LATENCY_BUCKETS: usize = 6;
@@ -126,12 +128,8 @@ const SUMS: &str = "max(last_used_unix), sum(success), sum(client_error), sum(se
      sum(received_bytes), sum(sent_bytes), sum(latency_0), sum(latency_1), sum(latency_2), sum(latency_3), \
      sum(latency_4), sum(latency_5)";
 
-/// Adds what was done since the last save, and lets go of one hour that is too old, where there is one.
-pub(super) fn add(
-    transaction: &Transaction<'_>,
-    rows: &[HourRow],
-    now: Wall,
-) -> rusqlite::Result<()> {
+/// Adds what was done.
+pub(super) fn add(transaction: &Transaction<'_>, rows: &[HourRow]) -> rusqlite::Result<()> {
     let mut add = transaction.prepare_cached(
         "INSERT INTO usage_hour VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
          ON CONFLICT(hour, key_id) DO UPDATE SET
@@ -170,6 +168,11 @@ pub(super) fn add(
             l5,
         ])?;
     }
+    Ok(())
+}
+
+/// Lets go of one hour that is too old, where there is one.
+pub(super) fn let_go(transaction: &Transaction<'_>, now: Wall) -> rusqlite::Result<()> {
     let oldest_kept = hour_of(now).saturating_sub(HOURS_KEPT);
     // One hour at a time: a gateway that was off for long catches up in as many saves, and none of them takes long.
     transaction
@@ -220,8 +223,8 @@ impl History {
         since: u32,
         until: u32,
     ) -> Result<Vec<(u32, Tally)>, CountersError> {
-        // The hours are counted up by name: each is one look into the index, instead of all keys of all hours.
         self.read(|connection| {
+            // The hours are counted up by name: each is one look into the index, instead of all keys of all hours.
             let mut statement = connection.prepare(
                 "WITH RECURSIVE hours(h) AS (SELECT ?1 UNION ALL SELECT h + 1 FROM hours WHERE h < ?2)
                  SELECT usage_hour.* FROM hours CROSS JOIN usage_hour ON hour = h AND key_id = ?3",
@@ -229,7 +232,10 @@ impl History {
             let found = statement.query_map(params![since, until, key_text(key)], |row| {
                 Ok((row.get(0)?, tally(row, 2)?))
             })?;
-            found.collect()
+            let mut hours = Hours(found.collect::<rusqlite::Result<_>>()?);
+            let recent = journal::usage(connection, Some(&[key]))?;
+            hours.add_all(&recent, since, until);
+            Ok(hours.0.into_iter().collect())
         })
     }
 
@@ -243,32 +249,15 @@ impl History {
         since: u32,
         until: u32,
     ) -> Result<Vec<(u32, Tally)>, CountersError> {
-        let Some(keys) = keys else {
-            return self.read(|connection| {
-                let mut statement = connection.prepare(&format!(
-                    "SELECT hour, {SUMS} FROM usage_hour WHERE hour BETWEEN ?1 AND ?2 GROUP BY hour ORDER BY hour"
-                ))?;
-                let found = statement
-                    .query_map(params![since, until], |row| Ok((row.get(0)?, tally(row, 1)?)))?;
-                found.collect()
-            });
-        };
         self.read(|connection| {
-            let mut statement = connection
-                .prepare("SELECT * FROM usage_hour WHERE hour BETWEEN ?1 AND ?2 ORDER BY hour")?;
-            let mut hours: Vec<(u32, Tally)> = Vec::new();
-            let mut found = statement.query(params![since, until])?;
-            while let Some(row) = found.next()? {
-                if !key_of(row, 1)?.is_some_and(|key| keys.contains(&key)) {
-                    continue;
-                }
-                let (hour, did) = (row.get(0)?, tally(row, 2)?);
-                match hours.last_mut() {
-                    Some((last, sum)) if *last == hour => *sum = sum.and(&did),
-                    _ => hours.push((hour, did)),
-                }
-            }
-            Ok(hours)
+            let mut hours = match keys {
+                None => hours_of_all(connection, since, until)?,
+                Some(keys) => hours_of_some(connection, keys, since, until)?,
+            };
+            let mut recent = journal::usage(connection, None)?;
+            recent.retain(|row| keys.is_none_or(|keys| keys.contains(&row.key)));
+            hours.add_all(&recent, since, until);
+            Ok(hours.0.into_iter().collect())
         })
     }
 
@@ -288,6 +277,12 @@ impl History {
                     keys.insert(key, tally(row, 1)?);
                 }
             }
+            for row in journal::usage(connection, None)? {
+                if (since..=until).contains(&row.hour) {
+                    let sum: &mut Tally = keys.entry(row.key).or_default();
+                    *sum = sum.and(&row.tally);
+                }
+            }
             Ok(keys)
         })
     }
@@ -296,8 +291,60 @@ impl History {
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, CountersError> {
-        query(&self.connection).map_err(|error| Problem::Sqlite(error).at(self.path.clone()))
+        let transaction = self.connection.unchecked_transaction();
+        // One view of tables and journal, whatever a save folds meanwhile.
+        transaction
+            .and_then(|transaction| query(&transaction))
+            .map_err(|error| Problem::Sqlite(error).at(self.path.clone()))
     }
+}
+
+/// What was done in each hour in which something was.
+#[derive(Default)]
+struct Hours(BTreeMap<u32, Tally>);
+
+impl Hours {
+    fn add(&mut self, hour: u32, did: &Tally) {
+        let sum = self.0.entry(hour).or_default();
+        *sum = sum.and(did);
+    }
+
+    fn add_all(&mut self, rows: &[HourRow], since: u32, until: u32) {
+        for row in rows
+            .iter()
+            .filter(|row| (since..=until).contains(&row.hour))
+        {
+            self.add(row.hour, &row.tally);
+        }
+    }
+}
+
+fn hours_of_all(connection: &Connection, since: u32, until: u32) -> rusqlite::Result<Hours> {
+    let mut statement = connection.prepare(&format!(
+        "SELECT hour, {SUMS} FROM usage_hour WHERE hour BETWEEN ?1 AND ?2 GROUP BY hour"
+    ))?;
+    let found = statement.query_map(params![since, until], |row| {
+        Ok((row.get(0)?, tally(row, 1)?))
+    })?;
+    Ok(Hours(found.collect::<rusqlite::Result<_>>()?))
+}
+
+fn hours_of_some(
+    connection: &Connection,
+    keys: &HashSet<KeyId>,
+    since: u32,
+    until: u32,
+) -> rusqlite::Result<Hours> {
+    let mut statement =
+        connection.prepare("SELECT * FROM usage_hour WHERE hour BETWEEN ?1 AND ?2")?;
+    let mut hours = Hours::default();
+    let mut found = statement.query(params![since, until])?;
+    while let Some(row) = found.next()? {
+        if key_of(row, 1)?.is_some_and(|key| keys.contains(&key)) {
+            hours.add(row.get(0)?, &tally(row, 2)?);
+        }
+    }
+    Ok(hours)
 }
 
 fn key_of(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<KeyId>> {

@@ -17,11 +17,11 @@ use crate::config::Config;
 use crate::model::key::KeyId;
 use crate::store::Store;
 use crate::store::Verb;
-use crate::store::counters;
 use crate::store::counters::Batch;
 use crate::store::counters::Row;
 #[cfg(test)]
 use crate::store::counters::Subject;
+use crate::store::counters::tables;
 use crate::store::outcome::Failure;
 use crate::store::outcome::VerbError;
 use crate::store::verbs;
@@ -37,8 +37,8 @@ pub(crate) const NOW: Now = Now {
 /// the same once it was saved and read again.
 pub(crate) fn counter_rows(data: &[u8]) -> Vec<Row> {
     let mut connection = Connection::open_in_memory().expect("memory is there");
-    counters::lay_out(&mut connection, NOW, "boot").expect("memory is there");
-    let (connection, rows) = counters::load(connection, NOW, "boot").expect("a new file is good");
+    tables::lay_out(&mut connection, NOW, "boot").expect("memory is there");
+    let (connection, rows) = tables::load(connection, NOW, "boot").expect("a new file is good");
     assert_eq!(rows, []);
     let mut bytes = Bytes(data);
     let other_boot = bytes.number(1) & 1 != 0;
@@ -46,7 +46,7 @@ pub(crate) fn counter_rows(data: &[u8]) -> Vec<Row> {
         bytes.insert(&connection);
     }
     let boot = if other_boot { "another" } else { "boot" };
-    let Ok((mut connection, rows)) = counters::load(connection, NOW, boot) else {
+    let Ok((mut connection, rows)) = tables::load(connection, NOW, boot) else {
         return Vec::new();
     };
     for row in &rows {
@@ -64,8 +64,8 @@ pub(crate) fn counter_rows(data: &[u8]) -> Vec<Row> {
         rows: &rows,
         ..Batch::default()
     };
-    counters::write(&mut connection, &batch, NOW, boot).expect("memory takes what it gave");
-    let (_, again) = counters::load(connection, NOW, boot).expect("what was saved is good");
+    tables::write(&mut connection, &batch, NOW, boot).expect("memory takes what it gave");
+    let (_, again) = tables::load(connection, NOW, boot).expect("what was saved is good");
     // A burst without times is none.
     let kept = |rows: &[Row]| -> Vec<Row> {
         let mut rows = rows.to_vec();
@@ -86,13 +86,13 @@ pub(crate) struct CounterFile(Option<Connection>);
 impl CounterFile {
     pub(crate) fn new() -> CounterFile {
         let mut connection = Connection::open_in_memory().unwrap();
-        counters::lay_out(&mut connection, NOW, "").unwrap();
+        tables::lay_out(&mut connection, NOW, "").unwrap();
         CounterFile(Some(connection))
     }
 
     pub(crate) fn reopen(&mut self, now: Now, boot: u32) -> Vec<Row> {
         let connection = self.0.take().unwrap();
-        let (connection, rows) = counters::load(connection, now, &format!("boot {boot}")).unwrap();
+        let (connection, rows) = tables::load(connection, now, &format!("boot {boot}")).unwrap();
         self.0 = Some(connection);
         rows
     }
@@ -104,7 +104,7 @@ impl CounterFile {
             usage: &[],
         };
         let connection = self.0.as_mut().unwrap();
-        counters::write(connection, &batch, now, &format!("boot {boot}")).unwrap();
+        tables::write(connection, &batch, now, &format!("boot {boot}")).unwrap();
     }
 }
 

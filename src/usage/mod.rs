@@ -1,6 +1,10 @@
 //! What each key did: counted in memory, by the hour, flushed to the store in batches.
 
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,11 +21,13 @@ use crate::store::history::hour_of;
 
 pub mod report;
 
-/// What keys did since the last flush. Holds only those that did something since, or do it still, so it stays as small as one interval's traffic
-/// and what is in flight: about 200 bytes for each such key, nothing for all others.
+/// What keys did since the last flush. Holds only those that did something since the sweep before the last, or do it still: about 200 bytes for each
+/// such key, nothing for all others.
 #[derive(Debug)]
 pub struct Usage {
     meters: DashMap<Slot, Arc<Meter>>,
+    /// Slots that count since the last flush, so that it does not walk all. Many small locks, each taken at most once a key and flush.
+    noted: Box<[Mutex<Vec<Slot>>]>,
 }
 
 /// A key in one hour.
@@ -43,6 +49,10 @@ pub struct Meter {
     received_bytes: AtomicU64,
     sent_bytes: AtomicU64,
     latency: [AtomicU64; LATENCY_BUCKETS],
+    /// Whether the next flush will look at it.
+    noted: AtomicBool,
+    /// Whether it was noted since the last sweep.
+    recent: AtomicBool,
 }
 
 impl Meter {
@@ -120,6 +130,7 @@ impl Usage {
     pub fn new() -> Usage {
         Usage {
             meters: DashMap::with_shard_amount(SHARDS),
+            noted: (0..LANES).map(|_| Mutex::default()).collect(),
         }
     }
 
@@ -140,9 +151,20 @@ impl Usage {
     #[must_use]
     pub fn take(&self) -> Vec<HourRow> {
         let mut rows = Vec::new();
-        self.meters.retain(|slot, meter| {
+        let mut still = Vec::new();
+        let noted = self
+            .noted
+            .iter()
+            .map(|lane| std::mem::take(&mut *lock(lane)));
+        for slot in noted.collect::<Vec<_>>().into_iter().flatten() {
+            let Some(mut meter) = self.meters.get_mut(&slot) else {
+                continue;
+            };
             // Nobody can take another handle while this shard is held: with none left outside, what is here is all.
-            let held = Arc::get_mut(meter).is_none();
+            match Arc::get_mut(&mut meter) {
+                Some(meter) => *meter.noted.get_mut() = false,
+                None => still.push(slot),
+            }
             let tally = meter.take();
             if tally != Tally::default() {
                 rows.push(HourRow {
@@ -151,10 +173,21 @@ impl Usage {
                     tally,
                 });
             }
-            held
-        });
+        }
+        lock(&self.noted[0]).append(&mut still);
         rows.sort_unstable_by_key(|row| (row.hour, row.key));
         rows
+    }
+
+    /// Forgets keys that did nothing since the last sweep, and whose counts were handed over.
+    pub fn sweep(&self) {
+        self.meters.retain(|_, meter| {
+            let Some(meter) = Arc::get_mut(meter) else {
+                return true;
+            };
+            let recent = std::mem::take(meter.recent.get_mut());
+            recent || *meter.noted.get_mut()
+        });
     }
 
     /// Counts again what `take` handed over.
@@ -164,7 +197,9 @@ impl Usage {
                 key: row.key,
                 hour: row.hour,
             };
-            self.meters.entry(slot).or_default().add(&row.tally);
+            let meter = Arc::clone(&self.meters.entry(slot).or_default());
+            self.note(&meter, slot);
+            meter.add(&row.tally);
         }
     }
 
@@ -174,11 +209,25 @@ impl Usage {
             hour: hour_of(at),
         };
         // Looked at first: most requests find their meter, and readers of one shard do not wait for each other.
-        if let Some(meter) = self.meters.get(&slot) {
-            return Arc::clone(&meter);
-        }
-        Arc::clone(&self.meters.entry(slot).or_default())
+        let found = self.meters.get(&slot).map(|meter| Arc::clone(&meter));
+        let meter = found.unwrap_or_else(|| Arc::clone(&self.meters.entry(slot).or_default()));
+        // It is held from here on, so a flush that comes between looks at it again.
+        self.note(&meter, slot);
+        meter
     }
+
+    fn note(&self, meter: &Meter, slot: Slot) {
+        // Looked at first: most requests come after another in the same interval.
+        if !meter.noted.load(Ordering::Relaxed) && !meter.noted.swap(true, Ordering::AcqRel) {
+            meter.recent.store(true, Ordering::Relaxed);
+            lock(&self.noted[usize::from(slot.key.0[11]) % LANES]).push(slot);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A list of slots is whole after every push, so a panic elsewhere has not broken it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for Usage {
@@ -189,6 +238,9 @@ impl Default for Usage {
 
 /// Many, so that workers seldom meet and a flush holds up few keys.
 const SHARDS: usize = 1024;
+
+/// Lists of what is noted.
+const LANES: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -234,13 +286,17 @@ mod tests {
         assert_eq!(again[0].tally.latency, [0, 1, 0, 0, 0, 2]);
     }
 
-    /// A request in flight keeps its meter, and nothing else does: memory is what is in use.
+    /// A request in flight keeps its meter, and so does one that ended since the sweep before the last: memory is what is in use.
     #[test]
     fn what_is_in_flight_is_kept_and_what_has_ended_takes_no_memory() {
         let usage = Usage::new();
         let open = usage.admitted(A, at(3_599));
         drop(usage.admitted(B, at(3_599)));
+        usage.sweep();
+        usage.sweep();
+        assert_eq!(usage.meters.len(), 2, "what was not handed over stays");
         assert_eq!(usage.take().len(), 2);
+        usage.sweep();
         assert_eq!(usage.meters.len(), 1, "only the one in flight");
         assert_eq!(usage.take(), []);
         // It ends in the next hour and counts in its own.
@@ -250,9 +306,29 @@ mod tests {
         assert_eq!(rows.len(), 2);
         assert_eq!((rows[0].hour, rows[0].tally.success), (0, 1));
         assert_eq!((rows[1].hour, rows[1].tally.success), (1, 0));
+        // Ended after the last look at it: the next flush looks once more, whatever sweeps come first.
+        open.ended(200, Duration::ZERO, 0, 1);
         drop(open);
+        usage.sweep();
+        assert_eq!(usage.take().len(), 1);
         assert_eq!(usage.take(), []);
+        usage.sweep();
+        usage.sweep();
         assert_eq!(usage.meters.len(), 0);
+    }
+
+    /// A key that is used again after a flush is noted again.
+    #[test]
+    fn each_flush_has_what_came_since() {
+        let usage = Usage::new();
+        for second in 1..4 {
+            (usage.admitted(A, at(second))).ended(200, Duration::ZERO, 0, 0);
+            usage.refused(B, at(second), 0, 7);
+            let rows = usage.take();
+            assert_eq!(rows.len(), 2);
+            assert_eq!((rows[0].tally.success, rows[1].tally.refused), (1, 1));
+            assert_eq!(rows[1].tally.sent_bytes, 7);
+        }
     }
 
     /// Workers count while the flush takes: nothing is lost, nothing counted twice.

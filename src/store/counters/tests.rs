@@ -1,0 +1,467 @@
+//! Counters saved and read again: over restarts, reboots, formats and damage.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::*;
+use crate::clock::Mono;
+use crate::store::history::History;
+use crate::store::history::Tally;
+
+const WALL: u64 = 1_700_000_000_000_000;
+
+/// The hour of it.
+const HOUR: u32 = 472_222;
+
+fn now(mono: u64, wall: u64) -> Now {
+    Now {
+        mono: Mono(mono),
+        wall: Wall(wall),
+    }
+}
+
+fn key(byte: u8) -> KeyId {
+    KeyId([byte; 12])
+}
+
+fn rows_saved() -> Vec<Row> {
+    vec![
+        Row {
+            subject: Subject::Key(key(b'a')),
+            quota: Some(SavedQuota {
+                opened_micros: 5_000_000,
+                opened_wall: Wall(WALL + 5_000_000),
+                seconds: 3_600,
+                used: 73,
+            }),
+            burst: Some(SavedBurst {
+                seconds: 60,
+                log: vec![(5_000_000, 1), (5_000_007, 70), (9_000_000, 2)],
+            }),
+        },
+        Row {
+            subject: Subject::Tenant(TenantId::new("acme.co_1").unwrap()),
+            quota: None,
+            burst: Some(SavedBurst {
+                seconds: 1,
+                log: vec![(-3, 1)],
+            }),
+        },
+    ]
+}
+
+fn save(counters: &mut Counters, rows: &[Row], now: Now) {
+    let batch = Batch {
+        rows,
+        ..Batch::default()
+    };
+    counters.save(&batch, now).unwrap();
+}
+
+#[test]
+fn saved_rows_come_back_exactly_in_the_same_boot() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = now(10_000_000, WALL + 10_000_000);
+    let (mut counters, found) = Counters::open_in_boot(directory.path(), start, "one").unwrap();
+    assert_eq!(found, []);
+    save(&mut counters, &rows_saved(), start);
+    drop(counters);
+    // The wall clock fell back by a day in between: within one boot it does not count.
+    let later = now(11_000_000, WALL - 86_400_000_000);
+    let (mut counters, found) = Counters::open_in_boot(directory.path(), later, "one").unwrap();
+    assert_eq!(found, rows_saved());
+    let removed = [Subject::Key(key(b'a'))];
+    let batch = Batch {
+        removed: &removed,
+        ..Batch::default()
+    };
+    counters.save(&batch, later).unwrap();
+    drop(counters);
+    let (_, found) = Counters::open_in_boot(directory.path(), later, "one").unwrap();
+    assert_eq!(found, rows_saved()[1..]);
+}
+
+/// The machine was off for 100 s; its monotonic clock began again at zero.
+#[test]
+fn times_move_to_the_new_clock_after_a_reboot() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = now(10_000_000, WALL + 10_000_000);
+    let (mut counters, _) = Counters::open_in_boot(directory.path(), start, "one").unwrap();
+    save(&mut counters, &rows_saved(), start);
+    drop(counters);
+    let shift = 10_000_000 + 100_000_000 - 2_000_000;
+    let mut expected = rows_saved();
+    expected[0].quota.as_mut().unwrap().opened_micros -= shift;
+    for row in &mut expected {
+        for (at, _) in &mut row.burst.as_mut().unwrap().log {
+            *at -= shift;
+        }
+    }
+    let rebooted = now(2_000_000, WALL + 110_000_000);
+    // The second start finds them moved already, although nothing was saved in between.
+    for boot in ["two", "two"] {
+        let (_, found) = Counters::open_in_boot(directory.path(), rebooted, boot).unwrap();
+        assert_eq!(found, expected);
+    }
+    // Without a boot id nothing is known of the clock, so the wall clock decides.
+    let unknown = now(3_000_000, WALL + 111_000_000);
+    let (_, found) = Counters::open_in_boot(directory.path(), unknown, "").unwrap();
+    assert_eq!(found, expected);
+}
+
+/// ASKS 8: usage adds up over saves.
+#[test]
+fn usage_adds_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let row = |byte, last_used_unix_seconds, total| UsageRow {
+        key: key(byte),
+        last_used_unix_seconds,
+        total,
+    };
+    let did = |byte, last_used_unix_seconds, success| HourRow {
+        key: key(byte),
+        hour: 7,
+        tally: Tally {
+            last_used_unix_seconds,
+            success,
+            ..Tally::default()
+        },
+    };
+    for usage in [
+        vec![did(b'a', 50, 2), did(b'b', 7, 1), did(b'c', 0, 0)],
+        vec![did(b'a', 40, 3)],
+    ] {
+        let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+        let batch = Batch {
+            usage: &usage,
+            ..Batch::default()
+        };
+        counters.save(&batch, now(1, WALL)).unwrap();
+    }
+    let (counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+    assert_eq!(
+        counters.usage(None).unwrap(),
+        [row(b'a', 50, 5), row(b'b', 7, 1)]
+    );
+}
+
+/// A file of the version before gets the table of hours, and keeps what it counted.
+#[test]
+fn a_file_of_format_1_is_brought_forward() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+    save(&mut counters, &rows_saved(), now(1, WALL));
+    let back =
+        "DROP TABLE usage_hour; DROP TABLE alert; DROP TABLE journal; UPDATE meta SET format = 1";
+    counters.connection.execute_batch(back).unwrap();
+    drop(counters);
+    for _ in 0..2 {
+        let (counters, found) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+        assert_eq!(found, rows_saved());
+        let hours = "SELECT count(*) FROM usage_hour";
+        let count: i64 = counters
+            .connection
+            .query_row(hours, [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(count, 0);
+    }
+}
+
+/// ASKS 27: what cannot be read is named and left as it is.
+#[test]
+fn unreadable_files_are_named_and_kept() {
+    let make = |sql: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+        save(&mut counters, &rows_saved(), now(1, WALL));
+        counters.connection.execute_batch(sql).unwrap();
+        drop(counters);
+        directory
+    };
+    let scribble = |bytes: &[u8], at: usize| {
+        let directory = make("");
+        let path = directory.path().join(FILE);
+        let mut content = std::fs::read(&path).unwrap();
+        content[at..at + bytes.len()].copy_from_slice(bytes);
+        std::fs::write(&path, content).unwrap();
+        directory
+    };
+    let foreign = {
+        let directory = tempfile::tempdir().unwrap();
+        let other = Connection::open(directory.path().join(FILE)).unwrap();
+        other.execute_batch("CREATE TABLE other(x)").unwrap();
+        directory
+    };
+    let cases = [
+        (
+            make("UPDATE meta SET format = 4"),
+            "format 4 is from a later version",
+        ),
+        (make("UPDATE meta SET format = 0"), "format 0 never existed"),
+        (make("DELETE FROM meta"), "its meta table is empty"),
+        (
+            make("UPDATE limit_state SET burst_log = x'0102'"),
+            "makes no sense",
+        ),
+        (
+            make("UPDATE limit_state SET burst_log = NULL"),
+            "makes no sense",
+        ),
+        // Found by the property: they were taken, the last two with times that no save could have written.
+        (
+            make("UPDATE limit_state SET quota_seconds = 0 WHERE quota_seconds > 0"),
+            "makes no sense",
+        ),
+        (
+            make("UPDATE limit_state SET burst_seconds = 0 WHERE burst_seconds > 0"),
+            "makes no sense",
+        ),
+        (
+            make(
+                "UPDATE limit_state SET burst_log = x'ffffffffffffff7f01000000000000000000000001000000'",
+            ),
+            "makes no sense",
+        ),
+        (
+            make(
+                "UPDATE limit_state SET burst_base = 9223372036854775807, burst_log = x'010000000000000001000000'",
+            ),
+            "makes no sense",
+        ),
+        (
+            make("UPDATE limit_state SET subject = 'x:y' WHERE subject LIKE 'k:%'"),
+            "the row of \"x:y\" makes no sense",
+        ),
+        (
+            make("UPDATE limit_state SET quota_used = -1 WHERE quota_used > 0"),
+            "cannot be read",
+        ),
+        (
+            make("INSERT INTO journal VALUES (1, 97, 3, x'0199ff', x'')"),
+            "the journal of limits makes no sense",
+        ),
+        // A window of no length, and times that no clock can show.
+        (
+            make(
+                "INSERT INTO journal VALUES (1, 97, 1, x'00616161616161616161616161010000000000', x'')",
+            ),
+            "the journal of limits makes no sense",
+        ),
+        (scribble(b"SQLite format 9", 0), "cannot be read"),
+        (scribble(&[0xff; 4_096], 4_096), "cannot be read"),
+        (foreign, "it is not a counter file"),
+    ];
+    for (directory, says) in cases {
+        let path = directory.path().join(FILE);
+        let before = std::fs::read(&path).unwrap();
+        let error = Counters::open(directory.path(), now(1, WALL)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(says), "{text}");
+        assert!(text.contains(&path.display().to_string()), "{text}");
+        assert!(std::fs::read(&path).unwrap() == before, "{text}");
+    }
+}
+
+#[test]
+fn directory_that_is_not_there_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("nowhere");
+    let error = Counters::open(&missing, now(1, WALL)).unwrap_err();
+    assert!(error.to_string().contains("nowhere"), "{error}");
+    assert!(std::error::Error::source(&error).is_some());
+}
+
+/// What one save brings of so many keys: each used once more than in the save before, and every seventh let go of.
+fn busy(save: u64, keys: u64) -> (Vec<Row>, Vec<Subject>, Vec<HourRow>) {
+    let (mut rows, mut removed, mut usage) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..keys {
+        let key = numbered(number);
+        if (number + save) % 7 == 0 {
+            removed.push(Subject::Key(key));
+            continue;
+        }
+        let at = |step: u64| (1_000_000 * save + number + step) as i64;
+        rows.push(Row {
+            subject: Subject::Key(key),
+            quota: (number % 3 > 0).then(|| SavedQuota {
+                opened_micros: at(0) - 9_000_000,
+                opened_wall: Wall(WALL + number),
+                seconds: 3_600,
+                used: save as u32,
+            }),
+            burst: (number % 3 < 2).then(|| SavedBurst {
+                seconds: 60,
+                log: (0..save)
+                    .map(|step| (at(step), 1 + number as u32))
+                    .collect(),
+            }),
+        });
+        let hour = HOUR + (save / 3) as u32;
+        usage.push(did(key, hour, 50 + save, 1 + number % 5));
+    }
+    let tenant = Subject::Tenant(TenantId::new("acme.co_1").unwrap());
+    rows.extend(rows_saved().into_iter().filter(|row| row.subject == tenant));
+    (rows, removed, usage)
+}
+
+/// Spread over all first bytes that a key can have.
+fn numbered(number: u64) -> KeyId {
+    let first = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut id = *b"x00000000000";
+    id[0] = first[number as usize % first.len()];
+    id[1..9].copy_from_slice(format!("{number:08}").as_bytes());
+    KeyId(id)
+}
+
+fn did(key: KeyId, hour: u32, last_used_unix_seconds: u64, success: u64) -> HourRow {
+    HourRow {
+        key,
+        hour,
+        tally: Tally {
+            last_used_unix_seconds,
+            success,
+            refused: 1,
+            received_bytes: success * 1_000_000_007,
+            latency: [0, 0, success, 0, 0, 0],
+            ..Tally::default()
+        },
+    }
+}
+
+/// What a file of counters says, all of it.
+fn all_of(directory: &Path, boot: &str) -> (Vec<Row>, Vec<UsageRow>, Vec<Vec<(u32, Tally)>>) {
+    // The monotonic clock of another boot began elsewhere.
+    let mono = if boot == "one" { 99_000_000 } else { 2_000_000 };
+    let at = now(mono, WALL + 99_000_000);
+    let (counters, mut rows) = Counters::open_in_boot(directory, at, boot).unwrap();
+    rows.sort_by(|one, other| one.subject.cmp(&other.subject));
+    let some = [numbered(64), numbered(3)];
+    let mut usage = counters.usage(None).unwrap();
+    usage.extend(counters.usage(Some(&some)).unwrap());
+    let history = History::open(directory).unwrap().unwrap();
+    let mut by_key: Vec<_> = history
+        .by_key(HOUR + 1, HOUR + 2)
+        .unwrap()
+        .into_iter()
+        .collect();
+    by_key.sort_by_key(|(key, _)| *key);
+    let hours = vec![
+        history.hours(None, 0, HOUR + 9).unwrap(),
+        history
+            .hours(Some(&HashSet::from(some)), HOUR + 1, HOUR + 9)
+            .unwrap(),
+        history.hours_of(some[1], HOUR, HOUR + 1).unwrap(),
+        by_key.into_iter().map(|(_, tally)| (0, tally)).collect(),
+    ];
+    (rows, usage, hours)
+}
+
+/// Large saves, which go through the journal, leave the same as the same changes in small ones: read within the same boot, after another, and by reports
+/// while some of them still stand in the journal.
+#[test]
+fn the_journal_says_what_the_tables_would() {
+    let (large, small) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let start = now(1_000_000, WALL + 1_000_000);
+    let (mut one, _) = Counters::open_in_boot(large.path(), start, "one").unwrap();
+    let (mut other, _) = Counters::open_in_boot(small.path(), start, "one").unwrap();
+    for number in 1..=9 {
+        // The last ones are small: what stands in the journal must not win over them.
+        let (rows, removed, usage) = busy(number, if number < 8 { 900 } else { 90 });
+        let at = now(1_000_000 * number, WALL + 1_000_000 * number);
+        let batch = Batch {
+            rows: &rows,
+            removed: &removed,
+            usage: &usage,
+        };
+        one.save(&batch, at).unwrap();
+        for rows in rows.chunks(400) {
+            save(&mut other, rows, at);
+        }
+        for (removed, usage) in [(removed.as_slice(), &[][..]), (&[], &usage[..])] {
+            for usage in usage.chunks(400).chain([&[][..]]) {
+                let batch = Batch {
+                    rows: &[],
+                    removed,
+                    usage,
+                };
+                other.save(&batch, at).unwrap();
+            }
+        }
+    }
+    let waiting = |counters: &Counters| -> u64 {
+        let all = "SELECT count(DISTINCT part) FROM journal";
+        let of = &counters.connection;
+        of.query_row(all, [], |row| row.get(0)).unwrap()
+    };
+    assert!((30..62).contains(&waiting(&one)), "{}", waiting(&one));
+    assert_eq!(waiting(&other), 0);
+    drop((one, other));
+    for boot in ["one", "two", "two"] {
+        let (found, expected) = (all_of(large.path(), boot), all_of(small.path(), boot));
+        assert!(found.0 == expected.0, "{boot}");
+        assert!(found.1 == expected.1, "{boot}");
+        assert!(found.2 == expected.2, "{boot}");
+    }
+}
+
+/// Each save folds a part: a gateway that has grown quiet has an empty journal soon.
+#[test]
+fn the_journal_empties() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+    let (rows, removed, usage) = busy(1, 700);
+    let batch = Batch {
+        rows: &rows,
+        removed: &removed,
+        usage: &usage,
+    };
+    counters.save(&batch, now(1, WALL)).unwrap();
+    for _ in 0..62 {
+        save(&mut counters, &[], now(1, WALL));
+    }
+    let left = "SELECT count(*) FROM journal";
+    let left: u64 = (counters.connection)
+        .query_row(left, [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(left, 0);
+    let total: u64 = (counters.usage(None).unwrap().iter())
+        .map(|row| row.total)
+        .sum();
+    assert_eq!(
+        total,
+        usage.iter().map(|row| row.tally.requests()).sum::<u64>()
+    );
+}
+
+/// However much is written at once, so much waits at most, and the rest is in the tables.
+#[test]
+fn the_journal_is_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+    let log: Vec<(i64, u32)> = (0..512)
+        .map(|step| (step * 100_000_000, 1_000_000))
+        .collect();
+    let rows: Vec<Row> = (0..1_000)
+        .map(|number| Row {
+            subject: Subject::Key(numbered(number)),
+            quota: None,
+            burst: Some(SavedBurst {
+                seconds: 86_400,
+                log: log.clone(),
+            }),
+        })
+        .collect();
+    let bytes = |counters: &Counters| -> u64 {
+        let all = "SELECT coalesce(sum(length(limits) + length(usage)), 0) FROM journal";
+        let of = &counters.connection;
+        of.query_row(all, [], |row| row.get(0)).unwrap()
+    };
+    let mut most = 0;
+    for _ in 0..24 {
+        save(&mut counters, &rows, now(1, WALL));
+        most = most.max(bytes(&counters));
+    }
+    assert!(most > 48 << 20 && most <= 64 << 20, "{most}");
+}
