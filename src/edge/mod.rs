@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,6 +54,7 @@ use counters::Place;
 use listener::WorkerSockets;
 use proxy_header::Header;
 use sweep::Registry;
+use turns::Turns;
 use watched::NotTls;
 use watched::Progress;
 use watched::Watched;
@@ -70,6 +72,7 @@ pub(crate) mod properties;
 mod proxy_header;
 mod sweep;
 pub mod tls;
+mod turns;
 mod watched;
 
 /// Whatever ends an answer's body before its end.
@@ -153,6 +156,7 @@ struct Edge {
     /// What HTTP in clear on a TLS port is answered.
     explain: Box<dyn Fn() -> Response<Bytes>>,
     registry: Registry,
+    turns: Rc<Turns>,
 }
 
 impl Edge {
@@ -168,6 +172,7 @@ impl Edge {
             counters,
             explain,
             registry: Registry::new(),
+            turns: Turns::new(),
         })
     }
 
@@ -410,7 +415,12 @@ where
         let acceptor = TlsAcceptor::from(seat.edge.tls.load_full());
         acceptor.accept(seat.watch(arrival.socket, true)).await
     };
-    let stream = match seat.client.unless_cut(handshake).await {
+    let shaken = {
+        let handshake = pin!(handshake);
+        let turns = Rc::clone(&seat.edge.turns);
+        seat.client.unless_cut(turns.step(handshake)).await
+    };
+    let stream = match shaken {
         Some(Ok(stream)) => stream,
         Some(Err(error)) => return seat.handshake_failed(error).await,
         None => return,

@@ -81,6 +81,15 @@ pub fn nginx() -> Backend {
     nginx_of("nginx.conf.in", SocketAddr::from(([127, 0, 0, 1], 0)))
 }
 
+/// nginx as a server that is attacked, over TLS.
+#[track_caller]
+pub fn nginx_attacked() -> Backend {
+    nginx_of(
+        "nginx_attacked.conf.in",
+        SocketAddr::from(([127, 0, 0, 1], 0)),
+    )
+}
+
 /// nginx as a cache that clients share, before the gateway at this address.
 #[track_caller]
 pub fn nginx_cache(gateway: SocketAddr) -> Backend {
@@ -96,6 +105,7 @@ fn nginx_of(template: &str, gateway: SocketAddr) -> Backend {
         .replace("@DIRECTORY@", directory.path().to_str().unwrap())
         .replace("@GATEWAY@", &gateway.to_string())
         .replace("@PORT@", &port.to_string());
+    certs::usual().write(directory.path(), "cert");
     let path = directory.path().join("nginx.conf");
     fs::write(&path, config).unwrap();
     let mut command = Command::new(first_found("nginx", &["/usr/sbin/nginx", "nginx"]));
