@@ -1,6 +1,7 @@
 //! `kill -9` at any moment, under load and while keys are made and revoked: what was told holds, what was counted is bounded.
 
 use std::collections::HashMap;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -10,6 +11,7 @@ use std::time::Instant;
 use crate::load::Load;
 use crate::load::Tally;
 use crate::load::used;
+use crate::power::Power;
 use crate::support::client::Http1;
 use crate::support::gateway::Setup;
 use crate::support::request::Request;
@@ -24,23 +26,24 @@ const SLACK: Duration = Duration::from_millis(600);
 // OP4, CHECK4, ASKS 4: counts lost are at most those of one flush interval.
 #[test]
 fn kill_9_under_load_and_edits() {
-    kill_often(6, "interval");
+    kill_often(6, "interval", None);
 }
 
 // OP4, DESIGN section 1, promise 2: `durability = "strict"` forgets nothing that was forwarded.
 #[test]
 fn kill_9_under_load_and_edits_when_strict() {
-    kill_often(6, "strict");
+    kill_often(6, "strict", None);
 }
 
 #[test]
 #[ignore = "takes minutes: tests/run --long"]
 fn a_hundred_times_kill_9() {
-    kill_often(50, "interval");
-    kill_often(50, "strict");
+    kill_often(50, "interval", None);
+    kill_often(50, "strict", None);
 }
 
-fn kill_often(rounds: u64, durability: &str) {
+/// Kills, and may take the power with it.
+pub fn kill_often(rounds: u64, durability: &str, power: Option<&Power>) {
     let upstream = Upstream::start();
     let setup = Setup::limited(&upstream, "100000000/hour", "unlimited")
         .set("store", "flush_interval", r#""100ms""#)
@@ -50,14 +53,17 @@ fn kill_often(rounds: u64, durability: &str) {
     let mut books: HashMap<&str, u64> = keys.iter().map(|key| (key.as_str(), 0)).collect();
     let edits = Edits::default();
     for round in 0..rounds {
-        let mut running = site.start();
+        if let Some(power) = power {
+            power.begin(&site);
+        }
+        let mut running = site.start_with(|gateway| watch(power, &site, gateway));
         let (load, over) = (Load::until_killed(), AtomicBool::new(false));
         let (tallies, killed) = std::thread::scope(|scope| {
             let clients: Vec<_> = keys
                 .iter()
                 .map(|key| scope.spawn(|| load.http1(site.https, key)))
                 .collect();
-            scope.spawn(|| edits.go_on(&site, &over));
+            scope.spawn(|| edits.go_on(&site, &over, power));
             load.goes_on(30);
             // Another point of the flush and of the edits in each round.
             std::thread::sleep(Duration::from_millis(37 * (round % 11)));
@@ -70,6 +76,9 @@ fn kill_often(rounds: u64, durability: &str) {
             (tallies.collect::<Vec<Tally>>(), killed)
         });
         load.expect_none_failed();
+        if let Some(power) = power {
+            power.fail(&site);
+        }
         let again = site.start();
         for (key, tally) in keys.iter().zip(&tallies) {
             let before = books[key.as_str()];
@@ -93,6 +102,12 @@ fn kill_often(rounds: u64, durability: &str) {
         again.signal(rustix::process::Signal::TERM);
         let mut again = again;
         assert_eq!(again.ended(), Some(0));
+    }
+}
+
+fn watch(power: Option<&Power>, site: &Site, program: &mut Command) {
+    if let Some(power) = power {
+        power.watch(site, program);
     }
 }
 
@@ -125,7 +140,7 @@ struct Edits {
 
 impl Edits {
     /// Makes keys, and revokes each second one, until it is over. A command that fails has told nothing.
-    fn go_on(&self, site: &Site, over: &AtomicBool) {
+    fn go_on(&self, site: &Site, over: &AtomicBool, power: Option<&Power>) {
         let words = [
             "keys",
             "create",
@@ -139,7 +154,7 @@ impl Edits {
         ];
         let mut revokes = false;
         while !over.load(Ordering::SeqCst) {
-            let output = site.command(&words);
+            let output = site.command_with(&words, |command| watch(power, site, command));
             let Ok(made) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else {
                 continue;
             };
@@ -149,7 +164,8 @@ impl Edits {
                 self.made.lock().unwrap().push((text("text"), text("id")));
                 continue;
             }
-            let output = site.command(&["keys", "revoke", &text("id"), "--yes"]);
+            let words = ["keys", "revoke", &text("id"), "--yes"];
+            let output = site.command_with(&words, |command| watch(power, site, command));
             if output.status.success() {
                 self.revoked.lock().unwrap().push(text("text"));
             }

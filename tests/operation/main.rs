@@ -20,5 +20,6 @@ mod drain;
 mod hygiene;
 mod load;
 mod lossless;
+mod power;
 mod stores;
 mod watchdog;

@@ -100,13 +100,19 @@ impl Site {
 
     /// `portcullis WORDS --config …`, to its end.
     pub fn command(&self, words: &[&str]) -> Output {
-        Command::new(BINARY)
+        self.command_with(words, |_| {})
+    }
+
+    /// The same, with a command adjusted first.
+    pub fn command_with(&self, words: &[&str], adjust: impl FnOnce(&mut Command)) -> Output {
+        let mut command = Command::new(BINARY);
+        command
             .args(words)
             .arg("--config")
             .arg(&self.config)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+            .stdin(Stdio::null());
+        adjust(&mut command);
+        command.output().unwrap()
     }
 
     /// The same, which must succeed; its standard output.
