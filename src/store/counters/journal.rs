@@ -47,9 +47,12 @@ struct LimitLine<'a> {
     whose: Whose<'a>,
     /// When it opened by both clocks, its length, what was taken.
     quota: Option<(i64, u64, u32, u32)>,
-    /// Its length, its first time, and the log: times after the one before, counts.
-    burst: Option<(u32, i64, Vec<(u64, u32)>)>,
+    /// Its length, its first time, the log.
+    burst: Option<(u32, i64, Steps)>,
 }
+
+/// Times after the one before, and counts.
+type Steps = Vec<(u64, u32)>;
 
 #[derive(Serialize, Deserialize)]
 enum Whose<'a> {

@@ -278,7 +278,7 @@ fn busy(save: u64, keys: u64) -> (Vec<Row>, Vec<Subject>, Vec<HourRow>) {
     let (mut rows, mut removed, mut usage) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..keys {
         let key = numbered(number);
-        if (number + save) % 7 == 0 {
+        if (number + save).is_multiple_of(7) {
             removed.push(Subject::Key(key));
             continue;
         }
@@ -330,8 +330,11 @@ fn did(key: KeyId, hour: u32, last_used_unix_seconds: u64, success: u64) -> Hour
     }
 }
 
+/// Rows, usage, and reports by hour.
+type All = (Vec<Row>, Vec<UsageRow>, Vec<Vec<(u32, Tally)>>);
+
 /// What a file of counters says, all of it.
-fn all_of(directory: &Path, boot: &str) -> (Vec<Row>, Vec<UsageRow>, Vec<Vec<(u32, Tally)>>) {
+fn all_of(directory: &Path, boot: &str) -> All {
     // The monotonic clock of another boot began elsewhere.
     let mono = if boot == "one" { 99_000_000 } else { 2_000_000 };
     let at = now(mono, WALL + 99_000_000);
