@@ -129,8 +129,9 @@ pub(super) fn fold_all(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Puts what the journal says of limits in place of what the tables say.
+/// Puts what the journal says of limits in place of what the tables say. Reads all of it: what could not be folded later is damage now.
 pub(super) fn lay_over(transaction: &Transaction<'_>, rows: &mut Vec<Row>) -> rusqlite::Result<()> {
+    usage_of(transaction, None)?;
     let latest = limits(transaction, None)?;
     if latest.is_empty() {
         return Ok(());

@@ -242,6 +242,10 @@ fn unreadable_files_are_named_and_kept() {
             make("INSERT INTO journal VALUES (1, 97, 3, x'0199ff', x'')"),
             "the journal of limits makes no sense",
         ),
+        (
+            make("INSERT INTO journal VALUES (1, 97, 3, x'', x'0199ff')"),
+            "the journal of usage makes no sense",
+        ),
         // A window of no length, and times that no clock can show.
         (
             make(
