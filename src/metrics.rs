@@ -380,6 +380,10 @@ impl Metrics {
                 let values = values.iter().map(String::as_str);
                 let labels: Vec<(&str, &str)> =
                     listing.labels.iter().copied().zip(values).collect();
+                if labels.is_empty() {
+                    encode_number(&mut family, listing.kind, number)?;
+                    continue;
+                }
                 let labels = labels.as_slice();
                 encode_number(&mut family.encode_family(&labels)?, listing.kind, number)?;
             }

@@ -36,7 +36,7 @@ pub enum Kind {
     FailedAuthentication,
     /// A key was sent where it can be read.
     KeyInClear,
-    /// The store cannot be written.
+    /// The store cannot be written, or the one that nodes share does not answer; or does again.
     StoreTrouble,
 }
 

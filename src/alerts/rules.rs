@@ -279,6 +279,37 @@ pub fn store_trouble(counters_failing: bool, not_durable: usize, at: Wall) -> Al
     }
 }
 
+/// The store that nodes share does not answer. Each outage is told of by itself: it takes ten seconds to be one.
+#[must_use]
+pub fn shared_store_away(servers: &str, silence_seconds: u64, at: Wall) -> Alert {
+    Alert {
+        kind: Kind::StoreTrouble,
+        once: format!("shared store away {}", at.unix_seconds()),
+        for_seconds: HOUR,
+        text: format!(
+            "the shared store ({servers}) has not been heard for {silence_seconds} s: known keys go on, a revocation on another node is not known here, and limits follow store.limits_outage"
+        ),
+        data: json!({ "shared_store": "away", "servers": servers, "silence_seconds": silence_seconds }),
+        at,
+    }
+}
+
+/// And answers again.
+#[must_use]
+pub fn shared_store_back(servers: &str, since_unix_seconds: u64, at: Wall) -> Alert {
+    let since = rfc3339(Wall::from_unix_seconds(since_unix_seconds));
+    Alert {
+        kind: Kind::StoreTrouble,
+        once: format!("shared store back {}", at.unix_seconds()),
+        for_seconds: HOUR,
+        text: format!(
+            "the shared store ({servers}), away since {since}, is heard again: what other nodes changed meanwhile is in force here"
+        ),
+        data: json!({ "shared_store": "back", "servers": servers, "away_since": since }),
+        at,
+    }
+}
+
 fn narrow(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }

@@ -238,7 +238,7 @@ fn told_of_nodes(
     let Some(position) = position.filter(|_| verb.takes_rights()) else {
         return Ok(outcome);
     };
-    match fence(&config.store.redis, position.seq) {
+    match fence(&config.store.redis, None, position.seq) {
         Ok(nodes) => Ok(outcome.beside(&format!("in force on {nodes} of {nodes} nodes"))),
         Err(why) if outcome.has_text() => Ok(outcome.beside(&why.text)),
         Err(why) => Err(why),

@@ -16,6 +16,7 @@ use crate::store::counters::Counters;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::error::EXIT_UNAVAILABLE;
 use crate::store::error::EXIT_USAGE;
+use crate::store::shared::Position;
 use crate::store::shared::nodes::Node;
 use crate::store::shared::nodes::Nodes;
 
@@ -28,7 +29,7 @@ pub(super) fn act(at: &At, form: Output, asked: &Asked) -> Result<(), VerbError>
     match asked {
         Asked::Migrate(asked) => migrate(&config, *asked),
         Asked::Nodes => {
-            let nodes = Nodes::new(&config.store.redis, "").beat(0)?;
+            let nodes = Nodes::new(&config.store.redis, "").beat(&Position::default(), false)?;
             super::written(match form {
                 Output::Json => print::json_line(&nodes),
                 Output::Table => print::rows(&COLUMNS, nodes.iter().map(row).collect()),
@@ -55,7 +56,10 @@ fn row(node: &Node) -> [String; 5] {
     [
         node.id.clone(),
         node.name.clone(),
-        node.applied.to_string(),
+        match node.held_up {
+            true => format!("{} (held up: see its log)", node.applied),
+            false => node.applied.to_string(),
+        },
         format!("{} s", node.silent_seconds),
         node.serves_until.clone(),
     ]

@@ -73,6 +73,8 @@ pub(crate) struct Alerting {
     pub(crate) reloader: Arc<Reloader>,
     pub(crate) clock: Clock,
     pub(crate) counts: Arc<Counts>,
+    /// When the shared store was found to be away, in Unix seconds; 0 while it is heard.
+    pub(crate) store_lost_at: Arc<AtomicU64>,
 }
 
 /// For metrics.
@@ -127,9 +129,34 @@ impl Alerting {
             self.alerts
                 .raise(rules::store_trouble(failing, not_durable, now.wall));
         }
+        self.shared_store(now);
         for source in self.quota.strangers.take_begun() {
             self.alerts
                 .raise(rules::failing("gateway", source, now.wall));
+        }
+    }
+
+    /// Each outage of a store that nodes share is told once, and its end once.
+    fn shared_store(&self, now: Now) {
+        let (Some(contact), Some(settings)) = (self.keeper.contact(), self.keeper.shared()) else {
+            return;
+        };
+        let since = self.store_lost_at.load(Ordering::Relaxed);
+        let servers = settings.servers.join(", ");
+        match (contact.is_lost(now.mono), since) {
+            (true, 0) => {
+                let at = now.wall.unix_seconds().max(1);
+                self.store_lost_at.store(at, Ordering::Relaxed);
+                let silence = contact.silence(now.mono).as_secs();
+                self.alerts
+                    .raise(rules::shared_store_away(&servers, silence, now.wall));
+            }
+            (false, since) if since > 0 => {
+                self.store_lost_at.store(0, Ordering::Relaxed);
+                self.alerts
+                    .raise(rules::shared_store_back(&servers, since, now.wall));
+            }
+            _ => {}
         }
     }
 

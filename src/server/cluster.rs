@@ -15,6 +15,8 @@ use crate::snapshot::Contact;
 use crate::snapshot::change::Keeper;
 use crate::store::Store;
 use crate::store::StoreError;
+use crate::store::shared::Position;
+use crate::store::shared::nodes::Node;
 use crate::store::shared::nodes::Nodes;
 
 /// The thread that does it, in a gateway whose store is shared.
@@ -37,13 +39,17 @@ pub(crate) fn join(
         return Ok(None);
     }
     let last_heard = store.last_heard()?;
-    let mut member = Membership(Some(Nodes::new(&settings.redis, &store.node_id()?)));
+    let mut nodes = Nodes::join(&settings.redis, &store.node_id()?)?;
     // Before anything is read: a fence that is asked for from now on waits for this node.
-    let joined = member.0.as_mut().map(|nodes| nodes.beat(0));
-    store.begin(now.wall)?;
-    let before = match joined {
-        Some(Ok(_)) => Duration::ZERO,
-        _ => Duration::from_micros(now.wall.0.saturating_sub(last_heard.0)),
+    let joined = nodes.beat(&Position::default(), false);
+    let member = Membership(Some(nodes));
+    if let Ok(all) = &joined {
+        store.note_peers(all.len().max(1))?;
+    }
+    // Both, or the copy is as old as it was: a store that answers the one question may not answer the other.
+    let before = match store.begin(now.wall)? && joined.is_ok() {
+        true => Duration::ZERO,
+        false => Duration::from_micros(now.wall.0.saturating_sub(last_heard.0)),
     };
     let max_stale = settings.redis.max_stale;
     Ok(Some((Contact::new(now.mono, before, max_stale), member)))
@@ -100,6 +106,7 @@ impl Tending {
             ended: Arc::clone(&ended),
             failing: false,
             told: Told::Heard,
+            twin: false,
         };
         let thread = std::thread::Builder::new().name("shared-store".to_owned());
         let thread = thread.spawn(move || work.run());
@@ -125,6 +132,8 @@ struct Work {
     ended: Arc<AtomicBool>,
     failing: bool,
     told: Told,
+    /// Whether another gateway was seen under this node's id.
+    twin: bool,
 }
 
 /// What was said of it in the log last.
@@ -141,6 +150,7 @@ impl Work {
             match self.round() {
                 Ok(()) => self.failing = false,
                 Err(error) => {
+                    self.note(None);
                     if !self.failing {
                         tracing::error!(%error, "known keys go on with what is known here; trying on");
                     }
@@ -158,15 +168,49 @@ impl Work {
         // Before it is asked, so that the age of what is known is never told too young.
         let asked = self.clock.now();
         self.keeper.catch_up(asked.wall)?;
-        let all = self.nodes.beat(self.keeper.applied())?;
-        self.keeper
-            .peers()
-            .store(all.len().max(1), Ordering::Relaxed);
+        let all = (self.nodes).beat(&self.keeper.in_force(), self.keeper.is_held_up())?;
+        // A connection that outlived a failover may still read from what is a replica now. Only a primary takes a sign of life.
+        if !self.keeper.is_asked_on(self.nodes.link().run_id()) {
+            self.nodes.link().forget();
+            return Err(StoreError::away(
+                self.nodes.link().settings().servers.join(", "),
+                "what was read and what takes signs of life were two servers",
+            ));
+        }
+        self.keeper.note_peers(all.len())?;
         if let Some(contact) = self.keeper.contact() {
             contact.heard(asked.mono, self.max_stale);
         }
+        self.note(Some(&all));
         self.tell();
-        self.nodes.wait(self.keeper.copied()?)
+        let copied = self.keeper.copied()?;
+        self.nodes.wait(copied)
+    }
+
+    /// For metrics: what was heard, or that nothing was.
+    fn note(&mut self, heard: Option<&[Node]>) {
+        let keeper = Arc::clone(&self.keeper);
+        let Some(told) = keeper.contact().map(Contact::told) else {
+            return;
+        };
+        told.answers.store(heard.is_some(), Ordering::Relaxed);
+        let Some(all) = heard else {
+            told.failures.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let silent = all.iter().filter(|node| !node.is_there()).count();
+        told.silent.store(silent, Ordering::Relaxed);
+        if let Ok(copied) = keeper.copied() {
+            told.change.store(copied, Ordering::Relaxed);
+        }
+        let twin = self.nodes.has_twin(all);
+        if twin && !self.twin {
+            tracing::error!(
+                node = keeper.node_id(),
+                "another gateway runs under this node's id: its directory is a copy of this one's; stop one of them and start it with an empty directory"
+            );
+        }
+        self.twin = twin;
     }
 
     /// One line for each turn.

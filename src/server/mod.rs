@@ -321,8 +321,10 @@ impl Gateway {
             reloader: Arc::clone(&reloader),
             clock: clock.clone(),
             counts: Arc::default(),
+            store_lost_at: Arc::default(),
         };
         readings::register(&metrics, &connections, &state, &reloader);
+        readings::cluster(&metrics, &state.keeper, &clock);
         readings::alerts(&metrics, &alerting);
         let (to_send, sending) = mpsc::channel(alerting::WAITING_MAX);
         control.spawn(alerting::watch(alerting.clone()));

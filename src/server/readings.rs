@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
+use crate::clock::Clock;
 use crate::edge::counters::ConnectionCounters;
 use crate::metrics::Kind;
 use crate::metrics::Listed;
 use crate::metrics::Metrics;
+use crate::snapshot::Contact;
+use crate::snapshot::change::Keeper;
 use crate::upstream::Backends;
 use crate::upstream::ServerReport;
 use crate::upstream::UpstreamReport;
@@ -196,6 +199,81 @@ fn kept(metrics: &Arc<Metrics>, state: &State) {
         move || keeper.not_durable() as f64,
     );
 }
+
+/// A store that nodes share; names without numbers where it is this node's alone.
+pub(crate) fn cluster(metrics: &Arc<Metrics>, keeper: &Arc<Keeper>, clock: &Clock) {
+    for (name, help, kind, read) in OF_SHARED_STORE {
+        let (keeper, clock) = (Arc::clone(keeper), clock.clone());
+        metrics.add_listing(name, help, kind, &[], move || {
+            let contact = keeper.contact().into_iter();
+            contact
+                .map(|contact| (Vec::new(), read(&keeper, contact, &clock)))
+                .collect()
+        });
+    }
+}
+
+/// A number of a store that nodes share.
+type OfSharedStore = (
+    &'static str,
+    &'static str,
+    Kind,
+    fn(&Keeper, &Contact, &Clock) -> f64,
+);
+
+const OF_SHARED_STORE: [OfSharedStore; 8] = [
+    (
+        "portcullis_shared_store_up",
+        "1 when the shared store answered when it was last asked",
+        Kind::Gauge,
+        |_, contact, _| f64::from(u8::from(contact.told().answers.load(Ordering::Relaxed))),
+    ),
+    (
+        "portcullis_shared_store_silence_seconds",
+        "Since the shared store was last heard: so old may be what this node knows of changes on others",
+        Kind::Gauge,
+        |_, contact, clock| contact.silence(clock.now().mono).as_secs_f64(),
+    ),
+    (
+        "portcullis_shared_store_failures",
+        "Times that the shared store did not answer, or not with what can be used",
+        Kind::Counter,
+        |_, contact, _| count(&contact.told().failures),
+    ),
+    (
+        "portcullis_shared_store_change",
+        "The last change of the shared store that this node's copy holds",
+        Kind::Gauge,
+        |_, contact, _| count(&contact.told().change),
+    ),
+    (
+        "portcullis_shared_store_change_in_force",
+        "The last change of the shared store that is in force here",
+        Kind::Gauge,
+        |keeper, _, _| keeper.applied() as f64,
+    ),
+    (
+        "portcullis_shared_store_changes_behind",
+        "Changes that this node's copy holds and that are not in force here, since they do not fit its gateway.toml",
+        Kind::Gauge,
+        |keeper, contact, _| {
+            let copied = contact.told().change.load(Ordering::Relaxed);
+            copied.saturating_sub(keeper.applied()) as f64
+        },
+    ),
+    (
+        "portcullis_shared_store_nodes",
+        "Nodes that share the store, this one included, and those that fell silent and have not left",
+        Kind::Gauge,
+        |keeper, _, _| keeper.peers().load(Ordering::Relaxed) as f64,
+    ),
+    (
+        "portcullis_shared_store_nodes_silent",
+        "Nodes of which the shared store has not heard for ten seconds",
+        Kind::Gauge,
+        |_, contact, _| contact.told().silent.load(Ordering::Relaxed) as f64,
+    ),
+];
 
 /// Who is in and who is not, and how much waits. A series for each server that the file names for all tenants; all others are one.
 pub(crate) fn upstreams(metrics: &Arc<Metrics>, backends: &Arc<Backends>, state: &State) {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
@@ -29,7 +28,6 @@ use crate::snapshot::build;
 use crate::snapshot::build::BuildError;
 use crate::snapshot::build::Names;
 use crate::snapshot::build::ScopeSets;
-use crate::snapshot::shared::fence;
 use crate::store::Failure;
 use crate::store::KeyFilter;
 use crate::store::Outcome;
@@ -45,6 +43,7 @@ use crate::store::audit::Pruned;
 use crate::store::audit::Written;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::outcome::LastUsed;
+use crate::store::shared::Position;
 use crate::store::sqlite::Write;
 use crate::store::verbs;
 use crate::store::verbs::Change;
@@ -67,7 +66,7 @@ pub struct Keeper {
     /// How many changes are in force but not in the store, for metrics.
     not_durable: AtomicUsize,
     /// The last change of a shared store that is in force here.
-    pub(super) applied: AtomicU64,
+    pub(super) in_force: ArcSwap<Position>,
     /// How the nodes that share the store are reached; `None` where nobody does.
     pub(super) nodes: Option<Redis>,
     pub(super) node_id: String,
@@ -87,6 +86,8 @@ pub(super) struct State {
     replaced: Vec<Arc<Snapshot>>,
     /// The copy of the shared store holds what could not come into force, since it does not fit gateway.toml.
     pub(super) held_up: bool,
+    /// It holds what was not put in force yet, since that failed.
+    pub(super) behind: bool,
 }
 
 impl State {
@@ -138,6 +139,7 @@ impl Keeper {
     ) -> Result<(Keeper, Vec<TenantId>), KeeperError> {
         let position = store.position().map_err(KeeperError::Store)?;
         let node_id = store.node_id().map_err(KeeperError::Store)?;
+        let peers = store.peers().map_err(KeeperError::Store)?;
         let nodes = store.is_shared().then(|| config.store.redis.clone());
         let built = build::from_store(&config, &store, 1).map_err(KeeperError::Store)?;
         let built = built.map_err(KeeperError::Build)?;
@@ -153,6 +155,7 @@ impl Keeper {
             unwritten: Vec::new(),
             replaced: Vec::new(),
             held_up: false,
+            behind: false,
         };
         let keeper = Keeper {
             state: Mutex::new(state),
@@ -161,11 +164,11 @@ impl Keeper {
             last_used,
             admin_tokens: ArcSwap::from_pointee(admin_tokens),
             not_durable: AtomicUsize::new(0),
-            applied: AtomicU64::new(position.map_or(0, |position| position.seq)),
+            in_force: ArcSwap::from_pointee(position.unwrap_or_default()),
             nodes,
             node_id,
             contact,
-            peers: Arc::new(AtomicUsize::new(1)),
+            peers: Arc::new(AtomicUsize::new(peers.max(1))),
         };
         Ok((keeper, built.conflicts))
     }
@@ -243,7 +246,17 @@ impl Keeper {
             seconds: rules.keep.and_then(|span| span.seconds),
             lines_max: u64::from(rules.lines_max),
         };
-        let pruned = self.lock().store.prune_audit(keep, now);
+        let mut state = self.lock();
+        let mut pruned = state.store.prune_audit(keep, now);
+        for _ in 0..TRIES {
+            if !matches!(pruned, Err(StoreError::Behind)) || self.take_in(&mut state, now).is_err()
+            {
+                break;
+            }
+            pruned = state.store.prune_audit(keep, now);
+        }
+        self.note_applied(&state);
+        drop(state);
         match pruned {
             Ok(Pruned::Nothing) => {}
             Ok(Pruned::Gone(act, written)) => {
@@ -269,7 +282,7 @@ impl Keeper {
     pub fn execute_as(&self, verb: &Verb, actor: &Actor, now: Wall) -> Result<Outcome, VerbError> {
         let outcome = self.execute_here(verb, actor, now)?;
         match &self.nodes {
-            Some(settings) if verb.takes_rights() => match fence(settings, self.applied()) {
+            Some(settings) if verb.takes_rights() => match self.fence(settings) {
                 Ok(nodes) => Ok(outcome.beside(&format!("in force on {nodes} of {nodes} nodes"))),
                 // The new text is shown this once, whatever the others know of the old one.
                 Err(why) if outcome.has_text() => Ok(outcome.beside(&why.text)),
@@ -338,7 +351,7 @@ impl Keeper {
         let replaced = self.snapshot.swap(Arc::clone(&next));
         self.endings.send_replace(());
         state.put_away(replaced);
-        state.held_up = false;
+        (state.held_up, state.behind) = (false, false);
         self.note_applied(&state);
         Ok(next)
     }
@@ -561,7 +574,7 @@ fn changed(
     })
 }
 
-fn with_denials(current: &Snapshot, denials: DenyTable) -> Snapshot {
+pub(super) fn with_denials(current: &Snapshot, denials: DenyTable) -> Snapshot {
     Snapshot {
         denials: Arc::new(denials),
         ..shared(current)
@@ -644,7 +657,7 @@ fn impose_on_texts(current: &Snapshot, which: &KeyFilter) -> Option<Snapshot> {
 }
 
 /// Those of the keys that have not ended for good, with another status.
-pub(super) fn with_statuses(current: &Snapshot, digests: &[Digest], status: KeyStatus) -> Snapshot {
+fn with_statuses(current: &Snapshot, digests: &[Digest], status: KeyStatus) -> Snapshot {
     let found = digests.iter().filter_map(|digest| {
         let entry = current.keys.get(digest)?;
         let may_change = !entry.status.is_final() || status.is_final();
@@ -664,7 +677,7 @@ fn impose_on_tenant(current: &Snapshot, id: &str) -> Option<Snapshot> {
     (known && !of_file).then(|| with_suspended(current, &id, true))
 }
 
-fn with_suspended(current: &Snapshot, id: &TenantId, suspended: bool) -> Snapshot {
+pub(super) fn with_suspended(current: &Snapshot, id: &TenantId, suspended: bool) -> Snapshot {
     let mut tenants = (*current.tenants).clone();
     if let Some(index) = tenants.by_id.get(id) {
         tenants.entries[*index as usize].suspended = suspended;
@@ -675,7 +688,7 @@ fn with_suspended(current: &Snapshot, id: &TenantId, suspended: bool) -> Snapsho
     }
 }
 
-fn with_status(entry: &KeyEntry, status: KeyStatus) -> KeyEntry {
+pub(super) fn with_status(entry: &KeyEntry, status: KeyStatus) -> KeyEntry {
     KeyEntry {
         status,
         ..entry.clone()

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -65,6 +67,25 @@ pub struct Contact {
     lost_from: AtomicU64,
     /// From then on nothing that is known here counts any more (`store.max_stale`).
     stale_from: AtomicU64,
+    /// For metrics; no request reads them.
+    told: Heard,
+}
+
+/// What was heard of a store that nodes share, for metrics.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// When it was asked what it answered; microseconds of the monotonic clock.
+    asked: AtomicU64,
+    /// How long before that it was heard, at a start without it; microseconds.
+    before: AtomicU64,
+    /// Whether it answered when it was last asked.
+    pub answers: AtomicBool,
+    /// The last change that this node's copy holds, in force or not.
+    pub change: AtomicU64,
+    /// Nodes of which it has not heard for ten seconds.
+    pub silent: AtomicUsize,
+    /// How often it did not answer.
+    pub failures: AtomicU64,
 }
 
 impl Contact {
@@ -74,10 +95,14 @@ impl Contact {
         let contact = Contact {
             lost_from: AtomicU64::new(0),
             stale_from: AtomicU64::new(0),
+            told: Heard::default(),
         };
         let from = |lasts: Duration| now.plus(lasts.saturating_sub(before)).0;
         contact.lost_from.store(from(LEASE), Ordering::Relaxed);
         contact.stale_from.store(from(max_stale), Ordering::Relaxed);
+        contact.told.asked.store(now.0, Ordering::Relaxed);
+        let before = u64::try_from(before.as_micros()).unwrap_or(u64::MAX);
+        contact.told.before.store(before, Ordering::Relaxed);
         contact
     }
 
@@ -85,6 +110,22 @@ impl Contact {
     pub fn heard(&self, asked: Mono, max_stale: Duration) {
         (self.lost_from).store(asked.plus(LEASE).0, Ordering::Relaxed);
         (self.stale_from).store(asked.plus(max_stale).0, Ordering::Relaxed);
+        self.told.before.store(0, Ordering::Relaxed);
+        self.told.asked.store(asked.0, Ordering::Relaxed);
+    }
+
+    /// What was heard, for metrics.
+    #[must_use]
+    pub fn told(&self) -> &Heard {
+        &self.told
+    }
+
+    /// How long ago it was heard.
+    #[must_use]
+    pub fn silence(&self, now: Mono) -> Duration {
+        let asked = Mono(self.told.asked.load(Ordering::Relaxed));
+        let before = Duration::from_micros(self.told.before.load(Ordering::Relaxed));
+        now.since(asked).saturating_add(before)
     }
 
     /// Whether it has not been heard for ten seconds.

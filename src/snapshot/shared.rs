@@ -9,10 +9,12 @@ use arc_swap::ArcSwap;
 
 use crate::clock::Wall;
 use crate::config::Redis;
+use crate::model::denial::DenyTable;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
 use crate::model::tenant::Origin;
+use crate::model::tenant::TenantId;
 use crate::snapshot::Contact;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
@@ -22,11 +24,15 @@ use crate::snapshot::change::Keeper;
 use crate::snapshot::change::State;
 use crate::snapshot::change::impose;
 use crate::snapshot::change::shared;
-use crate::snapshot::change::with_statuses;
+use crate::snapshot::change::with_denials;
+use crate::snapshot::change::with_status;
+use crate::snapshot::change::with_suspended;
+use crate::store::Contents;
 use crate::store::StoreError;
 use crate::store::VerbError;
 use crate::store::error::EXIT_UNAVAILABLE;
 use crate::store::shared::CaughtUp;
+use crate::store::shared::Position;
 use crate::store::shared::nodes::Node;
 use crate::store::shared::nodes::Nodes;
 
@@ -52,7 +58,13 @@ impl Keeper {
     /// The last change of the shared store that is in force here.
     #[must_use]
     pub fn applied(&self) -> u64 {
-        self.applied.load(Ordering::Relaxed)
+        self.in_force.load().seq
+    }
+
+    /// The same with its name.
+    #[must_use]
+    pub fn in_force(&self) -> Arc<Position> {
+        self.in_force.load_full()
     }
 
     /// The last change of the shared store that the copy holds, in force or not.
@@ -70,6 +82,31 @@ impl Keeper {
         self.contact.as_deref()
     }
 
+    /// Whether what was caught up with is this run of the server; if not, the primary is looked for anew.
+    #[must_use]
+    pub fn is_asked_on(&self, run_id: &str) -> bool {
+        self.lock().store.is_asked_on(run_id)
+    }
+
+    /// Whether what others changed does not fit this node's file, so that not all of it is in force here.
+    #[must_use]
+    pub fn is_held_up(&self) -> bool {
+        let state = self.lock();
+        state.held_up || state.behind
+    }
+
+    /// So many nodes share the store. Remembered, since each has a part of every limit while the store is away, also after a restart.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn note_peers(&self, nodes: usize) -> Result<(), StoreError> {
+        let nodes = nodes.max(1);
+        if self.peers.swap(nodes, Ordering::Relaxed) != nodes {
+            self.lock().store.note_peers(nodes)?;
+        }
+        Ok(())
+    }
+
     /// Brings into force what other nodes changed.
     ///
     /// # Errors
@@ -81,17 +118,32 @@ impl Keeper {
     pub(super) fn take_in(&self, state: &mut State, now: Wall) -> Result<(), StoreError> {
         let caught_up = state.store.catch_up(now);
         let caught = state.store.take_caught();
-        if caught.any || state.held_up {
-            self.put_in_force(state, &caught)?;
+        if caught.any || state.behind {
+            // Until it is in force nobody is told that it is, however many tries that takes.
+            let whole = std::mem::replace(&mut state.behind, true);
+            self.put_in_force(state, &caught, whole)?;
+            state.behind = false;
         }
         self.note_applied(state);
         caught_up
     }
 
+    /// Waits until the last change of this node's copy is in force on every node; see `fence`.
+    pub(super) fn fence(&self, settings: &Redis) -> Result<usize, VerbError> {
+        // What the copy holds and not what is in force here: an act on a node that is held up is in force on no other by that.
+        let seq = self.copied().map_err(unknown)?;
+        fence(settings, Some(&self.node_id), seq)
+    }
+
     /// The view after what came in. Where the whole does not fit this node's file, what ends rights comes into force alone.
-    fn put_in_force(&self, state: &mut State, caught: &CaughtUp) -> Result<(), StoreError> {
+    fn put_in_force(
+        &self,
+        state: &mut State,
+        caught: &CaughtUp,
+        whole: bool,
+    ) -> Result<(), StoreError> {
         let current = self.snapshot.load_full();
-        let one_by_one = match caught.more || state.held_up {
+        let one_by_one = match whole || caught.more || state.held_up {
             true => None,
             false => with_keys(&current, state, &caught.keys)?,
         };
@@ -110,7 +162,7 @@ impl Keeper {
                         );
                     }
                     state.held_up = true;
-                    ended_alone(&current, state, &caught.keys)?
+                    ended_alone(&current, state)?
                 }
             },
         };
@@ -130,11 +182,11 @@ impl Keeper {
 
     /// To be called once what the copy holds is in force.
     pub(super) fn note_applied(&self, state: &State) {
-        if state.held_up || self.nodes.is_none() {
+        if state.held_up || state.behind || self.nodes.is_none() {
             return;
         }
         if let Ok(Some(position)) = state.store.position() {
-            self.applied.store(position.seq, Ordering::Relaxed);
+            self.in_force.store(Arc::new(position));
         }
     }
 }
@@ -178,44 +230,69 @@ fn with_keys(
     }))
 }
 
-/// The view with what has ended or was switched off of these keys, and nothing else that is new.
-fn ended_alone(current: &Snapshot, state: &State, ids: &[KeyId]) -> Result<Snapshot, StoreError> {
-    let mut next = shared(current);
-    for id in ids {
-        let Some(key) = state.store.key(*id)? else {
-            continue;
-        };
+/// The view without what the copy has ended, switched off, suspended or denied, and nothing else that is new.
+fn ended_alone(current: &Snapshot, state: &State) -> Result<Snapshot, StoreError> {
+    let begin = |contents: Contents| (contents, Vec::new());
+    let (contents, ended) = state.store.stream(begin, |(_, ended), key| {
         if key.status != KeyStatus::Active {
-            let mut digests = vec![key.digest];
-            digests.extend(state.store.retired_of(*id)?.iter().map(|old| old.digest));
-            next = with_statuses(&next, &digests, key.status);
+            ended.push((key.digest, key.status));
+        }
+    })?;
+    let mut changes: Vec<(Digest, Option<KeyEntry>)> = Vec::new();
+    for (digest, status) in ended {
+        if let Some(entry) = current.keys.get(&digest)
+            && (!entry.status.is_final() || status.is_final())
+        {
+            changes.push((digest, Some(with_status(entry, status))));
         }
     }
-    Ok(next)
+    for old in contents.retired {
+        if let Some(entry) = current.keys.get(&old.digest) {
+            let older = old.until.map(|until| KeyEntry {
+                expires: entry.expires.min(until),
+                ..entry.clone()
+            });
+            changes.push((old.digest, older));
+        }
+    }
+    let mut next = Snapshot {
+        keys: current.keys.with(&changes),
+        ..shared(current)
+    };
+    let of_file = |id: &TenantId| current.config.tenants.iter().any(|own| own.id == *id);
+    for tenant in contents.tenants {
+        if tenant.suspended && !of_file(&tenant.id) {
+            next = with_suspended(&next, &tenant.id, true);
+        }
+    }
+    Ok(with_denials(&next, DenyTable::build(contents.denials)))
 }
 
-/// Waits until change `seq` is in force on every node, or those that lack it have been silent for a lease; says on how many it is.
+/// Waits until change `seq` is in force on every node, or those that lack it have been silent for a lease; says on how many it is. `own` is
+/// the node that asks, where it is one of them: a store that was emptied knows nobody until the nodes have told it, this one among them.
 ///
 /// # Errors
 /// Nodes lack it: each is named, with the latest moment until which it may still admit (exit 69).
-pub fn fence(settings: &Redis, seq: u64) -> Result<usize, VerbError> {
+pub fn fence(settings: &Redis, own: Option<&str>, seq: u64) -> Result<usize, VerbError> {
     let mut nodes = Nodes::new(settings, "");
     let mut looks = 0;
     loop {
         looks += 1;
-        let unknown = |error: StoreError| VerbError {
-            text: format!(
-                "written, and in force on this node; whether it is on the others is not known: {error}"
-            ),
-            exit: EXIT_UNAVAILABLE,
-        };
-        let all = nodes.beat(0).map_err(unknown)?;
+        let all = nodes.beat(&Position::default(), false).map_err(unknown)?;
+        let knows_own = own.is_none_or(|own| all.iter().any(|node| node.id == own));
         let (done, lack): (Vec<Node>, Vec<Node>) =
             all.into_iter().partition(|node| node.applied >= seq);
-        if lack.is_empty() {
+        if lack.is_empty() && knows_own {
             return Ok(done.len());
         }
-        let waiting = lack.iter().any(Node::is_there) && looks < FENCE_LOOKS;
+        let may_come = |node: &Node| node.is_there() && !node.held_up;
+        let waiting = (!knows_own || lack.iter().any(may_come)) && looks < FENCE_LOOKS;
+        if !waiting && lack.is_empty() {
+            return Err(unknown(StoreError::away(
+                settings.servers.join(", "),
+                "it has not heard of this node since it was emptied",
+            )));
+        }
         if !waiting {
             return Err(not_everywhere(&done, &lack));
         }
@@ -223,14 +300,28 @@ pub fn fence(settings: &Redis, seq: u64) -> Result<usize, VerbError> {
     }
 }
 
+fn unknown(error: StoreError) -> VerbError {
+    VerbError {
+        text: format!(
+            "written, and in force on this node; whether it is on the others is not known: {error}"
+        ),
+        exit: EXIT_UNAVAILABLE,
+    }
+}
+
 fn not_everywhere(done: &[Node], lack: &[Node]) -> VerbError {
     let shown: Vec<String> = lack
         .iter()
-        .map(|node| {
-            format!(
+        .map(|node| match (node.is_there(), node.held_up) {
+            (true, true) => format!(
+                "{} ({}), whose gateway.toml does not fit what was changed (its log says why; what ends rights is in force there)",
+                node.name, node.id
+            ),
+            (true, false) => format!("{} ({}), which is there", node.name, node.id),
+            (false, _) => format!(
                 "{} ({}), silent for {} s, may still admit until {}",
                 node.name, node.id, node.silent_seconds, node.serves_until
-            )
+            ),
         })
         .collect();
     VerbError {

@@ -112,13 +112,14 @@ pub enum DigestUse {
 }
 
 /// What brings `keys.db` from version N to N + 1; version 1 makes it.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
     include_str!("schema_5.sql"),
     include_str!("schema_6.sql"),
+    include_str!("schema_7.sql"),
 ];
 
 /// The version of the schema that this build writes.
@@ -200,6 +201,34 @@ impl Store {
         self.read(shared::last_heard)
     }
 
+    /// How many nodes shared the store when it was last heard; 0 is not known.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn peers(&self) -> Result<usize, StoreError> {
+        self.read(shared::peers)
+    }
+
+    /// So many share it now; for a start without the shared store.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn note_peers(&mut self, peers: usize) -> Result<(), StoreError> {
+        self.read(|connection| shared::note_peers(connection, peers))
+    }
+
+    /// Whether the shared store is asked on this run of the server; if not, the primary is looked for anew before the next question.
+    pub fn is_asked_on(&mut self, run_id: &str) -> bool {
+        let Some(shared) = &mut self.shared else {
+            return true;
+        };
+        let same = shared.link().run_id() == run_id;
+        if !same {
+            shared.link().forget();
+        }
+        same
+    }
+
     /// Moves everything into an empty shared store, of which this directory is a copy from then on; every row is read back and compared. Gives
     /// how many.
     ///
@@ -237,11 +266,11 @@ impl Store {
         }
     }
 
-    /// Catches up for a start. Without the shared store it begins with the copy, if there is one.
+    /// Catches up for a start. Without the shared store it begins with the copy, if there is one. Says whether it caught up.
     ///
     /// # Errors
     /// There is neither, or the shared store cannot be used.
-    pub fn begin(&mut self, now: Wall) -> Result<(), StoreError> {
+    pub fn begin(&mut self, now: Wall) -> Result<bool, StoreError> {
         match self.catch_up(now) {
             Err(StoreError::Away { server, what }) => match self.position()? {
                 Some(_) => {
@@ -249,14 +278,14 @@ impl Store {
                         server,
                         "the shared store is away ({what}); this node begins with its copy"
                     );
-                    Ok(())
+                    Ok(false)
                 }
                 None => Err(StoreError::Away {
                     server,
                     what: format!("{what}; and this node has no copy of it yet to begin with"),
                 }),
             },
-            caught_up => caught_up,
+            caught_up => caught_up.map(|()| true),
         }
     }
 
@@ -521,14 +550,15 @@ impl Store {
         self.shared = Some(Shared::new(settings));
     }
 
-    /// Lets go of the oldest lines of the audit log; see there.
+    /// Lets go of the oldest lines of the audit log; see there. Where nodes share it, for all of them.
     ///
     /// # Errors
-    /// It could not be read or written, and nothing is gone.
+    /// It could not be read or written, and nothing is gone; `Behind` as for any other change.
     pub fn prune_audit(&mut self, keep: Keep, now: Wall) -> Result<Pruned, StoreError> {
-        // All nodes have the same log, and none of them may shorten it alone.
-        if self.shared.is_some() {
-            return Ok(Pruned::Nothing);
+        if let Some(shared) = &mut self.shared {
+            let pruned = shared.prune_audit(&mut self.connection, keep, now)?;
+            empty_log(&self.connection);
+            return Ok(pruned);
         }
         let file = self.file.clone();
         prune_audit(&mut self.connection, keep, now)
@@ -824,12 +854,14 @@ mod tests {
     fn a_store_of_a_later_version_is_refused_naming_both_versions() {
         let base = tempfile::tempdir().unwrap();
         drop(Store::open(base.path()).unwrap());
-        sql(base.path(), "PRAGMA user_version = 7");
+        let later = MIGRATIONS.len() + 1;
+        sql(base.path(), &format!("PRAGMA user_version = {later}"));
         let error = Store::open(base.path()).unwrap_err();
         assert_eq!(error.exit_code(), 78);
         let text = error.to_string();
         assert!(
-            text.contains("version 7") && text.contains(&format!("up to {}", MIGRATIONS.len())),
+            text.contains(&format!("version {later}"))
+                && text.contains(&format!("up to {}", MIGRATIONS.len())),
             "{text}"
         );
     }

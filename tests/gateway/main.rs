@@ -20,6 +20,7 @@ mod audit;
 mod authentication;
 mod browsers;
 mod cluster;
+mod cluster_failures;
 mod conformance;
 mod dashboard;
 mod declared;

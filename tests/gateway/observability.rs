@@ -77,7 +77,7 @@ fn promtool_takes_the_rules_and_the_metrics() {
     let rules = rules.expect("this test needs promtool (Debian: prometheus), or leave it out by PORTCULLIS_WITHOUT=promtool");
     let said = String::from_utf8_lossy(&rules.stdout).into_owned();
     assert!(
-        rules.status.success() && said.contains("11 rules found"),
+        rules.status.success() && said.contains("13 rules found"),
         "{said}{}",
         String::from_utf8_lossy(&rules.stderr)
     );

@@ -11,6 +11,7 @@ if last[1] ~= ARGV[1] or last[2] ~= ARGV[2] then
   return {'behind', last[1], last[2]}
 end
 local line = {'n', ARGV[3], 'h', ARGV[4]}
+local buckets = {}
 for at = 6, #ARGV, 3 do
   local bucket, field, text = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   if text == '' then
@@ -18,12 +19,18 @@ for at = 6, #ARGV, 3 do
   else
     redis.call('HSET', KEYS[4] .. bucket, field, text)
   end
-  redis.call('HSET', KEYS[3], bucket, next)
-  if ARGV[5] == '1' then
+  if not buckets[bucket] then
+    buckets[bucket] = true
+    redis.call('HSET', KEYS[3], bucket, next)
+  end
+  -- Which lines of the audit log are kept, the header says.
+  if ARGV[5] == '1' and not (text == '' and string.sub(bucket, 1, 2) == 'u:') then
     line[#line + 1] = field
     line[#line + 1] = text
   end
 end
 redis.call('HSET', KEYS[1], 'seq', next, 'head', ARGV[3], 'header', ARGV[4])
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', '100000', next .. '-0', unpack(line))
+-- A store is called by its first change, for good.
+redis.call('HSETNX', KEYS[1], 'store', ARGV[3])
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', '10000', next .. '-0', unpack(line))
 return {'done', next, ARGV[3]}

@@ -1,6 +1,7 @@
 //! Rows of `keys.db` as the shared store holds them: each a JSON text in a bucket, whatever its table.
 
 use rusqlite::Connection;
+use rusqlite::OptionalExtension;
 use rusqlite::Row;
 use rusqlite::ToSql;
 use rusqlite::params_from_iter;
@@ -22,6 +23,23 @@ pub(super) struct Image {
     pub(super) field: String,
     /// `{"t": table, "c": {column: value}}`; empty for a row that is gone.
     pub(super) text: String,
+}
+
+impl Image {
+    /// Of a line of the audit log that is kept no more.
+    pub(super) fn of_gone_line(seq: i64) -> Image {
+        let field = seq.to_string();
+        Image {
+            bucket: bucket(AUDIT.name, &field, ""),
+            field,
+            text: String::new(),
+        }
+    }
+
+    /// Whether it is one of those.
+    pub(super) fn is_gone_line(&self) -> bool {
+        self.text.is_empty() && self.bucket != DENIALS
+    }
 }
 
 /// A table that is shared.
@@ -62,6 +80,9 @@ pub(super) const TABLES: [&Table; 6] = [&TENANT, &API_KEY, &RETIRED, &ADMIN_TOKE
 /// Hashes of keys: few enough to be listed, many enough for a million keys.
 pub(super) const KEY_BUCKETS: u32 = 1_024;
 
+/// The bucket of denied tokens, the only rows beside lines of the audit log that ever go.
+pub(super) const DENIALS: &str = "d";
+
 /// Audit lines per bucket.
 pub(super) const AUDIT_LINES: u64 = 1_000;
 
@@ -69,8 +90,16 @@ pub(super) const AUDIT_LINES: u64 = 1_000;
 pub(super) fn buckets(audit_lines: u64) -> Vec<String> {
     let keys = (0..KEY_BUCKETS).map(|number| format!("k:{number}"));
     let audit = (0..=audit_lines / AUDIT_LINES).map(|number| format!("u:{number}"));
-    let small = ["t", "a", "d"].map(str::to_owned);
+    let small = ["t", "a", DENIALS].map(str::to_owned);
     small.into_iter().chain(keys).chain(audit).collect()
+}
+
+/// In which buckets these stand, each once.
+pub(super) fn buckets_of(images: &[Image]) -> Vec<String> {
+    let mut buckets: Vec<String> = images.iter().map(|image| image.bucket.clone()).collect();
+    buckets.sort_unstable();
+    buckets.dedup();
+    buckets
 }
 
 /// The rows that a change touched, as they are now.
@@ -200,12 +229,84 @@ pub(super) enum About {
     Audit,
 }
 
+/// A row as it was read.
+pub(super) struct Read(Value);
+
+impl Read {
+    /// Reads the text of an image.
+    ///
+    /// # Errors
+    /// It is no JSON.
+    pub(super) fn of(text: &str) -> Result<Read, String> {
+        serde_json::from_str(text)
+            .map(Read)
+            .map_err(|error| error.to_string())
+    }
+
+    fn column(&self, name: &str) -> Option<&str> {
+        self.0["c"][name].as_str()
+    }
+
+    /// Whether it would bring back a key or a token of the admin plane that has ended here for good: within one history nothing does (FA10).
+    ///
+    /// # Errors
+    /// The copy cannot be read.
+    pub(super) fn undoes_an_end(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        let (table, condition) = match self.0["t"].as_str() {
+            Some("api_key") => match self.column("status") {
+                Some("revoked" | "deleted") => return Ok(false),
+                _ => ("api_key", "status IN ('revoked', 'deleted')"),
+            },
+            Some("admin_token") if self.0["c"]["revoked"].is_null() => {
+                ("admin_token", "revoked IS NOT NULL")
+            }
+            _ => return Ok(false),
+        };
+        connection
+            .prepare_cached(&format!(
+                "SELECT 1 FROM {table} WHERE id = ?1 AND {condition}"
+            ))?
+            .exists([self.column("id")])
+    }
+
+    /// Ids of other rows that have the digest of this one: of two histories each may have taken in the same key, under another id.
+    ///
+    /// # Errors
+    /// The copy cannot be read.
+    pub(super) fn twin(&self, connection: &Connection) -> rusqlite::Result<Option<Twin>> {
+        let (Some("api_key"), Some(id)) = (self.0["t"].as_str(), self.column("id")) else {
+            return Ok(None);
+        };
+        let digest = self.0["c"]["digest"]["x"].as_str();
+        connection
+            .prepare_cached("SELECT id, status FROM api_key WHERE digest = unhex(?1) AND id != ?2")?
+            .query_row([digest, Some(id)], |row| {
+                Ok(Twin {
+                    of: id.to_owned(),
+                    id: row.get(0)?,
+                    status: row.get(1)?,
+                })
+            })
+            .optional()
+    }
+}
+
+/// Two ids for one text.
+pub(super) struct Twin {
+    /// The store's.
+    pub(super) of: String,
+    /// This copy's.
+    pub(super) id: String,
+    /// How that stands.
+    pub(super) status: String,
+}
+
 /// Puts the row of an image in place of what stands there.
 ///
 /// # Errors
 /// It is none of ours, or a rule of the schema forbids it.
-pub(super) fn put(connection: &Connection, text: &str) -> Result<About, String> {
-    let read: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+pub(super) fn put(connection: &Connection, read: &Read) -> Result<About, String> {
+    let Read(read) = read;
     let name = read["t"].as_str().unwrap_or_default();
     let table = TABLES.into_iter().find(|table| table.name == name);
     let table = table.ok_or_else(|| format!("a row of a table that is not known, {name:?}"))?;
@@ -240,7 +341,10 @@ pub(super) fn put(connection: &Connection, text: &str) -> Result<About, String> 
         .prepare_cached(&sql)
         .and_then(|mut statement| statement.execute(params_from_iter(values.iter())))
         .map_err(|error| error.to_string())?;
-    let id = |name: &str| columns[name].as_str().unwrap_or_default().to_owned();
+    let id = |name: &str| {
+        let text = columns.get(name).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
     Ok(match table.name {
         "api_key" => About::Key(id("id")),
         "retired_digest" => About::Key(id("key_id")),
@@ -306,6 +410,6 @@ fn bucket(table: &str, field: &str, key_id: &str) -> String {
         "tenant" => "t".to_owned(),
         "admin_token" => "a".to_owned(),
         "audit" => format!("u:{}", field.parse::<u64>().unwrap_or(0) / AUDIT_LINES),
-        _ => "d".to_owned(),
+        _ => DENIALS.to_owned(),
     }
 }

@@ -43,6 +43,22 @@ impl Link {
         &self.run_id
     }
 
+    /// Connects, unless it is.
+    ///
+    /// # Errors
+    /// As `call`.
+    pub fn ready(&mut self) -> Result<(), StoreError> {
+        if self.connection.is_none() {
+            self.connection = Some(self.connect()?);
+        }
+        Ok(())
+    }
+
+    /// Looks anew for the primary before the next question.
+    pub fn forget(&mut self) {
+        self.connection = None;
+    }
+
     /// The full name of something in the shared store.
     #[must_use]
     pub fn name(&self, rest: &str) -> String {
@@ -96,29 +112,29 @@ impl Link {
     }
 
     fn connect(&mut self) -> Result<Connection, StoreError> {
-        let mut why = StoreError::away(self.shown(), "no Sentinel knows the primary");
-        let addresses = match &self.settings.sentinel {
-            None => self.settings.servers.clone(),
-            Some(master) => {
-                let ask = |sentinel: &String| self.primary(sentinel, master);
-                let found = self.settings.servers.iter().map(ask);
-                let found: Vec<_> = found.collect();
-                let mut known = Vec::new();
-                for answer in found {
-                    match answer {
-                        Ok(Some(address)) if !known.contains(&address) => known.push(address),
-                        Ok(_) => {}
-                        Err(error) => why = error,
-                    }
-                }
-                known
-            }
+        let Some(master) = self.settings.sentinel.clone() else {
+            return match self.settings.servers.first().cloned() {
+                Some(server) => self.usable(&server),
+                None => Err(StoreError::away(self.shown(), "no server is named")),
+            };
         };
-        for address in addresses {
+        let mut why = StoreError::away(self.shown(), "no Sentinel knows the primary");
+        let mut tried: Vec<String> = Vec::new();
+        // One after the other, and the first that leads to a primary is enough: the others may be as dead as each other.
+        for sentinel in self.settings.servers.clone() {
+            let address = match self.primary(&sentinel, &master) {
+                Ok(Some(address)) if !tried.contains(&address) => address,
+                Ok(_) => continue,
+                Err(error) => {
+                    why = error;
+                    continue;
+                }
+            };
             match self.usable(&address) {
                 Ok(connection) => return Ok(connection),
                 Err(error) => why = error,
             }
+            tried.push(address);
         }
         Err(why)
     }
@@ -231,7 +247,9 @@ impl Link {
     }
 
     fn sorted_at(&self, server: &str, error: &RedisError) -> StoreError {
-        StoreError::away(server.to_owned(), &error.to_string())
+        // What the server said may be what it holds: enough of it to be recognised.
+        let said: String = error.to_string().chars().take(SAID_MAX).collect();
+        StoreError::away(server.to_owned(), &said)
     }
 
     fn shown(&self) -> String {
@@ -247,3 +265,5 @@ impl fmt::Debug for Link {
 
 /// 5 MB/s: a server that takes or gives less is given up.
 const BYTES_PER_MILLI: u64 = 5_000;
+/// Characters of an error that are told.
+const SAID_MAX: usize = 300;

@@ -9,6 +9,7 @@ use crate::clock::Wall;
 use crate::config::Redis;
 use crate::store::StoreError;
 use crate::store::outcome::rfc3339;
+use crate::store::shared::Position;
 use crate::store::shared::link::Link;
 
 /// How long a node that gives no sign of life counts as there.
@@ -19,9 +20,13 @@ pub const LEASE: Duration = Duration::from_secs(10);
 pub struct Nodes {
     link: Link,
     beat: Script,
-    /// This node's id; empty for one that only looks.
-    id: String,
+    /// This node's id and, behind a point, this run of it; empty for one that only looks.
+    field: String,
     name: String,
+    /// What the store was at the last sign of life: which run of which server, and which filling of it; empty before the first.
+    store: String,
+    /// The others at the last sign of life, as they stand in the store: it may forget them, and hears of them again.
+    others: Vec<(String, String)>,
 }
 
 /// A node that has not left.
@@ -31,12 +36,17 @@ pub struct Node {
     pub id: String,
     /// What people call it.
     pub name: String,
-    /// The last change that is in force there.
+    /// The last change that is in force there; 0 where it is none of this store's history.
     pub applied: u64,
     /// Whole seconds since its last sign of life, by the store's clock.
     pub silent_seconds: u64,
     /// Until then it may serve with what it knew then, by the store's clock; RFC 3339.
     pub serves_until: String,
+    /// Whether what others changed does not fit its gateway.toml: then only what ends rights is in force there.
+    pub held_up: bool,
+    /// How it stands in the store.
+    #[serde(skip)]
+    field: String,
 }
 
 impl Node {
@@ -61,9 +71,24 @@ impl Nodes {
         Nodes {
             link: Link::new(settings),
             beat: Script::new(include_str!("beat.lua")),
-            id: id.to_owned(),
-            name,
+            field: id.to_owned(),
+            name: if name.is_empty() {
+                "-".to_owned()
+            } else {
+                name
+            },
+            store: String::new(),
+            others: Vec::new(),
         }
+    }
+
+    /// A node that takes part: two processes with one id, since a directory was copied, are two.
+    ///
+    /// # Errors
+    /// This machine has no randomness.
+    pub fn join(settings: &Redis, id: &str) -> Result<Nodes, StoreError> {
+        let run = super::nonce()?;
+        Ok(Nodes::new(settings, &format!("{id}.{}", &run[..8])))
     }
 
     /// What people call this node.
@@ -72,20 +97,57 @@ impl Nodes {
         &self.name
     }
 
+    /// The connection.
+    pub fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    /// Whether another process gives signs of life under this node's id.
+    #[must_use]
+    pub fn has_twin(&self, all: &[Node]) -> bool {
+        let own = id_of(&self.field);
+        all.iter()
+            .any(|node| node.id == own && node.field != self.field && node.is_there())
+    }
+
     /// Gives a sign of life, and hears who is there.
     ///
     /// # Errors
     /// The store is away.
-    pub fn beat(&mut self, applied: u64) -> Result<Vec<Node>, StoreError> {
-        let nodes = self.link.name("nodes");
+    pub fn beat(&mut self, applied: &Position, held_up: bool) -> Result<Vec<Node>, StoreError> {
+        // Connected first: which run of the server it is, is part of the question.
+        self.link.ready()?;
+        let keys = ["nodes", "facts", "log"].map(|rest| self.link.name(rest));
         let lasts = self.link.settings().max_stale.as_millis() as u64;
-        let mut ask = self.beat.key(nodes);
-        ask.arg(&self.id).arg(applied).arg(lasts).arg(&self.name);
+        let says = format!(
+            "{} {lasts} {} {} {}",
+            applied.seq,
+            i32::from(held_up),
+            self.name,
+            applied.head
+        );
+        let mut ask = self.beat.prepare_invoke();
+        for key in &keys {
+            ask.key(key);
+        }
+        ask.arg(&self.field)
+            .arg(says)
+            .arg(&self.store)
+            .arg(self.link.run_id());
+        for (field, text) in &self.others {
+            ask.arg(field).arg(text);
+        }
         let answer: Vec<String> = self.link.call(0, |connection| ask.invoke(connection))?;
         let now: u64 = answer.first().and_then(|now| now.parse().ok()).unwrap_or(0);
-        let pairs = answer.get(1..).unwrap_or_default().chunks_exact(2);
-        Ok(pairs
-            .filter_map(|pair| node(now, &pair[0], &pair[1]))
+        let nodes = answer.get(2..).unwrap_or_default().chunks_exact(3);
+        self.store = answer.get(1).cloned().unwrap_or_default();
+        self.others = nodes
+            .clone()
+            .filter(|node| node[0] != self.field)
+            .map(|node| (node[0].clone(), node[1].clone()))
+            .collect();
+        Ok(nodes
+            .filter_map(|of| node(now, &of[0], &of[1], of[2] == "1"))
             .collect())
     }
 
@@ -110,31 +172,47 @@ impl Nodes {
         Ok(())
     }
 
-    /// This node serves nobody any more; says whether it was there.
+    /// This node serves nobody any more. One that only looks has every run of its id leave. Says whether any was there.
     ///
     /// # Errors
     /// The store is away: the others take it for silent until `max_stale` is over.
     pub fn leave(&mut self) -> Result<bool, StoreError> {
-        let (nodes, id) = (self.link.name("nodes"), self.id.clone());
+        let nodes = self.link.name("nodes");
+        let known: Vec<String> = self.link.call(0, |connection| {
+            redis::cmd("HKEYS").arg(&nodes).query(connection)
+        })?;
+        let own = |field: &String| *field == self.field || id_of(field) == self.field;
+        let own: Vec<String> = known.into_iter().filter(own).collect();
+        if own.is_empty() {
+            return Ok(false);
+        }
         self.link.call(0, |connection| {
             redis::cmd("HDEL")
                 .arg(nodes)
-                .arg(id)
-                .query::<bool>(connection)
-        })
+                .arg(own)
+                .query::<i64>(connection)
+        })?;
+        Ok(true)
     }
 }
 
-fn node(now: u64, id: &str, text: &str) -> Option<Node> {
-    let mut parts = text.splitn(4, ' ');
+/// Whose run it is.
+fn id_of(field: &str) -> &str {
+    field.split('.').next().unwrap_or(field)
+}
+
+fn node(now: u64, field: &str, text: &str, ours: bool) -> Option<Node> {
+    let mut parts = text.splitn(6, ' ');
     let mut number = || parts.next()?.parse::<u64>().ok();
-    let (heard, applied, lasts) = (number()?, number()?, number()?);
+    let (heard, applied, lasts, held_up) = (number()?, number()?, number()?, number()?);
     Some(Node {
-        id: id.to_owned(),
+        id: id_of(field).to_owned(),
         name: parts.next()?.to_owned(),
-        applied,
+        applied: if ours { applied } else { 0 },
         silent_seconds: now.saturating_sub(heard) / 1_000,
+        held_up: held_up == 1,
         serves_until: rfc3339(Wall(heard.saturating_add(lasts).saturating_mul(1_000))),
+        field: field.to_owned(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! A redis-server of a test's own.
+//! A redis-server of a test's own; `PORTCULLIS_REDIS_SERVER` names another program to be run instead, such as `valkey-server`.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -30,7 +30,8 @@ impl Server {
         let address = free.local_addr().unwrap();
         drop(free);
         let directory = tempfile::tempdir().unwrap();
-        let child = Command::new("redis-server")
+        let program = std::env::var("PORTCULLIS_REDIS_SERVER");
+        let child = Command::new(program.unwrap_or_else(|_| "redis-server".to_owned()))
             .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no"])
             .current_dir(directory.path())

@@ -10,6 +10,7 @@ pub mod idp;
 pub mod ports;
 pub mod real;
 pub mod redis;
+pub mod relay;
 pub mod request;
 pub mod site;
 pub mod upstream;

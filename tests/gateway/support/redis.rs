@@ -1,4 +1,5 @@
-//! Real redis-server processes on free loopback ports, to be killed, frozen, emptied and promoted.
+//! Real redis-server processes on free loopback ports, to be killed, frozen, emptied and promoted. `PORTCULLIS_REDIS_SERVER` names another
+//! program to be run instead, such as `valkey-server`.
 
 use std::net::SocketAddr;
 use std::net::TcpStream;
@@ -55,7 +56,7 @@ impl Redis {
     pub fn start_tls(certificate: &Path, key: &Path, authority: &Path) -> Redis {
         let directory = tempfile::tempdir().unwrap();
         let port = free_port();
-        let mut command = Command::new("redis-server");
+        let mut command = server();
         command
             .args(["--port", "0", "--tls-port", &port.to_string()])
             .args(["--bind", "127.0.0.1", "--tls-auth-clients", "no"])
@@ -108,7 +109,7 @@ impl Redis {
             primary.port
         );
         std::fs::write(&file, text).unwrap();
-        let mut command = Command::new("redis-server");
+        let mut command = server();
         command.arg(&file).arg("--sentinel");
         let child = begin(command, port, &directory);
         Redis {
@@ -141,7 +142,7 @@ impl Redis {
         let _ = self.child.wait();
     }
 
-    /// Starts it again where it was, with nothing in it.
+    /// Starts it again where it was, with nothing in it, unless it keeps what it has (`--appendonly yes`).
     #[track_caller]
     pub fn restart(&mut self) {
         self.kill();
@@ -183,9 +184,14 @@ impl Drop for Redis {
     }
 }
 
+fn server() -> Command {
+    let name = std::env::var("PORTCULLIS_REDIS_SERVER");
+    Command::new(name.unwrap_or_else(|_| "redis-server".to_owned()))
+}
+
 #[track_caller]
 fn run(port: u16, more: &[String], directory: &TempDir) -> Child {
-    let mut command = Command::new("redis-server");
+    let mut command = server();
     command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no"])
