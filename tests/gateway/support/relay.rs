@@ -65,6 +65,11 @@ impl Relay {
         self.inner.generation.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Later connections go to this port, and those that are there stay: as when a name or an address moves.
+    pub fn later_to(&self, target: u16) {
+        self.inner.target.store(target, Ordering::SeqCst);
+    }
+
     /// This setup as the node with this name, which reaches its store through here.
     pub fn node(&self, setup: Setup, name: &str) -> Setup {
         let servers = format!(r#"["127.0.0.1:{}"]"#, self.port);
