@@ -25,6 +25,10 @@ use crate::store::Verb;
 use crate::store::VerbError;
 use crate::store::request::TokenDenial;
 use crate::store::request::TokenNames;
+use crate::store::shared::Position;
+use crate::store::shared::link::Link;
+use crate::store::shared::nodes::Nodes;
+use crate::store::shared::testing::Server;
 
 const PLANS: &str = r#"
 [plans.free]
@@ -645,4 +649,34 @@ fn an_act_with_a_name_is_done_once() {
         execute("vega", &actor("y"), later),
         Ok(Outcome::TenantChanged { .. })
     ));
+}
+
+// A store that was emptied knows nobody: a fence waits until it has heard of the node that asks, and with it of all that this one knew.
+#[test]
+fn a_fence_in_an_emptied_store_waits_for_its_own_node() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let settings = server.settings.clone();
+    let fence = std::thread::spawn(move || shared::fence(&settings, Some("one"), 0));
+    let mut link = Link::new(&server.settings);
+    let looked = |link: &mut Link| {
+        let stats: String = link
+            .call(0, |connection| {
+                redis::cmd("INFO").arg("commandstats").query(connection)
+            })
+            .unwrap();
+        let calls = stats
+            .lines()
+            .find(|line| line.starts_with("cmdstat_hgetall:calls="));
+        let calls = calls.and_then(|line| line.split(['=', ',']).nth(1)?.parse::<u32>().ok());
+        calls.unwrap_or(0) >= 3
+    };
+    while !looked(&mut link) {
+        assert!(!fence.is_finished(), "it waits: {:?}", fence.join());
+        std::thread::yield_now();
+    }
+    let mut nodes = Nodes::join(&server.settings, "one").unwrap();
+    nodes.beat(&Position::default(), false).unwrap();
+    assert_eq!(fence.join().unwrap().unwrap(), 1);
 }
