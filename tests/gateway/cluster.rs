@@ -140,7 +140,7 @@ fn a_revocation_that_was_answered_is_in_force_on_every_node() {
 
 // The same a thousand times.
 #[test]
-#[ignore = "takes a minute"]
+#[ignore = "takes a minute or two"]
 fn a_thousand_revocations_are_a_fence_over_three_nodes() {
     revocations_are_a_fence(1_000);
 }

@@ -1,5 +1,7 @@
 //! A change of the shared store: one script that takes it whole, or says that another node was first.
 
+use std::collections::HashMap;
+
 use rusqlite::Connection;
 use rusqlite::Transaction;
 use rusqlite::TransactionBehavior;
@@ -193,20 +195,24 @@ fn denials_before(
     }
 }
 
-/// What came, and what went.
+/// What came, and what went. There may be a hundred thousand of each.
 fn difference(before: Vec<Image>, after: Vec<Image>) -> Vec<Image> {
-    let gone = before.iter().filter(|old| {
-        let same = |new: &Image| new.field == old.field;
-        !after.iter().any(same)
+    let mut old: HashMap<String, Image> = HashMap::with_capacity(before.len());
+    for image in before {
+        old.insert(image.field.clone(), image);
+    }
+    let mut changed = Vec::new();
+    for image in after {
+        if old.remove(&image.field).as_ref() != Some(&image) {
+            changed.push(image);
+        }
+    }
+    let gone = old.into_values().map(|image| Image {
+        text: String::new(),
+        ..image
     });
-    let gone: Vec<Image> = gone
-        .map(|old| Image {
-            text: String::new(),
-            ..old.clone()
-        })
-        .collect();
-    let new = after.into_iter().filter(|new| !before.contains(new));
-    new.chain(gone).collect()
+    changed.extend(gone);
+    changed
 }
 
 /// Rows of one change that the log carries itself: the log is read a few changes at a time, and kept for thousands.

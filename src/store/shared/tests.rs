@@ -7,6 +7,8 @@ use super::testing::Server;
 use super::*;
 use crate::clock::Wall;
 use crate::model::binding::Binding;
+use crate::model::denial::Denial;
+use crate::model::denial::DeniedBy;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyKind;
@@ -567,4 +569,34 @@ fn a_copy_that_is_far_behind_comes_after() {
     }
     late.catch_up(NOW).unwrap();
     same(&first, &late);
+}
+
+// More denied tokens than the log carries come and go by their bucket, and what goes is gone on the other node too.
+#[test]
+fn many_denials_come_and_go_at_once() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let ((_one, mut first), (_two, mut other)) = (node(&server), node(&server));
+    let denial = |number: u32| Denial {
+        by: DeniedBy::Jti,
+        value: format!("token-{number}").into(),
+        issuer: None,
+        created: NOW,
+        expires: None,
+        issued_until: None,
+        note: None,
+    };
+    let put: Vec<Write> = (0..600).map(|at| Write::PutDenial(denial(at))).collect();
+    first.commit(&put).unwrap();
+    other.catch_up(NOW).unwrap();
+    assert_eq!(other.denials().unwrap().len(), 600);
+    let away = (0..599).map(|at| Write::RemoveDenial(denial(at)));
+    first.commit(&away.collect::<Vec<_>>()).unwrap();
+    other.catch_up(NOW).unwrap();
+    assert_eq!(other.denials().unwrap(), [denial(599)]);
+    first.commit(&[Write::RemoveDenial(denial(599))]).unwrap();
+    other.catch_up(NOW).unwrap();
+    assert_eq!(other.denials().unwrap(), []);
+    same(&first, &other);
 }
