@@ -553,6 +553,32 @@ fn a_connection_left_on_a_former_primary_is_not_believed() {
     assert_eq!(status(&far, &key), 401);
 }
 
+// A store that takes the sign of life of a start and then fails has told nothing: the copy is as old as it was, and past max_stale no key counts.
+#[test]
+fn a_start_that_did_not_catch_up_is_no_fresher_than_its_copy() {
+    if left_out() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let relay = Relay::to(redis.port);
+    let gateway = relay
+        .node(Setup::usual(&upstream), "gw-1")
+        .set("store", "max_stale", r#""1h""#)
+        .start();
+    let key = gateway.key("acme");
+    assert_eq!(status(&gateway, &key), 200);
+    let (setup, clock) = (gateway.setup.clone(), gateway.clock.clone());
+    gateway.stop();
+    clock.advance(Duration::from_secs(7_200));
+    relay.let_in(1);
+    let gateway = setup.start_at(clock);
+    assert_eq!(status(&gateway, &key), 503);
+    relay.let_in(usize::MAX);
+    eventually("it has caught up", || {
+        (status(&gateway, &key) == 200).then_some(())
+    });
+}
+
 // What is in a copy and cannot be put in force (here: a row that makes no sense, as another hand or a fault could write it) is never reported as in
 // force, however often it is tried; known keys go on.
 #[test]
@@ -712,7 +738,10 @@ fn a_copy_of_one_store_is_not_led_to_another() {
     let error = other
         .node(setup.clone(), "gw-1")
         .try_start(&Clock::movable());
-    says(&error.err().unwrap_or_default(), "it is another store than the one");
+    says(
+        &error.err().unwrap_or_default(),
+        "it is another store than the one",
+    );
     // Led there while it runs, it hears nothing of it.
     let relay = Relay::to(redis.port);
     let gateway = relay.node(setup, "gw-1").start();

@@ -28,6 +28,8 @@ struct Inner {
     frozen: AtomicBool,
     /// Connections of an earlier one are closed.
     generation: AtomicUsize,
+    /// So many more are let in.
+    room: AtomicUsize,
     ended: AtomicBool,
 }
 
@@ -42,6 +44,7 @@ impl Relay {
             target: AtomicU16::new(target),
             frozen: AtomicBool::new(false),
             generation: AtomicUsize::new(0),
+            room: AtomicUsize::new(usize::MAX),
             ended: AtomicBool::new(false),
         });
         let own = Arc::clone(&inner);
@@ -70,6 +73,11 @@ impl Relay {
         self.inner.target.store(target, Ordering::SeqCst);
     }
 
+    /// Lets in so many more connections; later ones are closed.
+    pub fn let_in(&self, count: usize) {
+        self.inner.room.store(count, Ordering::SeqCst);
+    }
+
     /// This setup as the node with this name, which reaches its store through here.
     pub fn node(&self, setup: Setup, name: &str) -> Setup {
         let servers = format!(r#"["127.0.0.1:{}"]"#, self.port);
@@ -93,6 +101,13 @@ impl Inner {
                 thread::sleep(Duration::from_millis(2));
                 continue;
             };
+            let one = |room: usize| room.checked_sub(1);
+            let room = self
+                .room
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one);
+            if room.is_err() {
+                continue;
+            }
             let target = self.target.load(Ordering::SeqCst);
             let Ok(far) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], target))) else {
                 continue;
