@@ -281,7 +281,7 @@ fn kept(
 /// Puts rows in and notes what they are about.
 pub(super) struct Seen<'a> {
     pub(super) caught: &'a mut CaughtUp,
-    /// Whether a row would bring back what has ended here: then the store's history is not this copy's.
+    /// Whether a row would bring back what has ended here, or has the text of another key: then the store's history is not this copy's.
     undone: bool,
 }
 
@@ -296,8 +296,10 @@ impl Seen<'_> {
 
     fn put(&mut self, transaction: &Transaction<'_>, row: &str) -> Result<(), String> {
         let read = image::Read::of(row)?;
-        let undoes = read.undoes_an_end(transaction);
-        self.undone |= undoes.map_err(|error| error.to_string())?;
+        let failed = |error: rusqlite::Error| error.to_string();
+        self.undone = self.undone
+            || read.undoes_an_end(transaction).map_err(failed)?
+            || read.twin(transaction).map_err(failed)?.is_some();
         match self.undone {
             true => Ok(()),
             false => self.put_read(transaction, &read),

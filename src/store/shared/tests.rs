@@ -299,6 +299,10 @@ fn the_same_text_under_two_ids_is_one_key_again() {
             ..*again
         };
         other.commit(&[Write::InsertKey(Box::new(again))]).unwrap();
+        // Also where the log has no line any more that tells the two histories apart.
+        other.commit(&[key(5)]).unwrap();
+        other.commit(&[key(6)]).unwrap();
+        ask(&after, &["XTRIM", "portcullis:log", "MAXLEN", "0"]);
         first.share_for_test(&after.settings);
         first.catch_up(NOW).unwrap();
         other.catch_up(NOW).unwrap();
