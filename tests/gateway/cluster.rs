@@ -207,6 +207,37 @@ fn the_nodes_of_a_store_are_listed() {
     assert!(said.contains("is away"), "{said}");
 }
 
+// The same scenarios that say what the verbs do over a node's own store, unchanged, over one that nodes share. (Old lines of the audit log go by the
+// store's clock there, which that scenario cannot move: cluster_failures.rs has its own.)
+#[test]
+fn what_verbs_promise_holds_over_a_shared_store() {
+    if left_out() {
+        return;
+    }
+    let redis = Redis::start();
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "key_verbs::",
+            "key_lifecycle::",
+            "permissions::",
+            "tenancy::",
+        ])
+        .args(["denied_tokens::", "audit::", "environments::"])
+        .args(["--skip", "old_lines_go", "--test-threads", "4"])
+        .env("PORTCULLIS_OVER_REDIS", format!("127.0.0.1:{}", redis.port))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    let passed = said
+        .lines()
+        .filter(|line| line.ends_with(" ... ok"))
+        .count();
+    assert!(passed >= 60, "{said}");
+    let stores: Vec<String> = redis.ask(&["KEYS", "*:facts"]);
+    assert!(stores.len() >= 50, "{} stores", stores.len());
+}
+
 // Acts on all nodes at once: none is lost, none is done twice, all end with the same.
 #[test]
 fn nodes_that_act_at_once_agree() {

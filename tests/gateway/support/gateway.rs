@@ -78,6 +78,19 @@ impl Setup {
             .set("store", "path", r#""state""#)
             .set("log", "access", r#""file:access.log""#)
             .upstream("legacy", upstream)
+            .over_redis()
+    }
+
+    /// Where `PORTCULLIS_OVER_REDIS` names a server (`127.0.0.1:6379`), a shared store of its own there: the same scenarios over the other store.
+    fn over_redis(self) -> Setup {
+        let Ok(server) = std::env::var("PORTCULLIS_OVER_REDIS") else {
+            return self;
+        };
+        let prefix = self.directory().file_name().unwrap().to_string_lossy();
+        let prefix = format!("{:?}", prefix.trim_start_matches('.'));
+        self.set("store", "kind", r#""redis""#)
+            .set("store", "redis_servers", &format!("[{server:?}]"))
+            .set("store", "redis_prefix", &prefix)
     }
 
     /// A file of `examples/`, its backends and listeners put where the test has them; `sandbox` stands for the second backend.
@@ -471,6 +484,12 @@ impl Gateway {
     /// Moves its clock.
     pub fn advance(&self, span: Duration) {
         self.clock.advance(span);
+        if std::env::var_os("PORTCULLIS_OVER_REDIS").is_some() {
+            // To a node whose clock was moved, what it knew of its store is as old as that.
+            eventually("the shared store is heard", || {
+                (self.metric("portcullis_shared_store_silence_seconds") < 5).then_some(())
+            });
+        }
     }
 
     /// Drains, stops, and starts again on the same directory.
