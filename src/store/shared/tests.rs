@@ -604,3 +604,26 @@ fn many_denials_come_and_go_at_once() {
     assert_eq!(other.denials().unwrap(), []);
     same(&first, &other);
 }
+
+// One change that would hold up every node for a second is refused before the store hears of it, with the way out.
+#[test]
+fn a_change_of_too_many_rows_is_refused() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let (one, store) = node(&server);
+    let at = store.position().unwrap().unwrap();
+    let mut file = rusqlite::Connection::open(one.path().join("keys.db")).unwrap();
+    let row = image::Image {
+        bucket: "k:1".to_owned(),
+        field: "x".to_owned(),
+        text: "{}".to_owned(),
+    };
+    let mut shared = Shared::new(&server.settings);
+    let many = vec![row; 200_001];
+    let refused = shared.publish(file.transaction().unwrap(), &at, &many);
+    let error = refused.unwrap_err();
+    assert_eq!(error.exit_code(), 78, "{error}");
+    assert!(error.to_string().contains("do it in parts"), "{error}");
+    assert_eq!(shared.there().unwrap().unwrap().at, at);
+}
