@@ -60,6 +60,9 @@ pub struct Clock {
 /// What is added to the machine's clocks, in microseconds.
 #[derive(Debug, Default)]
 struct Shift {
+    /// Instead of the machine's clocks, where time is to pass by `advance` alone.
+    #[cfg(test)]
+    still: Option<Now>,
     /// To both.
     both: AtomicI64,
     /// To the wall clock besides.
@@ -78,6 +81,17 @@ impl Clock {
     pub fn movable() -> Clock {
         Clock {
             shift: Some(Arc::default()),
+        }
+    }
+
+    /// A movable clock that stands still by itself.
+    #[cfg(test)]
+    pub(crate) fn still(now: Now) -> Clock {
+        Clock {
+            shift: Some(Arc::new(Shift {
+                still: Some(now),
+                ..Shift::default()
+            })),
         }
     }
 
@@ -105,6 +119,13 @@ impl Clock {
             let read = |micros: &AtomicI64| micros.load(Ordering::SeqCst);
             (read(&shift.both), read(&shift.wall))
         });
+        #[cfg(test)]
+        if let Some(still) = self.shift.as_ref().and_then(|shift| shift.still) {
+            return Now {
+                mono: Mono(still.mono.0.saturating_add_signed(both)),
+                wall: Wall(still.wall.0.saturating_add_signed(both + besides)),
+            };
+        }
         Now {
             mono: Mono(timespec_micros(boot, both)),
             wall: Wall(timespec_micros(wall, both + besides)),

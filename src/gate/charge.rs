@@ -6,6 +6,7 @@ use http::Uri;
 use http::header;
 use http::request::Parts;
 
+use crate::clock::Now;
 use crate::gate::Fault;
 use crate::gate::Means;
 use crate::gate::Wanted;
@@ -13,6 +14,7 @@ use crate::quota::Charge;
 use crate::quota::Exhausted;
 use crate::quota::Numbers;
 use crate::quota::shared::Ask;
+use crate::quota::shared::SharedCounters;
 use crate::quota::shared::Verdict;
 use crate::refusal::Refusal;
 
@@ -52,24 +54,26 @@ static TAKEN: [HeaderName; 3] = [
     header::COOKIE,
 ];
 
-/// What shared counters said; asks for it where they have not been asked yet.
+/// What shared counters said; what this node holds of them is taken at once, and else they are asked where they have not been yet.
 pub(super) fn shared(
     means: &Means<'_>,
+    counters: &SharedCounters,
     charge: &Charge<'_>,
+    now: Now,
 ) -> Result<Result<Numbers, Exhausted>, Fault> {
+    let verdict = means.charged.or_else(|| counters.take(charge, now));
+    match verdict {
+        Some(Verdict::Admitted(numbers)) => return Ok(Ok(numbers)),
+        Some(Verdict::Refused(exhausted)) => return Ok(Err(exhausted)),
+        Some(Verdict::Unknown) => return Err(Fault::new(Refusal::NotRecorded, "not_recorded")),
+        None => {}
+    }
     let Some(ask) = Ask::of(charge) else {
         return Ok(Ok(Numbers::default()));
     };
-    match means.charged {
-        Some(Verdict::Admitted(numbers)) => Ok(Ok(numbers)),
-        Some(Verdict::Refused(exhausted)) => Ok(Err(exhausted)),
-        Some(Verdict::Unknown) => Err(Fault::new(Refusal::NotRecorded, "not_recorded")),
-        None => {
-            let mut fault = Fault::new(Refusal::NotRecorded, "charge_pending");
-            fault.wanted = Some(Box::new(Wanted::Charge(ask)));
-            Err(fault)
-        }
-    }
+    let mut fault = Fault::new(Refusal::NotRecorded, "charge_pending");
+    fault.wanted = Some(Box::new(Wanted::Charge(ask)));
+    Err(fault)
 }
 
 /// What has to be awaited is no verdict, which a rule in observe mode could wave through.

@@ -563,7 +563,7 @@ fn charge(
     };
     let charged = match means.quota.shared() {
         None => means.quota.charge(&charge, now),
-        Some(_) => charge::shared(means, &charge)?,
+        Some(shared) => charge::shared(means, shared, &charge, now)?,
     };
     match charged {
         Ok(numbers) => {
@@ -594,7 +594,7 @@ fn tell_of_limits(
 ) {
     let rules = &snapshot.config.alerts;
     for (window, is_tenants) in numbers.quotas() {
-        if !rules::nears(rules, window, charge.cost) {
+        if !rules::nears(rules, window, charge.cost.max(numbers.fell)) {
             continue;
         }
         let Some(principal) = &known.principal else {

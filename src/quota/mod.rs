@@ -48,6 +48,8 @@ pub struct Numbers {
     pub other_quota: Option<WindowNumbers>,
     /// Whether `quota` is the tenant's; `other_quota` is then the key's.
     pub quota_is_tenants: bool,
+    /// By how much `quota` has fallen since this node last said it, where it may be by more than this request's cost: other nodes charge it too.
+    pub fell: u32,
 }
 
 impl Numbers {

@@ -178,6 +178,7 @@ impl History {
             burst,
             other_quota: None,
             quota_is_tenants: quota.is_some() && matches!(subject, Subject::Tenant(_)),
+            fell: 0,
         }
     }
 
@@ -559,6 +560,7 @@ fn tightest(all: &[Numbers]) -> Numbers {
         burst: least(|numbers| numbers.burst),
         other_quota: limited.first().and_then(|other| other.quota),
         quota_is_tenants: shown.is_some_and(|one| one.quota_is_tenants),
+        fell: 0,
     }
 }
 

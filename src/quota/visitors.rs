@@ -120,6 +120,7 @@ fn numbers(rate: Rate, count: u32, left: u64, now: Now) -> Numbers {
         burst: None,
         other_quota: None,
         quota_is_tenants: false,
+        fell: 0,
     }
 }
 

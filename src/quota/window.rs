@@ -63,6 +63,7 @@ fn tightest(one: Numbers, other: Numbers) -> Numbers {
         burst: tighter(one.burst, other.burst),
         other_quota: left.quota,
         quota_is_tenants: chosen.quota_is_tenants,
+        fell: 0,
     }
 }
 

@@ -163,6 +163,10 @@ impl Flusher {
     }
 
     /// What requests wait for.
+    pub(crate) fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
     pub(crate) fn saves(&self) -> &Saves {
         self.quota.saves()
     }

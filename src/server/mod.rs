@@ -474,6 +474,9 @@ impl Gateway {
                 "the store could not be written to the last: what was told to be in force, not durable, is undone by the next start; do it again"
             );
         }
+        if let Some(shared) = self.flusher.quota().shared() {
+            shared.give_back();
+        }
         if let Some(tending) = self.tending.take() {
             tending.stop();
         }

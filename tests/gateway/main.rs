@@ -21,6 +21,7 @@ mod authentication;
 mod browsers;
 mod cluster;
 mod cluster_failures;
+mod cluster_leases;
 mod conformance;
 mod dashboard;
 mod declared;

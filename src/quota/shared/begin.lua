@@ -1,0 +1,97 @@
+-- Begins every script that charges: the time that counts, whether this server has to learn first, and what stands in one subject's windows.
+-- KEYS[1]: run. ARGV: run id of the server as the caller knows it, node, how long to learn (us), the epoch in which the node has said what it admitted
+local text = function(number) return string.format('%.0f', number) end
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local known = redis.call('HMGET', KEYS[1], 'run', 'learn', 'last')
+-- A clock that was set back must not let a window pass twice.
+now = math.max(now, tonumber(known[3] or 0))
+local learn = tonumber(known[2] or 0)
+if known[1] ~= ARGV[1] then
+  -- Another server, or one that begins anew: what it may have lost is said again by the nodes before anything is admitted.
+  learn = now + ARGV[3]
+  redis.call('HSET', KEYS[1], 'run', ARGV[1], 'learn', text(learn))
+end
+redis.call('HSET', KEYS[1], 'last', text(now))
+local node = ARGV[2]
+-- Who has not spoken since then is told to.
+if now < learn or ARGV[4] ~= text(learn) then return {'learning', text(now), text(math.max(learn - now, 0)), text(learn)} end
+
+-- One subject as it is now. `at`: where its limits stand in ARGV: quota count, quota seconds, burst count, burst seconds (count -1: no such window).
+local look = function(first, at)
+  local s = {quota = KEYS[first], log = KEYS[first + 1], sum = KEYS[first + 2], used = 0, total = 0}
+  s.qn, s.qs, s.bn, s.bs = tonumber(ARGV[at]), ARGV[at + 1] * 1000000, tonumber(ARGV[at + 2]), ARGV[at + 3] * 1000000
+  if s.qn >= 0 then
+    local all = redis.call('HGETALL', s.quota)
+    for i = 1, #all, 2 do
+      if all[i] == 'opened' then s.opened = tonumber(all[i + 1]) else s.used = s.used + all[i + 1] end
+    end
+    if s.opened and now >= s.opened + s.qs then
+      redis.call('DEL', s.quota)
+      s.opened, s.used = nil, 0
+    end
+  end
+  if s.bn >= 0 then
+    local gone = redis.call('ZRANGEBYSCORE', s.log, '-inf', text(now - s.bs))
+    local less = 0
+    for _, member in ipairs(gone) do less = less + string.match(member, '^(%d+)') end
+    if #gone > 0 then redis.call('ZREMRANGEBYSCORE', s.log, '-inf', text(now - s.bs)) end
+    if redis.call('EXISTS', s.log) == 1 then
+      local kept = redis.call('GET', s.sum)
+      if not kept then
+        kept = less
+        for _, member in ipairs(redis.call('ZRANGE', s.log, 0, -1)) do kept = kept + string.match(member, '^(%d+)') end
+      end
+      s.total = kept - less
+    end
+  end
+  return s
+end
+
+-- Microseconds until its windows have room for `cost`; 0 when they have.
+local wait_for = function(s, cost)
+  local wait = 0
+  if s.qn >= 0 and s.used + cost > s.qn then wait = (s.opened or now) + s.qs - now end
+  local excess = s.bn >= 0 and s.total + cost - s.bn or 0
+  if excess > 0 then
+    local found = redis.call('ZRANGE', s.log, 0, math.min(excess, 1000) - 1, 'WITHSCORES')
+    local frees = now + s.bs
+    for i = 1, #found, 2 do
+      excess = excess - string.match(found[i], '^(%d+)')
+      if excess <= 0 then frees = found[i + 1] + s.bs break end
+    end
+    wait = math.max(wait, frees - now)
+  end
+  return wait
+end
+
+local take = function(s, count)
+  if s.qn < 0 then return end
+  if not s.opened then
+    s.opened = now - now % 1000000
+    redis.call('HSET', s.quota, 'opened', text(s.opened))
+  end
+  if count ~= 0 then redis.call('HINCRBY', s.quota, node, text(count)) end
+  redis.call('PEXPIREAT', s.quota, text((s.opened + s.qs) / 1000 + 1000))
+  s.used = s.used + count
+end
+
+-- Puts the log's sum beside it, and says until when both matter.
+local keep = function(s)
+  if s.bn < 0 then return end
+  local last = redis.call('ZRANGE', s.log, -1, -1, 'WITHSCORES')
+  s.full = last[2] and last[2] + s.bs - now or 0
+  if not last[2] then return redis.call('DEL', s.sum) end
+  local ends = text((now + s.full) / 1000 + 1000)
+  redis.call('PEXPIREAT', s.log, ends)
+  redis.call('SET', s.sum, text(s.total), 'PXAT', ends)
+end
+
+-- What the headers say: left, opened, left of the burst, until that is full, whether a window is open.
+local tell = function(answer, s)
+  answer[#answer + 1] = text(math.max(s.qn - s.used, 0))
+  answer[#answer + 1] = text(s.opened or now - now % 1000000)
+  answer[#answer + 1] = text(math.max(s.bn - s.total, 0))
+  answer[#answer + 1] = text(math.max(s.full or 0, 0))
+  answer[#answer + 1] = s.opened and '1' or '0'
+end

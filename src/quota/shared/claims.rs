@@ -1,0 +1,229 @@
+//! What this node has admitted of each subject: what it says again to a server that may have lost it.
+
+use std::collections::VecDeque;
+
+use redis::Pipeline;
+use redis::Script;
+
+use crate::clock::Now;
+use crate::config::Redis;
+use crate::model::limit::Limits;
+use crate::quota::window;
+use crate::store::StoreError;
+use crate::store::counters::Row;
+use crate::store::shared::link::Link;
+
+use super::answers::MICROS;
+use super::answers::micros;
+
+/// What this node has admitted of one subject, in the store's time: what it says again to a server that may have lost it, and what it
+/// goes by while there is none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claim {
+    /// Microseconds; `None` while no window is open.
+    pub(super) opened: Option<u64>,
+    seconds: u32,
+    pub(super) used: u64,
+    /// (Rounded up to 1/512 of the length, count), in order.
+    burst: VecDeque<(u64, u64)>,
+    burst_seconds: u32,
+}
+
+/// What is held beside what was used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Holding {
+    /// Permits.
+    pub(super) count: u64,
+    /// The quota window that they are of.
+    pub(super) window: u64,
+    /// Microseconds until they can be used no more.
+    pub(super) lasts: u64,
+}
+
+impl Claim {
+    pub(super) fn roll(&mut self, limits: &Limits, now: u64) {
+        if let Some(rate) = limits.quota {
+            self.seconds = rate.seconds;
+        }
+        if let Some(rate) = limits.burst {
+            self.burst_seconds = rate.seconds;
+        }
+        if self
+            .opened
+            .is_some_and(|opened| now >= opened + micros(self.seconds) + SLACK)
+        {
+            (self.opened, self.used) = (None, 0);
+        }
+        // The store's time may be guessed too late here by one trip.
+        let length = micros(self.burst_seconds) + SLACK;
+        while self.burst.front().is_some_and(|(at, _)| at + length <= now) {
+            self.burst.pop_front();
+        }
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.burst.iter().map(|(_, count)| count).sum()
+    }
+
+    /// The times between which its burst lies.
+    pub(super) fn span(&self) -> Option<(u64, u64)> {
+        Some((self.burst.front()?.0, self.burst.back()?.0))
+    }
+
+    /// Counts what was admitted at `now` in the window that was opened then.
+    pub(super) fn take(&mut self, limits: &Limits, cost: u64, opened: u64, now: u64) {
+        if limits.quota.is_some() {
+            if self.opened != Some(opened) {
+                (self.opened, self.used) = (Some(opened), 0);
+            }
+            self.used += cost;
+        }
+        if limits.burst.is_some() {
+            let at = now.next_multiple_of(grid(self.burst_seconds));
+            match self.burst.back_mut() {
+                Some((last, count)) if *last >= at => *count += cost,
+                _ => self.burst.push_back((at, cost)),
+            }
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.opened.is_none() && self.burst.is_empty()
+    }
+
+    /// The call that says it, and what it holds besides; `name` is of this claim alone. What is held stands in the burst log as `entry_name` says.
+    pub(super) fn say(
+        &self,
+        pipe: &mut Pipeline,
+        script: &Script,
+        keys: &[String; 4],
+        about: (&str, &str),
+        holding: Holding,
+        now: u64,
+    ) {
+        let (node, name) = about;
+        let (opened, used) = match self.opened {
+            Some(opened) if holding.count == 0 || opened > holding.window => (opened, self.used),
+            Some(opened) if opened == holding.window => (opened, self.used + holding.count),
+            _ => (holding.window, holding.count),
+        };
+        pipe.cmd("EVALSHA").arg(script.get_hash()).arg(keys.len());
+        for key in keys {
+            pipe.arg(key);
+        }
+        pipe.arg(node)
+            .arg(opened)
+            .arg(used)
+            .arg(opened + micros(self.seconds))
+            .arg(micros(self.burst_seconds))
+            .arg(name);
+        if self.burst_seconds > 0 {
+            if holding.count > 0 {
+                pipe.arg(holding.count).arg(holding.lasts);
+            }
+            let stamps = self.burst.iter().map(|(at, count)| (*at, *count));
+            for (at, count) in coarse(stamps, CLAIMED_MAX) {
+                pipe.arg(count).arg(at as i64 - now as i64);
+            }
+        }
+        pipe.ignore();
+    }
+
+    /// The name in the burst log under which `say` has put what is held: it is the first of its pairs.
+    pub(super) fn entry_name(name: &str) -> String {
+        format!("{name}.7")
+    }
+}
+
+/// Times and counts, in order, as at most `max` of them: several in a row count at the time of the last.
+pub(super) fn coarse(
+    stamps: impl ExactSizeIterator<Item = (u64, u64)>,
+    max: usize,
+) -> Vec<(u64, u64)> {
+    let each = stamps.len().div_ceil(max).max(1);
+    let mut found: Vec<(u64, u64)> = Vec::new();
+    for (index, (at, count)) in stamps.enumerate() {
+        match found.last_mut() {
+            Some((last, sum)) if index % each != 0 => (*last, *sum) = (at, *sum + count),
+            _ => found.push((at, count)),
+        }
+    }
+    found
+}
+
+/// To what times within a burst of this length are rounded up, in microseconds.
+pub(super) fn grid(burst_seconds: u32) -> u64 {
+    (micros(burst_seconds) / STAMPS).max(1)
+}
+
+/// Says to shared counters what a node that was alone has admitted, so that moving up gives nobody a new window. Blocking.
+///
+/// # Errors
+/// The store is away; said again, nothing counts twice.
+pub fn carry_over(settings: &Redis, rows: &[Row], now: Now) -> Result<(), StoreError> {
+    let mut link = Link::new(settings);
+    let script = Script::new(CLAIM);
+    link.call(0, |connection| script.load(connection))?;
+    for row in rows {
+        let claim = claim_of(row, now);
+        let keys = claim_keys(&link, &row.subject.to_string());
+        let mut pipe = redis::pipe();
+        let about = ("moved", "moved");
+        claim.say(
+            &mut pipe,
+            &script,
+            &keys,
+            about,
+            Holding::default(),
+            now.wall.0,
+        );
+        link.call(0, |connection| pipe.query::<()>(connection))?;
+    }
+    Ok(())
+}
+
+fn claim_of(row: &Row, now: Now) -> Claim {
+    let mut claim = Claim::default();
+    if let Some(saved) = &row.quota {
+        claim.opened = Some(saved.opened_wall.0);
+        claim.seconds = saved.seconds;
+        claim.used = u64::from(saved.used);
+    }
+    if let Some(saved) = &row.burst {
+        claim.burst_seconds = saved.seconds;
+        let length = i64::from(saved.seconds) * MICROS as i64;
+        let at = window::instant(now);
+        let live = saved.log.iter().filter(|(stamp, _)| stamp + length > at);
+        claim.burst = live
+            .map(|(stamp, count)| {
+                (
+                    now.wall.0.saturating_add_signed(stamp - at),
+                    (*count).into(),
+                )
+            })
+            .collect();
+    }
+    claim
+}
+
+/// What the script of a claim works on: the server's run, the quota window, the burst log, and the sum of that log.
+pub(super) fn claim_keys(link: &Link, subject: &str) -> [String; 4] {
+    let [quota, log, sum] = keys(link, subject);
+    [link.name("limits"), quota, log, sum]
+}
+
+/// Quota window, burst log, and the sum of that log.
+pub(super) fn keys(link: &Link, subject: &str) -> [String; 3] {
+    ["lq", "lb", "ls"].map(|kind| link.name(&format!("{kind}:{subject}")))
+}
+
+/// The script of a claim.
+pub(super) const CLAIM: &str = include_str!("claim.lua");
+
+/// Entries that a claim puts into the log at most, beside the one of what is held.
+const CLAIMED_MAX: usize = 32;
+
+const STAMPS: u64 = 512;
+
+/// How much longer than it counts a use is known here, in microseconds.
+const SLACK: u64 = 100_000;

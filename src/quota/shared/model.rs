@@ -1,0 +1,345 @@
+//! Several nodes over one store through any order of requests, trips that are lost or late, deaths and a store that forgets: never over a limit.
+
+use proptest::prelude::*;
+
+use crate::clock::Now;
+use crate::model::limit::Limits;
+use crate::model::tenant::TenantId;
+use crate::quota::Charge;
+use crate::quota::Quota;
+use crate::store::counters::Subject;
+
+use super::Verdict;
+use super::testing::Cluster;
+use super::testing::Fate;
+use super::testing::key;
+use super::testing::limits;
+
+/// What happens next.
+#[derive(Clone, Debug)]
+enum Step {
+    /// So many requests of one key at one node, each at this cost.
+    Requests {
+        node: usize,
+        key: u8,
+        times: u32,
+        cost: u32,
+    },
+    /// A node's thread has its turn; meanwhile as many requests come.
+    Serve {
+        node: usize,
+        fate: Fate,
+        meanwhile: u32,
+    },
+    /// All nodes are asked for one key without pause, and each has its turn again and again, with trips and pauses as long as these milliseconds.
+    Load {
+        rounds: u32,
+        each: u32,
+        cost: u32,
+        trip: (u64, u64),
+        pause: u64,
+    },
+    /// Microseconds pass.
+    Wait(u64),
+    GiveBack(usize),
+    /// A node dies, or the store forgets everything: never both in one world, since then nobody knows what was admitted.
+    Disaster(usize),
+}
+
+const NODES: usize = 3;
+
+fn fate() -> BoxedStrategy<Fate> {
+    prop_oneof![
+        12 => (0..30_u64, 0..30_u64).prop_map(|(out, back)| Fate::Arrives(out, back)),
+        1 => Just(Fate::AnswerLost),
+        1 => Just(Fate::Lost),
+        1 => Just(Fate::Late),
+    ]
+    .boxed()
+}
+
+fn step() -> BoxedStrategy<Step> {
+    let node = 0..NODES;
+    let many = (node.clone(), 0..2_u8, 1..60_u32, 1..9_u32);
+    let many = many.prop_map(|(node, key, times, cost)| Step::Requests {
+        node,
+        key,
+        times,
+        cost,
+    });
+    let serve = (node.clone(), fate(), 0..20_u32);
+    let serve = serve.prop_map(|(node, fate, meanwhile)| Step::Serve {
+        node,
+        fate,
+        meanwhile,
+    });
+    prop_oneof![
+        8 => many,
+        10 => serve,
+        4 => (0..400_000_u64).prop_map(Step::Wait),
+        2 => (400_000..7_000_000_u64).prop_map(Step::Wait),
+        1 => node.clone().prop_map(Step::GiveBack),
+        1 => node.prop_map(Step::Disaster),
+    ]
+    .boxed()
+}
+
+fn load() -> BoxedStrategy<Step> {
+    let often_none = |max| prop_oneof![Just(0), 0..max];
+    let pause = prop_oneof![Just(0), 0..60_u64, 50..400_u64];
+    let times = (often_none(30_u64), 0..30_u64, pause);
+    let load = (1..300_u32, 1..12_u32, 1..6_u32, times);
+    load.prop_map(|(rounds, each, cost, (out, back, pause))| Step::Load {
+        rounds,
+        each,
+        cost,
+        trip: (out, back),
+        pause,
+    })
+    .boxed()
+}
+
+fn plan() -> BoxedStrategy<Limits> {
+    prop::sample::select(vec![
+        limits(None, Some((600, 6))),
+        limits(Some((1_200, 20)), Some((600, 6))),
+        limits(Some((900, 5)), None),
+        limits(Some((700, 9)), Some((800, 4))),
+        // Too small for leases: each by itself.
+        limits(Some((90, 8)), Some((60, 3))),
+    ])
+    .boxed()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 300, ..ProptestConfig::with_cases(32) })]
+
+    /// DESIGN promise 2, CHECK11: over all nodes never one over, whatever becomes of what is sent.
+    #[test]
+    fn check11_leases_never_admit_one_over(
+        plan in plan(),
+        forgets in any::<bool>(),
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
+        let Some(mut cluster) = Cluster::start(NODES) else { return Ok(()) };
+        for step in &steps {
+            take(&mut cluster, step, &plan, forgets);
+        }
+        cluster.check(&plan);
+    }
+
+    /// The same at the limit for longer than its windows last: nothing counts for too short a time, however long a trip takes.
+    #[test]
+    fn check11_leases_never_admit_one_over_at_the_limit(
+        plan in plan(),
+        loads in prop::collection::vec(load(), 1..5),
+    ) {
+        let Some(mut cluster) = Cluster::start(NODES) else { return Ok(()) };
+        for load in &loads {
+            take(&mut cluster, load, &plan, false);
+        }
+        cluster.check(&plan);
+    }
+
+    /// CHECK2, CHECK3: what is charged request by request is what one node's counters say: verdict, numbers and wait.
+    #[test]
+    fn check2_check3_one_by_one_is_as_exact_as_one_node(
+        steps in prop::collection::vec((0..3_u8, 0..3_u8, 1..4_u32, 0..3_000_000_u64, any::<bool>()), 1..60),
+    ) {
+        let Some(mut cluster) = Cluster::start(1) else { return Ok(()) };
+        let (alone, tenants) = (Quota::new(), ["a", "b"].map(|id| TenantId::new(id).unwrap()));
+        for (name, tenant, cost, micros, small) in steps {
+            cluster.advance(micros);
+            let of_key = match small {
+                true => limits(Some((9, 7)), Some((5, 3))),
+                false => limits(Some((12, 7)), Some((6, 3))),
+            };
+            let of_tenant = limits(Some((16, 11)), Some((9, 4)));
+            let by_tenant = tenants.get(usize::from(tenant)).map(|id| (id, &of_tenant));
+            let charge = Charge {
+                key: (name > 0 || by_tenant.is_none()).then(|| (key(name), &of_key)),
+                tenant: by_tenant,
+                cost,
+            };
+            let now = cluster.clock.now();
+            let expected = match alone.charge(&charge, Now { mono: now.mono, wall: now.wall }) {
+                Ok(numbers) => Verdict::Admitted(numbers),
+                Err(exhausted) => Verdict::Refused(exhausted),
+            };
+            prop_assert_eq!(cluster.verdict(&charge), expected);
+        }
+    }
+}
+
+fn take(cluster: &mut Cluster, step: &Step, plan: &Limits, forgets: bool) {
+    match *step {
+        Step::Requests {
+            node,
+            key: name,
+            times,
+            cost,
+        } => {
+            for _ in 0..times {
+                cluster.request(node, key(name), plan, cost);
+            }
+        }
+        Step::Serve {
+            node,
+            fate,
+            meanwhile,
+        } => cluster.serve(node, fate, |cluster| {
+            for _ in 0..meanwhile {
+                cluster.request(node, key(0), plan, 1);
+            }
+        }),
+        Step::Load {
+            rounds,
+            each,
+            cost,
+            trip: (out, back),
+            pause,
+        } => {
+            for round in 0..rounds {
+                let node = round as usize % NODES;
+                for _ in 0..each {
+                    cluster.request(node, key(0), plan, cost);
+                }
+                cluster.serve(node, Fate::Arrives(out, back), |cluster| {
+                    cluster.request(node, key(0), plan, 1);
+                });
+                cluster.advance(pause * 1_000);
+            }
+        }
+        Step::Wait(micros) => cluster.advance(micros),
+        Step::GiveBack(node) => cluster.give_back(node),
+        Step::Disaster(_) if forgets => cluster.flush(),
+        Step::Disaster(node) => cluster.kill(node),
+    }
+}
+
+/// The example of the page on leases: what one node holds and does not use comes back when it stops, and another may have it at once.
+#[test]
+fn what_is_given_back_is_free_at_once() {
+    let Some(mut cluster) = Cluster::start(2) else {
+        return;
+    };
+    let plan = limits(Some((1_000, 3_600)), Some((1_000, 60)));
+    for _ in 0..20 {
+        cluster.request(0, key(1), &plan, 1);
+    }
+    cluster.serve(0, Fate::Arrives(0, 0), |_| {});
+    // Its rate is known now: this lease looks ahead.
+    for _ in 0..40 {
+        cluster.request(0, key(1), &plan, 1);
+    }
+    cluster.serve(0, Fate::Arrives(0, 0), |_| {});
+    let used = cluster.admitted[&key(1)].len();
+    assert_eq!(used, 60);
+    let sum = |cluster: &mut Cluster| -> u64 {
+        cluster.ask_store(&["GET", &format!("portcullis:ls:{}", Subject::Key(key(1)))])
+    };
+    assert!(sum(&mut cluster) > 60, "some are held");
+    cluster.give_back(0);
+    assert_eq!(sum(&mut cluster), 60);
+    for _ in 0..1_000 {
+        cluster.request(1, key(1), &plan, 1);
+    }
+    cluster.serve(1, Fate::Arrives(0, 0), |_| {});
+    assert_eq!(cluster.admitted[&key(1)].len(), 1_000);
+    cluster.check(&plan);
+}
+
+/// The failure table's first line: what a killed node used at the very end of its lease, and never reported, counts for as long as it has to.
+#[test]
+fn what_a_killed_node_used_late_counts_long_enough() {
+    let Some(mut cluster) = Cluster::start(2) else {
+        return;
+    };
+    let plan = limits(None, Some((600, 6)));
+    let ask = |cluster: &mut Cluster, node: usize, times: u32| {
+        for _ in 0..times {
+            cluster.request(node, key(1), &plan, 1);
+        }
+        cluster.serve(node, Fate::Arrives(0, 0), |_| {});
+    };
+    ask(&mut cluster, 0, 20);
+    ask(&mut cluster, 0, 40);
+    cluster.advance(700_000);
+    // Without a turn of its thread: the store hears nothing of these.
+    for _ in 0..40 {
+        cluster.request(0, key(1), &plan, 1);
+    }
+    let before = cluster.admitted[&key(1)].len();
+    assert!(before > 70, "{before}");
+    cluster.kill(0);
+    for _ in 0..60 {
+        ask(&mut cluster, 1, 30);
+        cluster.advance(200_000);
+    }
+    cluster.check(&plan);
+    let (admitted, seconds) = (cluster.admitted[&key(1)].len(), 12);
+    assert!(admitted > 600 * seconds / 6, "{admitted}");
+}
+
+/// A lease that is renewed while its window ends keeps nothing of it for the next.
+#[test]
+fn nothing_is_kept_across_the_end_of_a_window() {
+    let Some(mut cluster) = Cluster::start(2) else {
+        return;
+    };
+    let plan = limits(Some((900, 5)), None);
+    let mut ends = u64::MAX;
+    while cluster.now() + 300_000 < ends - 10_000 {
+        for _ in 0..30 {
+            cluster.request(0, key(1), &plan, 1);
+        }
+        cluster.serve(0, Fate::Arrives(0, 0), |_| {});
+        ends = cluster.admitted[&key(1)][0].2.unwrap() * 1_000_000;
+        cluster.advance(300_000.min(ends - 10_000 - cluster.now()));
+    }
+    cluster.advance(ends - 10_000 - cluster.now());
+    // From what is held; and that is how it becomes time for a renewal, which arrives when the window is over.
+    let before = cluster.admitted[&key(1)].len();
+    cluster.request(0, key(1), &plan, 1);
+    assert_eq!(cluster.admitted[&key(1)].len(), before + 1);
+    let trips = cluster.trips;
+    cluster.serve(0, Fate::Arrives(20, 5), |_| {});
+    assert_eq!(cluster.trips, trips + 1, "it was renewed");
+    for _ in 0..4 {
+        for node in [0, 1] {
+            for _ in 0..600 {
+                cluster.request(node, key(1), &plan, 1);
+            }
+            cluster.serve(node, Fate::Arrives(0, 0), |_| {});
+        }
+        cluster.advance(300_000);
+    }
+    cluster.check(&plan);
+    assert_eq!(cluster.admitted[&key(1)].len(), before + 1 + 900);
+}
+
+/// FF15: what other nodes used shows in the first number that a node says after it has heard of it, so that no alert is passed over.
+#[test]
+fn what_others_used_is_told_as_a_fall() {
+    let Some(mut cluster) = Cluster::start(2) else {
+        return;
+    };
+    let plan = limits(Some((2_000, 3_600)), None);
+    let ask = |cluster: &mut Cluster, node: usize, times: u32| {
+        for _ in 0..times {
+            cluster.request(node, key(1), &plan, 1);
+        }
+        cluster.serve(node, Fate::Arrives(0, 0), |_| {});
+    };
+    ask(&mut cluster, 0, 20);
+    ask(&mut cluster, 0, 40);
+    cluster.fell = 0;
+    ask(&mut cluster, 0, 5);
+    assert_eq!(cluster.fell, 1, "nobody else");
+    ask(&mut cluster, 1, 300);
+    cluster.fell = 0;
+    for _ in 0..100 {
+        ask(&mut cluster, 0, 3);
+    }
+    assert!(cluster.fell > 300, "{}", cluster.fell);
+}
