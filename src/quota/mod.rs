@@ -8,6 +8,7 @@ use crate::store::counters::Row;
 use crate::store::counters::Subject;
 
 mod counters;
+mod crowd;
 pub mod headers;
 #[cfg(test)]
 mod interleaved;

@@ -1,20 +1,19 @@
 //! Failed authentications by source, in a table of fixed size: what strangers send never makes it grow (S28).
 
-use std::hash::BuildHasher;
-use std::hash::RandomState;
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use crate::clock::Mono;
 use crate::model::limit::Rate;
+use crate::quota::crowd::Crowd;
+use crate::quota::crowd::Standing;
+use crate::quota::crowd::whole_seconds;
 
 /// Counts of unknown credentials. Only they come here, so that a known key never waits for one of these locks.
 #[derive(Debug)]
 pub struct Strangers {
-    /// Chosen by a seeded hash: nobody can aim at the set of another (S29). Std mutexes, held for some comparisons.
-    sets: Box<[Mutex<[Slot; WAYS]>]>,
-    seed: RandomState,
+    sources: Crowd<SETS>,
     /// Sources that began to be over since somebody last asked; at most so many.
     begun: Mutex<Vec<IpAddr>>,
 }
@@ -28,63 +27,25 @@ pub struct Over {
     pub begins: bool,
 }
 
-/// One source and its window, which its first failure opens.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    source: Option<IpAddr>,
-    began: Mono,
-    count: u32,
-}
-
 impl Strangers {
     pub(super) fn new() -> Strangers {
         Strangers {
-            sets: (0..SETS).map(|_| Mutex::default()).collect(),
-            seed: RandomState::new(),
+            sources: Crowd::new(),
             begun: Mutex::default(),
         }
     }
 
-    /// Counts one failure of this source; says so when it is one too many. In a full set whoever has failed least gives way, so that
-    /// one who sprays from everywhere cannot make us forget those who spray most.
+    /// Counts one failure of this source; says so when it is one too many.
     pub fn failed(&self, source: IpAddr, rate: Rate, now: Mono) -> Option<Over> {
-        let index = self.seed.hash_one(source) as usize % SETS;
-        let mut set = self.sets[index]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let window = u64::from(rate.seconds) * 1_000_000;
-        let age = |slot: &Slot| now.0.saturating_sub(slot.began.0);
-        let known = set
-            .iter()
-            .position(|slot| slot.source == Some(source) && age(slot) < window);
-        let at = known.unwrap_or_else(|| {
-            let worth = |slot: &Slot| match slot.source {
-                Some(other) if other != source && age(slot) < window => slot.count,
-                _ => 0,
-            };
-            let least = (0..WAYS).min_by_key(|at| worth(&set[*at])).unwrap_or(0);
-            set[least] = Slot {
-                source: Some(source),
-                began: now,
-                count: 0,
-            };
-            least
-        });
-        let slot = &mut set[at];
-        slot.count = slot.count.saturating_add(1);
-        let begins = slot.count == rate.count.saturating_add(1);
-        let over = (slot.count > rate.count).then(|| Over {
-            retry_after_seconds: seconds_left(window - age(slot)),
-            begins,
-        });
-        drop(set);
+        let standing = self.sources.count(source, rate, now.0, now.0);
+        let begins = standing.count == rate.count.saturating_add(1);
         if begins {
             let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
             if begun.len() < BEGUN_MAX {
                 begun.push(source);
             }
         }
-        over
+        over(standing, rate, begins)
     }
 
     /// Sources that failed too often since the last call.
@@ -96,45 +57,33 @@ impl Strangers {
     /// Whether this source has failed too often, without counting.
     #[must_use]
     pub fn over(&self, source: IpAddr, rate: Rate, now: Mono) -> Option<Over> {
-        let index = self.seed.hash_one(source) as usize % SETS;
-        let set = self.sets[index]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let window = u64::from(rate.seconds) * 1_000_000;
-        let age = |slot: &&Slot| now.0.saturating_sub(slot.began.0);
-        let mut slots = set.iter();
-        let slot = slots.find(|slot| slot.source == Some(source) && age(slot) < window)?;
-        (slot.count > rate.count).then(|| Over {
-            retry_after_seconds: seconds_left(window - age(&slot)),
-            begins: false,
-        })
+        over(self.sources.look(source, rate, now.0)?, rate, false)
     }
 
     /// Sources remembered now, those of past windows included; for metrics.
     #[must_use]
     pub fn sources(&self) -> usize {
-        let used = |set: &Mutex<[Slot; WAYS]>| {
-            let set = set.lock().unwrap_or_else(PoisonError::into_inner);
-            set.iter().filter(|slot| slot.source.is_some()).count()
-        };
-        self.sets.iter().map(used).sum()
+        self.sources.used()
     }
+}
+
+fn over(standing: Standing, rate: Rate, begins: bool) -> Option<Over> {
+    (standing.count > rate.count).then(|| Over {
+        retry_after_seconds: whole_seconds(standing.left),
+        begins,
+    })
 }
 
 /// Sources that are told of at once.
 const BEGUN_MAX: usize = 256;
-/// Rounded up.
-fn seconds_left(micros: u64) -> u32 {
-    u32::try_from(micros.div_ceil(1_000_000)).unwrap_or(u32::MAX)
-}
 
-/// Sets and the slots of each: 4,096 sources, 160 KiB.
+/// Sets of 16: 4,096 sources, 100 KiB.
 const SETS: usize = 256;
-const WAYS: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quota::crowd::WAYS;
 
     const RATE: Rate = Rate {
         count: 3,

@@ -1,48 +1,27 @@
 //! What each client address asks of public routes, in a table of fixed size: whatever strangers send, it never grows (S28).
 
-use std::hash::BuildHasher;
-use std::hash::RandomState;
 use std::net::IpAddr;
-use std::sync::Mutex;
 use std::sync::OnceLock;
-use std::sync::PoisonError;
 
 use crate::clock::Now;
 use crate::model::limit::Rate;
 use crate::quota::Exhausted;
 use crate::quota::Numbers;
 use crate::quota::WindowNumbers;
+use crate::quota::crowd::Crowd;
+use crate::quota::crowd::whole_seconds;
 
-/// Requests by address and route. Only routes with an address limit come here; while there is none, there is no table.
+/// Requests by address and route, those that were refused included: they cost nothing, and say who is heavy. Only routes with an address limit come here;
+/// while there is none, there is no table.
 #[derive(Debug)]
-pub struct Visitors {
-    /// Std mutexes, held for some comparisons.
-    sets: OnceLock<Box<[Mutex<[Slot; WAYS]>]>>,
-    /// Secret: nobody can aim at the set of another, or at its print (S29).
-    seed: RandomState,
-}
-
-/// One address at one route, and its window, which its first request opens.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    /// Of address and route, with the seed; 0 is an empty slot.
-    print: u64,
-    /// Microseconds of the boot clock; the beginning of a second of the wall clock, so that its end is one too.
-    began: u64,
-    /// Requests, those that were refused included: they cost nothing, and say who is heavy.
-    count: u32,
-}
+pub struct Visitors(OnceLock<Crowd<SETS>>);
 
 impl Visitors {
     pub(super) fn new() -> Visitors {
-        Visitors {
-            sets: OnceLock::new(),
-            seed: RandomState::new(),
-        }
+        Visitors(OnceLock::new())
     }
 
-    /// Takes one request from what this address may ask of this route. In a full set whoever has asked least gives way and begins anew, so that
-    /// one who comes from everywhere cannot make us forget those who come most.
+    /// Takes one request from what this address may ask of this route. Its window begins with a second of the wall clock, so that it ends with one.
     ///
     /// # Errors
     /// `Exhausted` from the first beyond the rate until the window ends.
@@ -53,42 +32,15 @@ impl Visitors {
         rate: Rate,
         now: Now,
     ) -> Result<Numbers, Exhausted> {
-        let print = self.seed.hash_one((route, source)).max(1);
-        let sets = self
-            .sets
-            .get_or_init(|| (0..SETS).map(|_| Mutex::default()).collect());
-        let mut set = sets[print as usize % SETS]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let window = u64::from(rate.seconds) * SECOND;
-        let age = |slot: &Slot| now.mono.0.saturating_sub(slot.began);
-        let lives = |slot: &Slot| slot.print != 0 && age(slot) < window;
-        let known = set
-            .iter()
-            .position(|slot| slot.print == print && lives(slot));
-        let at = known.unwrap_or_else(|| {
-            let worth = |at: &usize| match &set[*at] {
-                slot if slot.print != print && lives(slot) => slot.count,
-                _ => 0,
-            };
-            let least = (0..WAYS).min_by_key(worth).unwrap_or(0);
-            set[least] = Slot {
-                print,
-                began: now.mono.0.saturating_sub(now.wall.0 % SECOND),
-                count: 0,
-            };
-            least
-        });
-        let slot = &mut set[at];
-        slot.count = slot.count.saturating_add(1);
-        let (count, left) = (slot.count, window - age(slot));
-        drop(set);
-        let numbers = numbers(rate, count, left, now);
-        match count > rate.count {
+        let began = now.mono.0.saturating_sub(now.wall.0 % SECOND);
+        let crowd = self.0.get_or_init(Crowd::new);
+        let standing = crowd.count((route, source), rate, now.mono.0, began);
+        let numbers = numbers(rate, standing.count, standing.left, now);
+        match standing.count > rate.count {
             false => Ok(numbers),
             true => Err(Exhausted {
                 numbers,
-                retry_after_seconds: whole_seconds(left).max(1),
+                retry_after_seconds: whole_seconds(standing.left),
             }),
         }
     }
@@ -96,12 +48,7 @@ impl Visitors {
     /// Addresses remembered now, those of past windows included, each once per route; for metrics.
     #[must_use]
     pub fn addresses(&self) -> usize {
-        let used = |set: &Mutex<[Slot; WAYS]>| {
-            let set = set.lock().unwrap_or_else(PoisonError::into_inner);
-            set.iter().filter(|slot| slot.print != 0).count()
-        };
-        let sets = self.sets.get();
-        sets.map_or(0, |sets| sets.iter().map(used).sum())
+        self.0.get().map_or(0, Crowd::used)
     }
 }
 
@@ -124,23 +71,18 @@ fn numbers(rate: Rate, count: u32, left: u64, now: Now) -> Numbers {
     }
 }
 
-/// Rounded up.
-fn whole_seconds(micros: u64) -> u32 {
-    u32::try_from(micros.div_ceil(SECOND)).unwrap_or(u32::MAX)
-}
-
 /// In microseconds.
 const SECOND: u64 = 1_000_000;
 
-/// Sets and the slots of each: 16,384 addresses, 400 KiB.
+/// Sets of 16: 16,384 addresses, 400 KiB.
 const SETS: usize = 1_024;
-const WAYS: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::Mono;
     use crate::clock::Wall;
+    use crate::quota::crowd::WAYS;
 
     const RATE: Rate = Rate {
         count: 3,
