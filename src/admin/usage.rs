@@ -1,89 +1,309 @@
-//! Reports of usage: what is flushed, read beside the flushes, with the names of keys and the windows of one.
+//! Reports of usage: what is flushed, read beside the flushes and by the page, with the names of keys and the windows of one.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::HashSet;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::admin::Admin;
+use crate::clock::Wall;
 use crate::gate;
 use crate::gate::WindowView;
+use crate::model::identity::tokens_of;
+use crate::model::key::KeyId;
 use crate::model::tenant::TenantId;
 use crate::store::KeyFilter;
 use crate::store::Outcome;
 use crate::store::Verb;
 use crate::store::VerbError;
+use crate::store::counters::CountersError;
 use crate::store::error::EXIT_UNAVAILABLE;
 use crate::store::history::History;
+use crate::store::history::HoursOfKey;
+use crate::store::history::Tally;
 use crate::store::outcome::KeyView;
 use crate::usage::report;
+use crate::usage::report::Found;
 use crate::usage::report::Report;
-use crate::usage::report::Whose;
+use crate::usage::report::Span;
 
-/// Whose usage, and since when.
+/// Whose usage, since when, and which page of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
     /// One key's; its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// That of these keys alone; their ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<String>>,
     /// One tenant's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     /// How far back, in seconds; whole hours are told. At most 90 days.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_seconds: Option<u64>,
+    /// Behind this key: where the page before ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// Keys of one page; `PAGE` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
 }
 
-impl Asked {
-    /// The verb that finds the keys that are meant.
-    #[must_use]
-    pub fn keys(&self) -> (Whose, Verb) {
-        match &self.key {
-            Some(id) => (Whose::One, Verb::KeyShow { id: id.clone() }),
-            None => {
-                let whose = match self.tenant {
-                    Some(_) => Whose::These,
-                    None => Whose::All,
-                };
-                let which = KeyFilter {
-                    tenant: self.tenant.clone(),
-                    all: true,
-                    ..KeyFilter::default()
-                };
-                (whose, Verb::KeyList(which))
-            }
-        }
-    }
+/// Keys of one page where nothing is said.
+const PAGE: usize = 100;
 
-    /// Makes the report, once the keys are found. `tenants` are all there are; their tokens are named by them.
+/// Keys of one page at most.
+pub const PAGE_MAX: usize = 1_000;
+
+/// Who carries out the verbs that find keys and tenants.
+type Ask<'a> = &'a mut dyn FnMut(&Verb) -> Result<Outcome, VerbError>;
+
+impl Asked {
+    /// Makes the report. `tenants` are all there are; their tokens are named by them.
     ///
     /// # Errors
-    /// `counters.db` cannot be read.
+    /// There is no such key or tenant, or the store cannot be read.
     pub fn report(
         &self,
-        directory: &std::path::Path,
-        whose: &Whose,
-        found: &Outcome,
+        directory: &Path,
         tenants: &[TenantId],
-        now: crate::clock::Wall,
+        now: Wall,
+        ask: Ask<'_>,
     ) -> Result<Report, VerbError> {
-        let keys: &[KeyView] = match found {
-            Outcome::Keys { keys } => keys,
-            Outcome::Key { key } => std::slice::from_ref(key),
-            _ => &[],
+        let span = Span::back(self.since_seconds.unwrap_or(report::SINCE_SECONDS), now);
+        let page = Page {
+            history: History::open(directory).map_err(unreadable)?,
+            span,
+            after: self.after.as_deref().map(id_of).transpose()?,
+            limit: self.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX),
         };
-        let tenants: Vec<TenantId> = match (&self.key, &self.tenant) {
-            (Some(_), _) => Vec::new(),
-            (None, Some(tenant)) => TenantId::new(tenant).into_iter().collect(),
-            (None, None) => tenants.to_vec(),
+        let (found, known) = match (&self.key, &self.keys, &self.tenant) {
+            (Some(id), ..) => page.one(id, ask)?,
+            (None, Some(ids), tenant) => page.these(ids, tenant.as_deref(), ask)?,
+            (None, None, Some(tenant)) => page.of_tenant(tenant, ask)?,
+            (None, None, None) => page.all(ask)?,
         };
-        let since = self.since_seconds.unwrap_or(report::SINCE_SECONDS);
-        let history = History::open(directory);
-        history
-            .and_then(|history| report::report(history.as_ref(), whose, keys, &tenants, since, now))
-            .map_err(|error| VerbError {
-                text: error.to_string(),
-                exit: EXIT_UNAVAILABLE,
-            })
+        Ok(report::report(&span, found, &known, tenants))
+    }
+}
+
+/// A page of what was done.
+struct Page {
+    /// `None` when nothing was counted yet.
+    history: Option<History>,
+    span: Span,
+    after: Option<KeyId>,
+    limit: usize,
+}
+
+impl Page {
+    fn one(&self, id: &str, ask: Ask<'_>) -> Result<(Found, Vec<KeyView>), VerbError> {
+        let Outcome::Key { key } = ask(&Verb::KeyShow { id: id.to_owned() })? else {
+            return Ok((Found::default(), Vec::new()));
+        };
+        let id = id_of(&key.id)?;
+        let hours = self.hours_of_each(&[id])?;
+        let hours: Vec<(u32, Tally)> = hours.into_iter().flat_map(|(_, own)| own).collect();
+        let found = Found {
+            keys: vec![(id, report::sum(&hours))],
+            hours: Some(hours),
+            next: None,
+        };
+        Ok((found, vec![*key]))
+    }
+
+    /// Another tenant's keys are left out like those that nobody has.
+    fn these(
+        &self,
+        ids: &[String],
+        tenant: Option<&str>,
+        ask: Ask<'_>,
+    ) -> Result<(Found, Vec<KeyView>), VerbError> {
+        let ids: Result<BTreeSet<KeyId>, VerbError> = ids.iter().map(|id| id_of(id)).collect();
+        let mut ids = ids?;
+        let known = named(&ids, tenant, ask)?;
+        if let Some(tenant) = tenant {
+            let tokens = TenantId::new(tenant).ok().map(|tenant| tokens_of(&tenant));
+            let own = |id: &KeyId| known.iter().any(|key| key.id == id.to_string());
+            ids.retain(|id| own(id) || tokens == Some(*id));
+        }
+        let mut hours: BTreeMap<u32, Tally> = BTreeMap::new();
+        let mut keys = Vec::new();
+        let ids: Vec<KeyId> = ids.into_iter().collect();
+        for (id, own) in self.hours_of_each(&ids)? {
+            for (hour, tally) in &own {
+                let sum = hours.entry(*hour).or_default();
+                *sum = sum.and(tally);
+            }
+            keys.push((id, report::sum(&own)));
+        }
+        keys.retain(|(id, tally)| *tally != Tally::default() && self.is_behind(*id));
+        let next = self.cut(&mut keys);
+        let found = Found {
+            keys,
+            hours: self.is_first().then(|| hours.into_iter().collect()),
+            next,
+        };
+        Ok((found, known))
+    }
+
+    /// In the order of lists of keys, the tenant's tokens before all; what did nothing is passed over, and a page may be short of it.
+    fn of_tenant(&self, tenant: &str, ask: Ask<'_>) -> Result<(Found, Vec<KeyView>), VerbError> {
+        let tokens = TenantId::new(tenant).map(|tenant| tokens_of(&tenant));
+        let tokens = tokens.map_err(VerbError::refused)?;
+        let after = self.after.filter(|after| *after != tokens);
+        let room = match self.is_first() {
+            true => self.limit - 1,
+            false => self.limit,
+        };
+        let mut known = keys_of(tenant, after, room + 1, ask)?;
+        let more = known.len() > room;
+        known.truncate(room);
+        let mut ids = Vec::new();
+        if self.is_first() {
+            ids.push(tokens);
+        }
+        for key in &known {
+            ids.push(id_of(&key.id)?);
+        }
+        let next = ids.last().copied().filter(|_| more);
+        let mut keys = Vec::new();
+        for (id, own) in self.hours_of_each(&ids)? {
+            let tally = report::sum(&own);
+            if tally != Tally::default() {
+                keys.push((id, tally));
+            }
+        }
+        let hours = match &self.history {
+            Some(history) if self.is_first() => {
+                let own = all_of(tenant, tokens, ask)?;
+                let hours = history.hours(Some(&own), self.span.since, self.span.until);
+                Some(hours.map_err(unreadable)?)
+            }
+            _ => self.is_first().then(Vec::new),
+        };
+        Ok((Found { keys, hours, next }, known))
+    }
+
+    /// By their ids; those too that nobody knows any more.
+    fn all(&self, ask: Ask<'_>) -> Result<(Found, Vec<KeyView>), VerbError> {
+        let Some(history) = &self.history else {
+            let hours = self.is_first().then(Vec::new);
+            return Ok((
+                Found {
+                    hours,
+                    ..Found::default()
+                },
+                Vec::new(),
+            ));
+        };
+        let Span { since, until, .. } = self.span;
+        let keys = history.page(since, until, self.after, self.limit + 1);
+        let mut keys = keys.map_err(unreadable)?;
+        let next = self.cut(&mut keys);
+        let hours = match self.is_first() {
+            true => Some(history.hours(None, since, until).map_err(unreadable)?),
+            false => None,
+        };
+        let known = named(&keys.iter().map(|(id, _)| *id).collect(), None, ask)?;
+        Ok((Found { keys, hours, next }, known))
+    }
+
+    fn hours_of_each(&self, ids: &[KeyId]) -> Result<Vec<HoursOfKey>, VerbError> {
+        let Some(history) = &self.history else {
+            return Ok(Vec::new());
+        };
+        let hours = history.hours_of_each(ids, self.span.since, self.span.until);
+        hours.map_err(unreadable)
+    }
+
+    fn is_first(&self) -> bool {
+        self.after.is_none()
+    }
+
+    fn is_behind(&self, id: KeyId) -> bool {
+        self.after.is_none_or(|after| id > after)
+    }
+
+    /// Cuts what is beyond the page; where the next one begins.
+    fn cut(&self, keys: &mut Vec<(KeyId, Tally)>) -> Option<KeyId> {
+        let more = keys.len() > self.limit;
+        keys.truncate(self.limit);
+        keys.last().filter(|_| more).map(|(id, _)| *id)
+    }
+}
+
+/// The keys with these ids, as far as there are any; of this tenant alone where one is said.
+fn named(
+    ids: &BTreeSet<KeyId>,
+    tenant: Option<&str>,
+    ask: Ask<'_>,
+) -> Result<Vec<KeyView>, VerbError> {
+    let which = KeyFilter {
+        keys: Some(ids.iter().map(KeyId::to_string).collect()),
+        tenant: tenant.map(str::to_owned),
+        all: true,
+        ..KeyFilter::default()
+    };
+    Ok(views(ask(&Verb::KeyList(which))?))
+}
+
+fn keys_of(
+    tenant: &str,
+    after: Option<KeyId>,
+    limit: usize,
+    ask: Ask<'_>,
+) -> Result<Vec<KeyView>, VerbError> {
+    let which = KeyFilter {
+        tenant: Some(tenant.to_owned()),
+        all: true,
+        ..KeyFilter::default()
+    };
+    let verb = Verb::KeyPage {
+        which,
+        after: after.map(|id| id.to_string()),
+        limit,
+    };
+    Ok(views(ask(&verb)?))
+}
+
+/// The ids of all keys of a tenant, and that of its tokens; read by the page, and only the ids are kept.
+fn all_of(tenant: &str, tokens: KeyId, ask: Ask<'_>) -> Result<HashSet<KeyId>, VerbError> {
+    let mut ids = HashSet::from([tokens]);
+    let mut after = None;
+    loop {
+        let page = keys_of(tenant, after, PAGE_MAX, ask)?;
+        let Some(last) = page.last() else {
+            return Ok(ids);
+        };
+        after = Some(id_of(&last.id)?);
+        ids.extend(page.iter().filter_map(|key| KeyId::parse(&key.id).ok()));
+        if page.len() < PAGE_MAX {
+            return Ok(ids);
+        }
+    }
+}
+
+fn views(outcome: Outcome) -> Vec<KeyView> {
+    match outcome {
+        Outcome::Keys { keys } => keys,
+        _ => Vec::new(),
+    }
+}
+
+fn id_of(text: &str) -> Result<KeyId, VerbError> {
+    KeyId::parse(text).map_err(VerbError::refused)
+}
+
+fn unreadable(error: CountersError) -> VerbError {
+    VerbError {
+        text: error.to_string(),
+        exit: EXIT_UNAVAILABLE,
     }
 }
 
@@ -105,13 +325,12 @@ pub struct Usage {
 pub(super) fn usage(admin: &Admin, asked: &Asked) -> Result<Usage, VerbError> {
     (admin.flush)();
     let now = admin.clock.now();
-    let (whose, verb) = asked.keys();
-    let found = admin.keeper.execute(&verb, now.wall)?;
     let snapshot = admin.keeper.snapshot().load_full();
     let tenants: Vec<TenantId> = (snapshot.tenants.entries.iter())
         .map(|tenant| tenant.id.clone())
         .collect();
-    let report = asked.report(&admin.store, &whose, &found, &tenants, now.wall)?;
+    let mut ask = |verb: &Verb| admin.keeper.execute(verb, now.wall);
+    let report = asked.report(&admin.store, &tenants, now.wall, &mut ask)?;
     let windows = match &asked.key {
         // One that has ended for good has none.
         Some(id) => gate::windows_of(&snapshot, &admin.quota, now, id).unwrap_or_default(),

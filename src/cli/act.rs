@@ -100,8 +100,8 @@ impl Place {
     /// # Errors
     /// Why not.
     pub(super) fn act(&self, verb: &Verb) -> Result<Outcome, VerbError> {
-        self.reach("/cli/verbs", verb, |store, config| {
-            offline(store, config, verb)
+        self.reach("/cli/verbs", verb, |mut store, config| {
+            offline(&mut store, config, verb)
         })
     }
 
@@ -203,10 +203,10 @@ fn understood<T: DeserializeOwned>(answer: &[u8]) -> Result<T, VerbError> {
     })
 }
 
-fn offline(mut store: Store, config: &Config, verb: &Verb) -> Result<Outcome, VerbError> {
+fn offline(store: &mut Store, config: &Config, verb: &Verb) -> Result<Outcome, VerbError> {
     let clock = Clock::system();
     let used = if verb.is_read() {
-        last_used(&store, &clock)?
+        last_used(store, &clock)?
     } else {
         HashMap::new()
     };
@@ -215,16 +215,9 @@ fn offline(mut store: Store, config: &Config, verb: &Verb) -> Result<Outcome, Ve
     let now = clock.now().wall;
     let uid = Some(rustix::process::getuid().as_raw());
     let actor = Actor::user(uid, "offline");
-    verbs::apply(
-        &mut store,
-        &Declared::of(config),
-        verb,
-        now,
-        &last_used,
-        &actor,
-    )
-    .map_err(VerbError::from)
-    .and_then(|applied| told_of_nodes(&store, config, verb, applied.outcome))
+    verbs::apply(store, &Declared::of(config), verb, now, &last_used, &actor)
+        .map_err(VerbError::from)
+        .and_then(|applied| told_of_nodes(store, config, verb, applied.outcome))
 }
 
 /// Where several nodes share the store, what takes rights away is done once all of them have it in force.
@@ -246,22 +239,20 @@ fn told_of_nodes(
 }
 
 fn usage_offline(
-    store: Store,
+    mut store: Store,
     config: &Config,
     asked: &admin::Asked,
 ) -> Result<admin::Usage, VerbError> {
     let directory = store.directory().to_owned();
-    let (whose, verb) = asked.keys();
-    let found = offline(store, config, &verb)?;
-    // Tenants of the store alone that have no key are not known here; their tokens are told without a name.
-    let mut tenants: Vec<TenantId> = (config.tenants.iter())
-        .map(|tenant| tenant.id.clone())
-        .collect();
-    if let Outcome::Keys { keys } = &found {
-        tenants.extend((keys.iter()).filter_map(|key| TenantId::new(&key.tenant).ok()));
-    }
+    let mut ask = |verb: &Verb| offline(&mut store, config, verb);
+    let tenants = match ask(&Verb::TenantList)? {
+        Outcome::Tenants { tenants } => tenants,
+        _ => Vec::new(),
+    };
+    let tenants = tenants.iter().map(|tenant| TenantId::new(&tenant.id));
+    let tenants: Vec<TenantId> = tenants.filter_map(Result::ok).collect();
     let now = Clock::system().now().wall;
-    let report = asked.report(&directory, &whose, &found, &tenants, now)?;
+    let report = asked.report(&directory, &tenants, now, &mut ask)?;
     Ok(admin::Usage {
         report,
         windows: Vec::new(),

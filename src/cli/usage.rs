@@ -34,7 +34,7 @@ const OF_HOUR: [(&str, &str); 1] = [("hour", "HOUR")];
 /// # Errors
 /// There is no such key or tenant, or it cannot be said.
 pub(super) fn usage(at: &At, form: Output, asked: &Usage) -> Result<(), VerbError> {
-    let usage = Place::find(at)?.usage(&asked.asked())?;
+    let usage = whole(&Place::find(at)?, asked)?;
     let report = &usage.report;
     let (names, rows): (Vec<(&str, &str)>, Vec<Vec<String>>) = match asked.by_hour() {
         true => (
@@ -57,8 +57,27 @@ pub(super) fn usage(at: &At, form: Output, asked: &Usage) -> Result<(), VerbErro
     super::written(print::table(&heading, rows))
 }
 
+/// All pages, the busiest key first. The gateway holds one of them at a time.
+fn whole(place: &Place, asked: &Usage) -> Result<admin::Usage, VerbError> {
+    let mut page = asked.asked();
+    let mut usage = place.usage(&page)?;
+    while let Some(after) = usage.report.next.take() {
+        page.after = Some(after);
+        let mut more = place.usage(&page)?.report;
+        usage.report.keys.append(&mut more.keys);
+        usage.report.next = more.next;
+    }
+    (usage.report.keys).sort_by_key(|key| {
+        let figures = &key.figures;
+        std::cmp::Reverse(figures.requests + figures.refused)
+    });
+    Ok(usage)
+}
+
 fn introduce(usage: &admin::Usage) {
-    let total = &usage.report.total;
+    let Some(total) = &usage.report.total else {
+        return;
+    };
     let percent = |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{share} %"));
     eprintln!(
         "since {}: {} requests, success {}, errors {}, refused {}, last used {}",

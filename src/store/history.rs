@@ -79,6 +79,9 @@ impl Tally {
     }
 }
 
+/// A key, and what it did in each hour in which it did something.
+pub type HoursOfKey = (KeyId, Vec<(u32, Tally)>);
+
 /// What one key did in one hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HourRow {
@@ -223,19 +226,39 @@ impl History {
         since: u32,
         until: u32,
     ) -> Result<Vec<(u32, Tally)>, CountersError> {
+        let hours = self.hours_of_each(&[key], since, until)?;
+        Ok(hours.into_iter().flat_map(|(_, hours)| hours).collect())
+    }
+
+    /// The same of several keys, each with its hours, in their order.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn hours_of_each(
+        &self,
+        keys: &[KeyId],
+        since: u32,
+        until: u32,
+    ) -> Result<Vec<HoursOfKey>, CountersError> {
         self.read(|connection| {
             // The hours are counted up by name: each is one look into the index, instead of all keys of all hours.
             let mut statement = connection.prepare(
                 "WITH RECURSIVE hours(h) AS (SELECT ?1 UNION ALL SELECT h + 1 FROM hours WHERE h < ?2)
                  SELECT usage_hour.* FROM hours CROSS JOIN usage_hour ON hour = h AND key_id = ?3",
             )?;
-            let found = statement.query_map(params![since, until, key_text(key)], |row| {
-                Ok((row.get(0)?, tally(row, 2)?))
-            })?;
-            let mut hours = Hours(found.collect::<rusqlite::Result<_>>()?);
-            let recent = journal::usage(connection, Some(&[key]))?;
-            hours.add_all(&recent, since, until);
-            Ok(hours.0.into_iter().collect())
+            let recent = journal::usage(connection, Some(keys))?;
+            let mut found = Vec::with_capacity(keys.len());
+            for key in keys {
+                let rows = statement.query_map(params![since, until, key_text(*key)], |row| {
+                    Ok((row.get(0)?, tally(row, 2)?))
+                })?;
+                let mut hours = Hours(rows.collect::<rusqlite::Result<_>>()?);
+                let own: Vec<HourRow> =
+                    (recent.iter().filter(|row| row.key == *key).copied()).collect();
+                hours.add_all(&own, since, until);
+                found.push((*key, hours.0.into_iter().collect()));
+            }
+            Ok(found)
         })
     }
 
@@ -287,6 +310,55 @@ impl History {
         })
     }
 
+    /// What keys did that did something, by their ids: those behind this one, at most so many. However many keys there are, no more than that is read
+    /// of an hour: a key that belongs to the page is among the first of each hour in which it did something.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn page(
+        &self,
+        since: u32,
+        until: u32,
+        after: Option<KeyId>,
+        most: usize,
+    ) -> Result<Vec<(KeyId, Tally)>, CountersError> {
+        let first = after.map_or_else(String::new, key_text);
+        self.read(|connection| {
+            let mut statement = connection.prepare(
+                "SELECT * FROM usage_hour WHERE hour = ?1 AND key_id > ?2 ORDER BY key_id LIMIT ?3",
+            )?;
+            let mut page = Page {
+                keys: BTreeMap::new(),
+                most,
+            };
+            for hour in since..=until {
+                let mut found = statement.query(params![hour, first, most])?;
+                while let Some(row) = found.next()? {
+                    match key_of(row, 1)? {
+                        Some(key) if page.takes(key) => page.add(key, &tally(row, 2)?),
+                        // Those behind it in this hour are no part of the page either.
+                        Some(_) => break,
+                        None => {}
+                    }
+                }
+            }
+            // What the journal has came after; it is in parts by the first byte of ids.
+            for part in after.map_or(0, |after| after.0[0])..=u8::MAX {
+                if page.ends_before(part) {
+                    break;
+                }
+                for row in journal::usage_of_part(connection, part)? {
+                    let is_meant = (since..=until).contains(&row.hour)
+                        && after.is_none_or(|after| row.key > after);
+                    if is_meant && page.takes(row.key) {
+                        page.add(row.key, &row.tally);
+                    }
+                }
+            }
+            Ok(page.keys.into_iter().collect())
+        })
+    }
+
     pub(super) fn read<T>(
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -296,6 +368,34 @@ impl History {
         transaction
             .and_then(|transaction| query(&transaction))
             .map_err(|error| Problem::Sqlite(error).at(self.path.clone()))
+    }
+}
+
+/// The first keys of all that are added, by id, at most so many.
+struct Page {
+    keys: BTreeMap<KeyId, Tally>,
+    most: usize,
+}
+
+impl Page {
+    /// Whether this key is among the first of those that were added so far. One that is not now never will be.
+    fn takes(&self, key: KeyId) -> bool {
+        let last = self.keys.last_key_value();
+        self.keys.len() < self.most || last.is_some_and(|(last, _)| key <= *last)
+    }
+
+    /// Whether it is full of keys that begin with lesser bytes.
+    fn ends_before(&self, first: u8) -> bool {
+        let last = self.keys.last_key_value();
+        self.keys.len() >= self.most && last.is_none_or(|(last, _)| last.0[0] < first)
+    }
+
+    fn add(&mut self, key: KeyId, did: &Tally) {
+        let sum = self.keys.entry(key).or_default();
+        *sum = sum.and(did);
+        if self.keys.len() > self.most {
+            self.keys.pop_last();
+        }
     }
 }
 
@@ -449,6 +549,63 @@ mod tests {
         assert_eq!((of_b.len(), of_b[0].1.success), (1, 5));
         let by_key = history.by_key(0, now).unwrap();
         assert_eq!((by_key[&A].success, by_key[&B].success), (12, 5));
+    }
+
+    /// Pages by id, whatever their size, say of each key what all hours say together, whenever it did something, and leave none out.
+    #[test]
+    fn pages_are_the_whole_in_parts() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = HOURS_KEPT + 100;
+        let (mut counters, _) = Counters::open(directory.path(), at(now)).unwrap();
+        // Some do something in each hour, some in one alone: the early ones late, the late ones early.
+        let key = |index: u32| KeyId(*b"aaaaaaaaaaaa").nth(index);
+        let mut rows = Vec::new();
+        for index in 0..40 {
+            rows.push(row(key(index), now - index / 4, 1 + u64::from(index), 0));
+            if index % 3 == 0 {
+                (0..12).for_each(|back| rows.push(row(key(index), now - back, 7, 1)));
+            }
+        }
+        // Large saves go to the journal, some of which is folded by each save behind it.
+        let idle = |index: u32| row(KeyId(*b"zzzzzzzzzzzz").nth(index), 1, 1, 0);
+        let many: Vec<HourRow> = (0..100).map(idle).collect();
+        for (at, row) in rows.iter().enumerate() {
+            let mut batch = vec![*row];
+            if at % 2 == 0 {
+                (0..11).for_each(|_| batch.extend(&many));
+            }
+            save(&mut counters, &batch, now);
+        }
+        let history = History::open(directory.path()).unwrap().unwrap();
+        let (since, until) = (now - 11, now);
+        let whole = history.by_key(since, until).unwrap();
+        assert_eq!(whole.len(), 40);
+        for most in [1, 2, 7, 39, 40, 41] {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let page = history.page(since, until, after, most).unwrap();
+                assert!(page.len() <= most);
+                let Some((last, _)) = page.last() else {
+                    break;
+                };
+                after = Some(*last);
+                seen.extend(page);
+            }
+            assert!(seen.is_sorted_by_key(|(key, _)| *key), "{most}");
+            assert_eq!(seen.len(), 40, "{most}");
+            for (key, tally) in seen {
+                assert_eq!(tally, whole[&key], "{most}");
+            }
+        }
+        assert_eq!(history.page(since, until, None, 0).unwrap(), []);
+    }
+
+    impl KeyId {
+        fn nth(mut self, index: u32) -> KeyId {
+            self.0[3] = b'0' + (index / 10) as u8;
+            self.0[9] = b'0' + (index % 10) as u8;
+            self
+        }
     }
 
     #[test]

@@ -11,9 +11,7 @@ use crate::model::identity::TOKENS_NAME;
 use crate::model::identity::tokens_of;
 use crate::model::key::KeyId;
 use crate::model::tenant::TenantId;
-use crate::store::counters::CountersError;
 use crate::store::history::HOURS_KEPT;
-use crate::store::history::History;
 use crate::store::history::LATENCY_BOUNDS;
 use crate::store::history::Tally;
 use crate::store::history::hour_of;
@@ -27,15 +25,38 @@ pub const SINCE_SECONDS: u64 = 86_400;
 /// The longest span: what is kept.
 pub const SINCE_SECONDS_MAX: u64 = HOURS_KEPT as u64 * 3_600;
 
-/// Whose usage is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Whose {
-    /// Everybody's.
-    All,
-    /// That of these keys: a tenant's.
-    These,
-    /// One key's.
-    One,
+/// The hours that a report is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// Its first hour.
+    pub since: u32,
+    /// Its last.
+    pub until: u32,
+    now: Wall,
+}
+
+impl Span {
+    /// So far back from now.
+    #[must_use]
+    pub fn back(seconds: u64, now: Wall) -> Span {
+        let micros = seconds.min(SINCE_SECONDS_MAX).saturating_mul(1_000_000);
+        Span {
+            since: hour_of(Wall(now.0.saturating_sub(micros))),
+            until: hour_of(now),
+            now,
+        }
+    }
+}
+
+/// What was found out for a report.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// By key.
+    pub keys: Vec<(KeyId, Tally)>,
+    /// By hour, of all that is asked about; `None` behind the first page.
+    pub hours: Option<Vec<(u32, Tally)>>,
+    /// Where the next page begins.
+    pub next: Option<KeyId>,
 }
 
 /// A report.
@@ -47,12 +68,14 @@ pub struct Report {
     pub until: String,
     /// Upper bounds of all latency buckets but the last, in seconds, bounds included.
     pub latency_bounds_seconds: Vec<f64>,
-    /// All of it together.
-    pub total: Figures,
-    /// By key, the busiest first; those that did nothing are left out.
+    /// All of it together, whatever the page shows; `None` behind the first page.
+    pub total: Option<Figures>,
+    /// By key; those that did nothing are left out.
     pub keys: Vec<KeyFigures>,
-    /// By hour; those in which nothing was done are left out.
+    /// By hour, all of it together; those in which nothing was done are left out. Empty behind the first page.
     pub hours: Vec<HourFigures>,
+    /// What the page behind this one is asked for `after`; `None` is that there is none.
+    pub next: Option<String>,
 }
 
 /// One key's.
@@ -133,77 +156,42 @@ impl Figures {
     }
 }
 
-/// Makes a report on these keys, and on the tokens of these tenants. `known` names them; of `All` also what keys did that nobody knows any more.
-///
-/// # Errors
-/// `counters.db` cannot be read.
-pub fn report(
-    history: Option<&History>,
-    whose: &Whose,
-    known: &[KeyView],
-    tenants: &[TenantId],
-    since_seconds: u64,
-    now: Wall,
-) -> Result<Report, CountersError> {
-    let since_seconds = since_seconds.min(SINCE_SECONDS_MAX);
-    let since = hour_of(Wall(
-        now.0
-            .saturating_sub(since_seconds.saturating_mul(1_000_000)),
-    ));
-    let until = hour_of(now);
-    let ids = known.iter().filter_map(|key| KeyId::parse(&key.id).ok());
-    let tokens = tenants.iter().map(tokens_of);
-    let ids: HashSet<KeyId> = ids.chain(tokens).collect();
-    let (by_key, hours) = match (history, whose, ids.iter().next()) {
-        (None, ..) | (_, Whose::One | Whose::These, None) => (Vec::new(), Vec::new()),
-        (Some(history), Whose::One, Some(one)) => {
-            let hours = history.hours_of(*one, since, until)?;
-            (vec![(*one, sum(&hours))], hours)
-        }
-        (Some(history), Whose::These, _) => {
-            let mut by_key: Vec<_> = history.by_key(since, until)?.into_iter().collect();
-            by_key.retain(|(key, _)| ids.contains(key));
-            (by_key, history.hours(Some(&ids), since, until)?)
-        }
-        (Some(history), Whose::All, _) => {
-            let by_key = history.by_key(since, until)?.into_iter().collect();
-            (by_key, history.hours(None, since, until)?)
-        }
-    };
-    Ok(Report {
-        since: rfc3339(start_of(since)),
-        until: rfc3339(now),
+/// Makes a report of what was found. `known` and `tenants`, whose tokens count too, name it.
+#[must_use]
+pub fn report(span: &Span, found: Found, known: &[KeyView], tenants: &[TenantId]) -> Report {
+    let hours = found.hours.as_deref();
+    Report {
+        since: rfc3339(start_of(span.since)),
+        until: rfc3339(span.now),
         latency_bounds_seconds: LATENCY_BOUNDS.map(|bound| bound as f64 / 1e6).to_vec(),
-        total: Figures::of(&sum(&hours)),
-        keys: with_names(by_key, known, tenants),
-        hours: (hours.iter())
+        total: hours.map(|hours| Figures::of(&sum(hours))),
+        keys: with_names(&found.keys, known, tenants),
+        hours: (hours.unwrap_or_default().iter())
             .map(|(hour, tally)| HourFigures {
                 hour: rfc3339(start_of(*hour)),
                 figures: Figures::of(tally),
             })
             .collect(),
-    })
+        next: found.next.map(|key| key.to_string()),
+    }
 }
 
-fn sum(hours: &[(u32, Tally)]) -> Tally {
+/// Hours together.
+#[must_use]
+pub fn sum(hours: &[(u32, Tally)]) -> Tally {
     let tallies = hours.iter().map(|(_, tally)| tally);
     tallies.fold(Tally::default(), |sum, tally| sum.and(tally))
 }
 
-fn with_names(
-    mut by_key: Vec<(KeyId, Tally)>,
-    known: &[KeyView],
-    tenants: &[TenantId],
-) -> Vec<KeyFigures> {
-    by_key.sort_unstable_by_key(|(key, tally)| {
-        (std::cmp::Reverse(tally.requests() + tally.refused), *key)
-    });
+fn with_names(keys: &[(KeyId, Tally)], known: &[KeyView], tenants: &[TenantId]) -> Vec<KeyFigures> {
+    let shown: HashSet<KeyId> = keys.iter().map(|(key, _)| *key).collect();
     let names = known.iter().filter_map(|key| {
         let id = KeyId::parse(&key.id).ok()?;
         Some((id, (key.name.as_str(), key.tenant.as_str())))
     });
     let tokens = (tenants.iter()).map(|tenant| (tokens_of(tenant), (TOKENS_NAME, tenant.as_str())));
-    let names: HashMap<KeyId, (&str, &str)> = names.chain(tokens).collect();
+    let names = names.chain(tokens).filter(|(id, _)| shown.contains(id));
+    let names: HashMap<KeyId, (&str, &str)> = names.collect();
     let figures = |(key, tally): &(KeyId, Tally)| {
         let named = names.get(key);
         KeyFigures {
@@ -213,5 +201,5 @@ fn with_names(
             figures: Figures::of(tally),
         }
     };
-    by_key.iter().map(figures).collect()
+    keys.iter().map(figures).collect()
 }

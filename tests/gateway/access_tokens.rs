@@ -155,9 +155,11 @@ fn pb2_the_wrong_kind_is_401_and_nobody_is_called() {
         }
     }
     assert_eq!(idp.server().hits(), called);
-    // A token has one place.
-    let twice = Request::get("/both").header("X-API-Key", "a.b.c");
-    gateway.send(&twice).expect(401);
+    // A token has one place, also one that is remembered.
+    for text in ["a.b.c", token.as_str()] {
+        let misplaced = Request::get("/both").header("X-API-Key", text);
+        gateway.send(&misplaced).expect(401);
+    }
     gateway.log_line("token_misplaced");
     assert_eq!(upstream.hits(), 4);
 }

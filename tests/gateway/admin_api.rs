@@ -235,6 +235,97 @@ fn keys_are_listed_by_the_page() {
     }
 }
 
+// FF14, PB19: usage comes by the page too, whatever its size, with the sums of all on the first page alone; of a tenant, of named keys, and never of
+// another's.
+#[test]
+fn usage_is_told_by_the_page() {
+    let upstream = Upstream::start();
+    let gateway = Setup::usual(&upstream).start();
+    let keys: Vec<Key> = (0..5).map(|_| gateway.key("acme")).collect();
+    let (idle, other) = (gateway.key("acme"), gateway.key("bravo"));
+    for key in keys.iter().chain([&other]) {
+        gateway.get("/any", key).expect(200);
+    }
+    let api = Api::of(&gateway, &["--role", "read-only"]);
+    crate::support::eventually("the requests are counted", || {
+        (api.get("/v1/usage").json()["total"]["requests"] == 6).then_some(())
+    });
+    let ids = |page: &Value| -> Vec<String> {
+        let keys = page["keys"].as_array().unwrap().iter();
+        keys.map(|key| key["key_id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let pages = |api: &Api, query: &str, limit: usize| {
+        let (mut seen, mut next, mut shown) = (Vec::new(), String::new(), 0);
+        loop {
+            let page = api
+                .get(&format!("/v1/usage?limit={limit}{query}{next}"))
+                .json();
+            let first = next.is_empty();
+            assert_eq!(page["total"].is_object(), first, "{page}");
+            assert_eq!(page["hours"].as_array().unwrap().is_empty(), !first);
+            let found = ids(&page);
+            assert!(found.len() <= limit, "{page}");
+            assert!(page["keys"].as_array().unwrap().iter().all(|key| {
+                let named = key["name"].is_string() && key["tenant"].is_string();
+                named && key["requests"] == 1
+            }));
+            seen.extend(found);
+            shown += 1;
+            match page["next"].as_str() {
+                Some(after) => next = format!("&after={after}"),
+                None => break,
+            }
+        }
+        seen.sort();
+        (seen, shown)
+    };
+    let mut acme: Vec<String> = keys.iter().map(|key| key.id.clone()).collect();
+    acme.sort();
+    let mut all = [acme.clone(), vec![other.id.clone()]].concat();
+    all.sort();
+    let tenant = Api::of(&gateway, &["--tenant", "acme"]);
+    for limit in [1, 2, 5, 6, 100] {
+        assert_eq!(
+            pages(&api, "", limit),
+            (all.clone(), 6_usize.div_ceil(limit))
+        );
+        assert_eq!(pages(&api, "&tenant=acme", limit).0, acme);
+        assert_eq!(pages(&tenant, "", limit).0, acme);
+        let named = format!("&keys={},{},{}", acme[0], idle.id, other.id);
+        assert_eq!(pages(&tenant, &named, limit).0, acme[..1]);
+        let mut two = vec![acme[0].clone(), other.id.clone()];
+        two.sort();
+        assert_eq!(pages(&api, &named, limit).0, two);
+    }
+    let of_acme = tenant.get("/v1/usage?limit=1").json();
+    assert_eq!(of_acme["total"]["requests"], 5, "of all, not of the page");
+    let named = api.get(&format!("/v1/usage?keys={}", acme[0])).json();
+    assert_eq!(named["total"]["requests"], 1);
+    for query in [
+        "?limit=0",
+        "?limit=1001",
+        "?after=x",
+        "?keys=",
+        "?keys=key_nobody000000,x",
+        &format!("?keys={}", vec!["key_nobody000000"; 101].join(",")),
+    ] {
+        api.get(&format!("/v1/usage{query}")).expect(400);
+    }
+    // Of one tenant the page begins behind a key that it has.
+    let foreign = format!("/v1/usage?after={}", other.id);
+    tenant.get(&foreign).expect(409);
+    // The command line puts the pages together again, the busiest first.
+    gateway.get("/any", &keys[3]).expect(200);
+    let told = crate::support::eventually("the request is counted", || {
+        let (_, out, _) = gateway.command(&["usage", "--output", "json"]);
+        let said: Value = serde_json::from_str(&out).unwrap();
+        (said["total"]["requests"] == 7).then_some(said)
+    });
+    assert_eq!(told["keys"][0]["key_id"], keys[3].id.as_str());
+    assert_eq!(told["keys"].as_array().unwrap().len(), 6);
+}
+
 // DESIGN section 10: a read-only token changes nothing; one of a tenant sees and changes that tenant's keys, knows of no other, and
 // cannot raise what the tenant has bought.
 #[test]

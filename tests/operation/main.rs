@@ -22,4 +22,5 @@ mod load;
 mod lossless;
 mod power;
 mod stores;
+mod usage;
 mod watchdog;

@@ -20,15 +20,24 @@ use crate::admin::rest::keys::own_key;
 use crate::admin::rest::keys::own_tenant;
 use crate::admin::usage;
 use crate::admin::usage::Asked;
+use crate::admin::usage::PAGE_MAX;
 use crate::gate;
+use crate::model::key::KeyId;
 use crate::usage::report::SINCE_SECONDS_MAX;
 
-/// Since when.
+/// Keys that are named at once, at most: as many as a page of `/v1/keys` has where nothing is said.
+const NAMED_MAX: usize = 100;
+
+/// Since when, whose, and which page.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Span {
     tenant: Option<String>,
+    /// Ids with commas between.
+    keys: Option<String>,
     since_seconds: Option<u64>,
+    limit: Option<usize>,
+    after: Option<String>,
 }
 
 /// Since when, of one key.
@@ -38,18 +47,36 @@ pub(super) struct KeySpan {
     since_seconds: Option<u64>,
 }
 
-/// What all keys did that the caller may see, or those of one tenant.
+/// What keys did that the caller may see, by the page; `next` is the `after` of the page behind it.
 pub(super) async fn all(
     State(admin): State<Arc<Admin>>,
     Extension(grant): Extension<Grant>,
     extract::Asked(asked): extract::Asked<Span>,
 ) -> Result<Response, Problem> {
+    if asked
+        .limit
+        .is_some_and(|limit| !(1..=PAGE_MAX).contains(&limit))
+    {
+        return Err(Problem::malformed("limit is 1 to 1000."));
+    }
+    let keys = asked
+        .keys
+        .map(|ids| ids.split(',').map(str::to_owned).collect::<Vec<_>>());
+    if keys.as_ref().is_some_and(|keys| keys.len() > NAMED_MAX) {
+        return Err(Problem::malformed("keys are at most 100."));
+    }
+    for id in keys.iter().flatten().chain(&asked.after) {
+        KeyId::parse(id).map_err(Problem::malformed)?;
+    }
     told(
         admin,
         Asked {
             key: None,
+            keys,
             tenant: own_tenant(&grant, asked.tenant)?,
             since_seconds: asked.since_seconds,
+            after: asked.after,
+            limit: asked.limit,
         },
     )
     .await
@@ -67,8 +94,8 @@ pub(super) async fn of_key(
         admin,
         Asked {
             key: Some(id),
-            tenant: None,
             since_seconds: asked.since_seconds,
+            ..Asked::default()
         },
     )
     .await

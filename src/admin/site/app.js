@@ -205,7 +205,9 @@ async function overview() {
 
 async function keys(after) {
   const from = after ? `&after=${encodeURIComponent(after)}` : "";
-  const [listed, usage] = await Promise.all([api("GET", `/v1/keys?limit=${PAGE_KEYS}${from}`), api("GET", "/v1/usage")]);
+  const listed = await api("GET", `/v1/keys?limit=${PAGE_KEYS}${from}`);
+  const ids = listed.keys.map((key) => key.id).join(",");
+  const usage = ids ? await api("GET", `/v1/usage?keys=${ids}&limit=${PAGE_KEYS}`) : { keys: [] };
   const used = new Map(usage.keys.map((key) => [key.key_id, key]));
   const rows = listed.keys.map((key) => [
     make("a", { href: `#/key/${key.id}` }, key.name), key.type, key.key || "–", key.tenant, time(key.created_at), time(key.last_used_at), state(key.status),

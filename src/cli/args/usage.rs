@@ -32,6 +32,8 @@ impl Usage {
             key: self.id.clone(),
             tenant: self.tenant.clone(),
             since_seconds: Some(self.since),
+            limit: Some(admin::PAGE_MAX),
+            ..admin::Asked::default()
         }
     }
 

@@ -162,6 +162,17 @@ pub(in crate::store) fn usage(
     Ok(found)
 }
 
+/// The same of all keys whose ids begin with this byte.
+pub(in crate::store) fn usage_of_part(
+    connection: &Connection,
+    part: u8,
+) -> rusqlite::Result<Vec<HourRow>> {
+    match exists(connection)? {
+        true => usage_of(connection, Some(part)),
+        false => Ok(Vec::new()),
+    }
+}
+
 fn exists(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row(
         "SELECT count(*) = 1 FROM sqlite_schema WHERE type = 'table' AND name = 'journal'",

@@ -13,11 +13,19 @@ use crate::store::outcome::TenantView;
 use crate::store::verbs::Prepared;
 use crate::store::verbs::Scene;
 
-/// The keys that are meant, oldest first (FA5, FA7).
+/// The keys that are meant, oldest first (FA5, FA7). Where they are named, it costs what those do.
 pub(super) fn keys(scene: &Scene<'_>, which: &KeyFilter) -> Result<Prepared, Failure> {
-    let last_used = (scene.last_used)(None);
+    let of_all = which.keys.is_none() || which.unused_since_seconds.is_some();
+    let mut last_used = match of_all {
+        true => (scene.last_used)(None),
+        false => HashMap::new(),
+    };
     let mut keys = scene.select(which, &last_used)?.keys;
     keys.sort_by_key(|key| (key.created, key.id));
+    if !of_all {
+        let ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
+        last_used = (scene.last_used)(Some(&ids));
+    }
     Ok(Prepared::read(Outcome::Keys {
         keys: views(scene, &keys, &last_used),
     }))
