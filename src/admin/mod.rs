@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::alerts::Alerts;
+use crate::alerts::unwritten::Unwritten;
 use crate::clock::Clock;
 use crate::clock::Wall;
 use crate::observed::Observed;
@@ -71,6 +72,8 @@ pub struct Admin {
     pub sessions: Arc<Sessions>,
     /// Told when somebody tries tokens.
     pub alerts: Alerts,
+    /// Alerts that the store does not know yet.
+    pub unwritten: Arc<Unwritten>,
     /// Where the admin plane listens over TCP.
     pub address: Option<SocketAddr>,
     /// The whole of `/metrics`, OpenMetrics text.

@@ -1,8 +1,9 @@
 //! Alerts: what an operator should know at once, told once in the log and, where there is one, to a webhook.
 //!
-//! `rules` says when there is something to tell, `webhook` signs and sends. What happens on the data path is only put into a bounded queue.
+//! `rules` says when there is something to tell, `webhook` signs and sends, `unwritten` holds what the disk does not take. What happens on the data path is only put into a bounded queue.
 
 pub mod rules;
+pub mod unwritten;
 pub mod webhook;
 
 use std::sync::Arc;

@@ -141,6 +141,7 @@ impl Site {
             overview: Arc::new(|| serde_json::Value::Null),
             sessions: Arc::default(),
             alerts: crate::alerts::Alerts::queue().0,
+            unwritten: Arc::default(),
             address: None,
             status: Arc::new(|| serde_json::json!({ "pid": 42 })),
             upstreams: Arc::new(Vec::new),

@@ -59,9 +59,6 @@ pub(crate) const WAITING_MAX: usize = 1_000;
 /// How often it is looked whether a delivery is due.
 const DUE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Alerts that are known although they could not be written down.
-const UNWRITTEN_MAX: usize = 1_000;
-
 /// What watches and tells.
 #[derive(Clone)]
 pub(crate) struct Alerting {
@@ -266,31 +263,17 @@ pub(crate) async fn tell(
     mut raised: mpsc::Receiver<Alert>,
     to_send: mpsc::Sender<Noted>,
 ) {
-    let mut unwritten: BTreeMap<String, Wall> = BTreeMap::new();
     while let Some(alert) = raised.recv().await {
         let Some(noted) = noted(&alert) else {
             continue;
         };
-        unwritten.retain(|_, until| *until > noted.at);
-        if unwritten.contains_key(&noted.once) {
-            continue;
-        }
         let delivery = match parts.receiver.load().is_some() {
             true => Delivery::Pending,
             false => Delivery::None,
         };
         let (flusher, kept) = (Arc::clone(&parts.flusher), noted.clone());
         let work = move || flusher.note_alert(&kept, delivery);
-        let new = match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(new)) => new,
-            // The disk is full, perhaps: it is told all the same, and once too.
-            _ if unwritten.len() < UNWRITTEN_MAX => {
-                unwritten.insert(noted.once.clone(), noted.until);
-                true
-            }
-            _ => false,
-        };
-        if !new {
+        if !tokio::task::spawn_blocking(work).await.unwrap_or(false) {
             continue;
         }
         parts.counts.told.fetch_add(1, Ordering::Relaxed);

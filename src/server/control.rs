@@ -132,6 +132,7 @@ fn admin_handles(parts: &Parts) -> admin::Admin {
         overview: Arc::new(move || overview_json(&overview)),
         sessions: Arc::default(),
         alerts: parts.alerts.clone(),
+        unwritten: Arc::clone(parts.flusher.unwritten()),
         address: parts.addresses.admin,
         metrics: Arc::new(move || metrics.render()),
         ready: Arc::new(move || watch.state() == State::Running),

@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 
 use crate::alerts::Alerts;
 use crate::alerts::rules::ErrorRates;
+use crate::alerts::unwritten::Unwritten;
 use crate::clock::Now;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
@@ -41,6 +42,8 @@ pub(crate) struct Flusher {
     /// Whether the last flush failed: a disk that stays full is told of once, not once a second.
     failing: AtomicBool,
     synced: AtomicBool,
+    /// Alerts that the disk did not take. Changed only while `counters` is held, so that none is lost between the two.
+    unwritten: Arc<Unwritten>,
     /// What looks at what was flushed, once there is a view to ask for its rules.
     watch: OnceLock<Watch>,
 }
@@ -67,8 +70,14 @@ impl Flusher {
             failures: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             synced: AtomicBool::new(false),
+            unwritten: Arc::default(),
             watch: OnceLock::new(),
         }
+    }
+
+    /// Alerts that the disk did not take.
+    pub(crate) fn unwritten(&self) -> &Arc<Unwritten> {
+        &self.unwritten
     }
 
     /// Writes what changed since the last flush. What could not be written is written next time.
@@ -77,6 +86,9 @@ impl Flusher {
         let number = self.saves().begin();
         let saved = self.save(&mut counters, now);
         self.saves().end(number, saved.is_ok());
+        if saved.is_ok() {
+            self.write_alerts(&mut counters);
+        }
         drop(counters);
         self.tell(saved);
     }
@@ -115,22 +127,37 @@ impl Flusher {
         let _ = self.watch.set(watch);
     }
 
-    /// Keeps an alert; says whether it is new.
-    pub(crate) fn note_alert(
-        &self,
-        alert: &Noted,
-        delivery: Delivery,
-    ) -> Result<bool, CountersError> {
-        lock(&self.counters).note_alert(alert, delivery)
+    /// Keeps an alert, in memory where the disk is full, perhaps; says whether it is new, and to be told.
+    pub(crate) fn note_alert(&self, alert: &Noted, delivery: Delivery) -> bool {
+        let mut counters = lock(&self.counters);
+        if self.unwritten.knows(alert) {
+            return false;
+        }
+        let written = counters.note_alert(alert, delivery);
+        written.unwrap_or_else(|_| self.unwritten.hold(alert, delivery))
     }
 
-    /// Writes down how far a delivery is.
+    /// Notes how far a delivery is.
     pub(crate) fn alert_delivered(
         &self,
         id: &str,
         delivery: Delivery,
     ) -> Result<(), CountersError> {
-        lock(&self.counters).alert_delivered(id, delivery)
+        let mut counters = lock(&self.counters);
+        match self.unwritten.delivered(id, delivery) {
+            true => Ok(()),
+            false => counters.alert_delivered(id, delivery),
+        }
+    }
+
+    /// Writes alerts down that found no room before.
+    fn write_alerts(&self, counters: &mut Counters) {
+        while let Some((alert, delivery)) = self.unwritten.first() {
+            if counters.note_alert(&alert, delivery).is_err() {
+                return;
+            }
+            self.unwritten.let_go(&alert.id);
+        }
     }
 
     /// Alerts that still are to be delivered.

@@ -77,6 +77,20 @@ pub struct AlertView {
     pub delivery: String,
 }
 
+impl AlertView {
+    /// One that is not written down yet.
+    #[must_use]
+    pub fn of(alert: &Noted, delivery: Delivery) -> AlertView {
+        AlertView {
+            id: alert.id.clone(),
+            kind: alert.kind.clone(),
+            at: rfc3339(alert.at),
+            text: alert.text.clone(),
+            delivery: delivery.word().to_owned(),
+        }
+    }
+}
+
 pub(super) const SCHEMA: &str = "
 CREATE TABLE alert(
   seq INTEGER PRIMARY KEY,

@@ -17,9 +17,11 @@ use rustix::process::kill_process;
 
 use crate::load::used;
 use crate::support::client;
+use crate::support::client::Http1;
 use crate::support::eventually;
 use crate::support::gateway::Setup;
 use crate::support::ports::free_port;
+use crate::support::request::Request;
 use crate::support::site::BINARY;
 use crate::support::site::Site;
 use crate::support::site::assert_exit;
@@ -168,6 +170,15 @@ fn a_full_disk_stops_neither_requests_nor_revocations() {
     room.start(&site);
     let (key, _) = make(&site);
     let (lost, lost_id) = make(&site);
+    let words = [
+        "admin-tokens",
+        "create",
+        "--name",
+        "ops",
+        "--role",
+        "read-only",
+    ];
+    let token = site.told(&words).trim().to_owned();
     site.get(&lost).expect(200);
     site.get(&key).expect(200);
     room.fill(&store);
@@ -190,6 +201,27 @@ fn a_full_disk_stops_neither_requests_nor_revocations() {
     let told = receiver.wait_for(1);
     assert_eq!(told[0]["valid"], true);
     assert_eq!(told[0]["body"]["type"], "store.trouble");
+    // And the list shows it, from memory, with what became of it.
+    let listed = || -> Vec<[String; 3]> {
+        let request = Request::get("/v1/alerts").header("Connection", "close");
+        let answer = Http1::plain(site.admin()).exchange(&request.bearer(&token));
+        let alerts = answer.expect(200).json()["alerts"]
+            .as_array()
+            .unwrap()
+            .clone();
+        let words = ["id", "kind", "delivery"];
+        let shown = alerts
+            .iter()
+            .map(|alert| words.map(|word| alert[word].as_str().unwrap().to_owned()));
+        shown.collect()
+    };
+    let shown = eventually("the list shows the alert, delivered", || {
+        let shown = listed();
+        (shown.first()?[2] == "done").then_some(shown)
+    });
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert_eq!(shown[0][0], told[0]["id"].as_str().unwrap());
+    assert_eq!(shown[0][1], "store.trouble");
     let output = site.command(&["keys", "revoke", &lost_id, "--yes"]);
     assert_exit(&output, 69);
     assert!(
@@ -227,8 +259,10 @@ fn a_full_disk_stops_neither_requests_nor_revocations() {
     assert_eq!(receiver.seen().len(), 1, "once, not with each second");
     let said = site.stderr().matches("the store cannot be written").count();
     assert_eq!(said, 1, "{}", site.stderr());
+    // What was held in memory lies on the disk now, and outlives the process.
     room.kill();
     room.start(&site);
+    assert_eq!(listed(), shown);
     site.get(&lost).expect(401);
     site.get(&key).expect(429);
     make(&site);

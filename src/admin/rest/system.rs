@@ -36,6 +36,7 @@ use crate::store::NewAdminToken;
 use crate::store::Outcome;
 use crate::store::Verb;
 use crate::store::VerbError;
+use crate::store::alerts::AlertView;
 use crate::store::audit::Which;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::error::EXIT_UNAVAILABLE;
@@ -208,7 +209,7 @@ pub(super) struct ListAlerts {
     limit: Option<u32>,
 }
 
-/// What was to be told at once, the latest first.
+/// What was to be told at once, the latest first; before all what could not be written down yet.
 pub(super) async fn alerts(
     State(admin): State<Arc<Admin>>,
     Asked(asked): Asked<ListAlerts>,
@@ -218,17 +219,29 @@ pub(super) async fn alerts(
         return Err(Problem::malformed("limit is 1 to 1000."));
     }
     let work = move || {
+        let held = admin.unwritten.list();
         let history = History::open(&admin.store);
-        let alerts = history.and_then(|history| {
+        let written = history.and_then(|history| {
             history.map_or_else(|| Ok(Vec::new()), |history| history.alerts(limit))
         });
-        alerts.map_err(|error| VerbError {
-            text: error.to_string(),
-            exit: EXIT_UNAVAILABLE,
-        })
+        match written {
+            Ok(written) => Ok(latest(held, written, limit as usize)),
+            Err(error) => Err(VerbError {
+                text: error.to_string(),
+                exit: EXIT_UNAVAILABLE,
+            }),
+        }
     };
     let alerts = blocking(work).await?;
     Ok(Json(json!({ "alerts": alerts })).into_response())
+}
+
+/// Both together; one may have been written down between the two looks.
+fn latest(mut held: Vec<AlertView>, mut written: Vec<AlertView>, limit: usize) -> Vec<AlertView> {
+    written.retain(|one| held.iter().all(|other| other.id != one.id));
+    held.append(&mut written);
+    held.truncate(limit);
+    held
 }
 
 /// All tokens of the admin plane.
