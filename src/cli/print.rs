@@ -1,5 +1,6 @@
 //! Results to standard output, talk to standard error.
 
+use std::borrow::Cow;
 use std::io;
 use std::io::IsTerminal;
 use std::io::Write;
@@ -14,6 +15,7 @@ use serde_json::json;
 use crate::cli::args::Column;
 use crate::cli::args::Output;
 use crate::config::Config;
+use crate::model::display;
 use crate::model::route::Access;
 use crate::store::Outcome;
 use crate::store::outcome::AdminTokenView;
@@ -454,7 +456,13 @@ pub(super) fn rows<const WIDTH: usize>(
 }
 
 /// The same for rows of any width.
-pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> io::Result<()> {
+pub(super) fn table(heading: &[&str], mut rows: Vec<Vec<String>>) -> io::Result<()> {
+    // What would move a cursor or turn a line around is shown for what it is, whoever wrote it and when.
+    for cell in rows.iter_mut().flatten() {
+        if let Cow::Owned(shown) = display::shown(cell) {
+            *cell = shown;
+        }
+    }
     if !io::stdout().is_terminal() {
         let lines = rows.iter().map(|row| row.join("\t") + "\n");
         return raw(lines.collect::<String>().as_bytes());

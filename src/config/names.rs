@@ -16,6 +16,7 @@ use crate::config::values::Wrong;
 use crate::config::values::digits_only;
 use crate::config::values::wrong;
 use crate::model::binding::WebOrigin;
+use crate::model::display;
 use crate::model::guard::MEMBER_BYTES_MAX;
 use crate::model::isolation::PathPrefix;
 use crate::model::issuer::Endpoint;
@@ -367,14 +368,11 @@ pub(super) fn member(text: &str) -> Result<String, Wrong> {
     }
 }
 
-/// What people call a tenant or key: 1 to 128 characters without control characters.
+/// What people call a tenant or key: 1 to 128 characters that can be seen.
 pub(super) fn display_name(text: &str) -> Result<String, Wrong> {
-    match (1..=128).contains(&text.chars().count()) && !text.chars().any(char::is_control) {
-        true => Ok(text.to_owned()),
-        false => wrong(
-            "this is not a name",
-            "use 1 to 128 characters, no control characters",
-        ),
+    match display::check("a name", text, 128) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(why) => wrong("this is not a name", why),
     }
 }
 
@@ -714,6 +712,7 @@ mod tests {
         assert!(
             display_name("Zoë & Co").is_ok()
                 && display_name("a\nb").is_err()
+                && display_name("a\u{202e}b").is_err()
                 && display_name("").is_err()
         );
         assert_eq!(host_header("client"), Ok(HostHeader::Client));

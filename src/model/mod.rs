@@ -4,6 +4,7 @@ pub mod admin_token;
 pub mod binding;
 pub mod credential;
 pub mod denial;
+pub mod display;
 pub mod guard;
 pub mod identity;
 pub mod isolation;

@@ -13,6 +13,7 @@ use crate::clock::Wall;
 use crate::config::KeyLabels;
 use crate::model::admin_token::AdminToken;
 use crate::model::denial::Denial;
+use crate::model::display;
 use crate::model::key::ApiKey;
 use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
@@ -197,7 +198,7 @@ impl AdminTokenView {
     pub fn of(token: &AdminToken, now: Wall) -> AdminTokenView {
         AdminTokenView {
             id: token.id.clone(),
-            name: token.name.clone(),
+            name: display::shown(&token.name).into_owned(),
             role: token.role.as_str().to_owned(),
             tenant: token.role.tenant().map(|tenant| tenant.as_str().to_owned()),
             last_four: token.last_four.clone(),
@@ -280,7 +281,7 @@ impl KeyView {
         let status = status_word(key, now);
         KeyView {
             id: key.id.to_string(),
-            name: key.name.clone(),
+            name: display::shown(&key.name).into_owned(),
             kind: key.kind.as_str().to_owned(),
             environment: key.environment.clone(),
             tenant: key.tenant.as_str().to_owned(),
@@ -299,7 +300,7 @@ impl KeyView {
                 .map(ToString::to_string)
                 .collect(),
             cidrs: key.binding.cidrs.iter().map(ToString::to_string).collect(),
-            note: key.note.clone(),
+            note: (key.note.as_deref()).map(|note| display::shown(note).into_owned()),
             declared_in: origin_word(key.origin).to_owned(),
         }
     }
@@ -338,7 +339,7 @@ impl TenantView {
     pub fn of(tenant: &Tenant) -> TenantView {
         TenantView {
             id: tenant.id.as_str().to_owned(),
-            name: tenant.name.clone(),
+            name: display::shown(&tenant.name).into_owned(),
             plan: tenant.plan.clone(),
             scopes: scope_texts(&tenant.scopes),
             quota: tenant.quota.text(),

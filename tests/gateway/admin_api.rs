@@ -235,6 +235,85 @@ fn keys_are_listed_by_the_page() {
     }
 }
 
+// S27: a name or note that turns the direction of what follows, or hides in it, is refused wherever one is given, by its place and without being repeated;
+// one that was there before is shown for what it is.
+#[test]
+fn s27_names_that_nobody_can_read_are_refused_and_old_ones_shown_for_what_they_are() {
+    let upstream = Upstream::start();
+    let gateway = Setup::usual(&upstream).start();
+    let key = gateway.key("acme");
+    let (code, _, said) = gateway.command(&["tenants", "create", "delta", "--plan", "open"]);
+    assert_eq!(code, 0, "{said}");
+    let api = Api::of(&gateway, &["--role", "full"]);
+    let odd = "paid\u{202e}eerf";
+    let create = ["keys", "create", "--tenant", "acme", "--inherit", "--name"];
+    let cases: [&[&str]; 7] = [
+        &[&create[..], &[odd]].concat(),
+        &[&create[..], &["x", "--note", odd]].concat(),
+        &["keys", "update", &key.id, "--name", odd],
+        &["keys", "update", &key.id, "--note", odd],
+        &["tenants", "create", "echo", "--plan", "open", "--name", odd],
+        &["tenants", "update", "delta", "--name", odd],
+        &["admin-tokens", "create", "--role", "full", "--name", odd],
+    ];
+    for words in cases {
+        let (code, out, said) = gateway.command(words);
+        assert_eq!((code, out.as_str()), (1, ""), "{words:?}: {said}");
+        assert!(said.contains("character 5 is U+202E"), "{said}");
+        assert!(!said.contains('\u{202e}'), "{said:?}");
+    }
+    let new = json!({"tenant": "acme", "name": odd, "inherit": true});
+    let of_key = format!("/v1/keys/{}", key.id);
+    for (method, path, body) in [
+        ("POST", "/v1/keys", new),
+        ("PATCH", of_key.as_str(), json!({"name": odd})),
+        ("PATCH", of_key.as_str(), json!({"note": odd})),
+        (
+            "PUT",
+            "/v1/tenants/echo",
+            json!({"plan": "open", "name": odd}),
+        ),
+        ("PATCH", "/v1/tenants/delta", json!({"name": odd})),
+        (
+            "POST",
+            "/v1/admin-tokens",
+            json!({"role": "full", "name": odd}),
+        ),
+    ] {
+        let answer = api.call(method, path, Some(body));
+        let detail = answer.expect(409).json()["detail"].clone();
+        let detail = detail.as_str().unwrap();
+        assert!(detail.contains("character 5 is U+202E"), "{detail}");
+    }
+    let before = "UPDATE api_key SET name = replace(name, 't', char(0x202e)), note = char(0x200b); UPDATE tenant SET name = char(0x2067) || name";
+    let file = gateway.directory().join("state/keys.db");
+    let store = rusqlite::Connection::open(file).unwrap();
+    store.execute_batch(before).unwrap();
+    let plain = |text: &str| {
+        !text
+            .chars()
+            .any(|one| "\u{202e}\u{200b}\u{2067}".contains(one))
+    };
+    for (path, shown) in [
+        ("/v1/keys", "\\\\u{202e}es\\\\u{202e}"),
+        ("/v1/keys", "\\\\u{200b}"),
+        ("/v1/tenants", "\\\\u{2067}delta"),
+    ] {
+        let text = api.get(path).expect(200).text();
+        assert!(text.contains(shown) && plain(&text), "{text:?}");
+    }
+    for (words, shown) in [
+        (&["keys", "list"][..], "\\u{202e}es\\u{202e}"),
+        (&["tenants", "list"], "\\u{2067}delta"),
+        (&["keys", "deactivate", &key.id], "\\u{202e}es\\u{202e}"),
+    ] {
+        let (code, out, said) = gateway.command(words);
+        assert_eq!(code, 0, "{said}");
+        let all = out + &said;
+        assert!(all.contains(shown) && plain(&all), "{all:?}");
+    }
+}
+
 // FF14, PB19: usage comes by the page too, whatever its size, with the sums of all on the first page alone; of a tenant, of named keys, and never of
 // another's.
 #[test]

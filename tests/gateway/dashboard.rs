@@ -90,6 +90,10 @@ fn an_operator_lives_in_the_dashboard() {
         ..crate::support::gateway::new_key("hostile")
     });
     gateway.get("/any/x", &hostile).expect(200);
+    let old = gateway.key("hostile");
+    let store = rusqlite::Connection::open(gateway.directory().join("state/keys.db")).unwrap();
+    let name = "UPDATE api_key SET name = 'old' || char(0x202e) || 'mark' WHERE id = ?1";
+    assert_eq!(store.execute(name, [&old.id]).unwrap(), 1);
     let screens = Path::new(env!("CARGO_TARGET_TMPDIR")).join("screens");
     std::fs::create_dir_all(&screens).unwrap();
     // An alert to look at.

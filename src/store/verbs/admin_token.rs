@@ -4,6 +4,7 @@ use zeroize::Zeroizing;
 
 use crate::model::admin_token::AdminToken;
 use crate::model::admin_token::Role;
+use crate::model::display;
 use crate::model::key_text;
 use crate::store::NewAdminToken;
 use crate::store::outcome::AdminTokenView;
@@ -85,16 +86,14 @@ pub(super) fn revoke(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
         )));
     };
     let changed = token.revoked.is_none();
+    let name = display::shown(&token.name).into_owned();
     token.revoked = token.revoked.or(Some(scene.now));
     let outcome = Outcome::AdminTokenChanged {
         token: AdminTokenView::of(token, scene.now),
         changed,
         said: match changed {
-            true => format!(
-                "admin token {id} ({}) is revoked: it opens nothing from now on",
-                token.name
-            ),
-            false => format!("admin token {id} ({}) was revoked already", token.name),
+            true => format!("admin token {id} ({name}) is revoked: it opens nothing from now on"),
+            false => format!("admin token {id} ({name}) was revoked already"),
         },
     };
     if !changed {

@@ -1,6 +1,7 @@
 //! Finding keys, tenants and names, and the words for what is not there.
 
 use crate::clock::Wall;
+use crate::model::display;
 use crate::model::key::ApiKey;
 use crate::model::key::Digest;
 use crate::model::key::KeyId;
@@ -158,13 +159,14 @@ pub(super) fn nearest<'a>(name: &str, there: &[&'a str]) -> Option<&'a str> {
         .map(|(_, near)| near)
 }
 
-/// A name that people read in tables and logs: 1 to 128 characters, none of them able to move a cursor (S27).
+/// A name that people read in tables and logs: 1 to 128 characters, all of which can be seen (S27).
 pub(super) fn display_name(text: &str) -> Result<String, Failure> {
     let text = text.trim();
-    if text.is_empty() || text.chars().count() > 128 || text.chars().any(char::is_control) {
-        return Err(Failure::refused(
-            "a name has 1 to 128 characters and no control characters",
-        ));
-    }
+    display::check("a name", text, 128).map_err(Failure::refused)?;
     Ok(text.to_owned())
+}
+
+/// A key as sentences name it.
+pub(super) fn called(key: &ApiKey) -> String {
+    format!("{} ({})", key.id, display::shown(&key.name))
 }

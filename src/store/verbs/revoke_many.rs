@@ -12,6 +12,7 @@ use crate::store::sqlite::Write;
 use crate::store::verbs::Change;
 use crate::store::verbs::Prepared;
 use crate::store::verbs::Scene;
+use crate::store::verbs::find;
 use crate::store::verbs::select::Replaced;
 
 /// How many entries are named in a remark.
@@ -84,8 +85,11 @@ impl Ends {
 
     /// Ends a text in its overlap; says what became of any other.
     fn text(&mut self, scene: &Scene<'_>, old: &Replaced) -> String {
-        let (place, id, name) = (old.place, old.key.id, &old.key.name);
-        let whose = format!("the text at place {place} was that of {id} ({name})");
+        let (place, id) = (old.place, old.key.id);
+        let whose = format!(
+            "the text at place {place} was that of {}",
+            find::called(&old.key)
+        );
         if old.key.status.is_final() {
             return format!("{whose}, which is {}", old.key.status.as_str());
         }

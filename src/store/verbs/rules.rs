@@ -6,6 +6,7 @@ use crate::clock::Wall;
 use crate::model::binding;
 use crate::model::binding::Binding;
 use crate::model::binding::WebOrigin;
+use crate::model::display;
 use crate::model::key::KeyKind;
 use crate::model::scope::Scope;
 use crate::model::scope::Scopes;
@@ -186,15 +187,11 @@ fn each<T: PartialEq>(
     Ok(list)
 }
 
-/// A remark of the operator, up to 1,000 characters on one line (S27); an empty one is none.
+/// A remark of the operator, up to 1,000 characters on one line, all of which can be seen (S27); an empty one is none.
 pub(super) fn note(text: Option<&str>) -> Result<Option<String>, Failure> {
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    if text.chars().count() > 1_000 || text.chars().any(char::is_control) {
-        return Err(Failure::refused(
-            "a note has at most 1000 characters and no control characters",
-        ));
-    }
+    display::check("a note", text, 1_000).map_err(Failure::refused)?;
     Ok(Some(text.to_owned()))
 }

@@ -10,6 +10,7 @@ use crate::store::sqlite::Write;
 use crate::store::verbs::Change;
 use crate::store::verbs::Prepared;
 use crate::store::verbs::Scene;
+use crate::store::verbs::find;
 
 /// Switches off, reversible.
 pub(super) fn deactivate(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
@@ -128,7 +129,7 @@ fn told(scene: &Scene<'_>, key: &ApiKey, changed: bool, said: &str) -> Outcome {
     Outcome::KeyChanged {
         key: Box::new(scene.view(key)),
         changed,
-        said: format!("{} ({}) {said}", key.id, key.name),
+        said: format!("{} {said}", find::called(key)),
         notes: Vec::new(),
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn key(scene: &Scene<'_>, update: &KeyUpdate) -> Result<Prepared, Fai
     let outcome = Outcome::KeyChanged {
         key: Box::new(scene.view(&key)),
         changed,
-        said: format!("{} ({}) {said}", key.id, key.name),
+        said: format!("{} {said}", find::called(&key)),
         notes: widened_key(scene, &before, &key)?.into_iter().collect(),
     };
     if !changed {
