@@ -10,24 +10,17 @@ use std::time::Duration;
 
 use portcullis::clock::Clock;
 use portcullis::clock::Wall;
-use portcullis::config;
-use portcullis::config::Config;
 use portcullis::model::binding::Binding;
 use portcullis::model::key::ApiKey;
 use portcullis::model::key::Digest;
-use portcullis::model::key::Environment;
-use portcullis::model::key::KeyId;
 use portcullis::model::key::KeyKind;
 use portcullis::model::key::KeyStatus;
 use portcullis::model::key::Override;
-use portcullis::model::key_text;
 use portcullis::model::scope::Scope;
 use portcullis::model::scope::Scopes;
 use portcullis::model::tenant::Origin;
 use portcullis::model::tenant::Tenant;
 use portcullis::model::tenant::TenantId;
-use portcullis::snapshot::KeyEntry;
-use portcullis::snapshot::NEVER_EXPIRES;
 use portcullis::snapshot::change::Keeper;
 use portcullis::snapshot::key_table::KeyTable;
 use portcullis::store::KeyFilter;
@@ -35,6 +28,13 @@ use portcullis::store::Store;
 use portcullis::store::Verb;
 use portcullis::store::request::KeyUpdate;
 use portcullis::store::sqlite::Write;
+
+use setup::digest;
+use setup::entry;
+use setup::key_id;
+use setup::spread;
+
+mod setup;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -67,7 +67,7 @@ fn number(text: &str) -> u32 {
 
 fn measure_table(keys: u32) {
     let before = memory("VmRSS:");
-    let rows = (0..keys).map(|index| (digest(index), entry(index)));
+    let rows = (0..keys).map(|index| (digest(index), entry(index, index / BULK)));
     let table = KeyTable::build(rows);
     let bytes = memory("VmRSS:").saturating_sub(before);
     show("table of the snapshot, MiB", bytes >> 20);
@@ -80,7 +80,8 @@ fn measure_store(directory: &Path, keys: u32) {
     let start = clock.now().mono;
     let store = Store::open(directory).expect("the store just made");
     let last_used = Box::new(|_: Option<&[_]>| std::collections::HashMap::new());
-    let (keeper, _) = Keeper::start(store, config(), last_used).expect("it fits");
+    let (keeper, _) =
+        Keeper::start(store, setup::config(&[setup::LEASES]), last_used).expect("it fits");
     let took = clock.now().mono.since(start);
     assert_eq!(keeper.snapshot().load().keys.len(), keys as usize);
     show("cold load, ms", took.as_millis());
@@ -211,11 +212,6 @@ fn fill(directory: &Path, keys: u32) {
     }
 }
 
-fn config() -> Arc<Config> {
-    let loaded = config::parse(GATEWAY, Path::new("gateway.toml"));
-    Arc::new(loaded.expect("the text below is valid").config)
-}
-
 fn tenants(keys: u32) -> u32 {
     keys.div_ceil(BULK)
 }
@@ -269,69 +265,8 @@ fn key(index: u32) -> ApiKey {
     }
 }
 
-fn entry(index: u32) -> KeyEntry {
-    KeyEntry {
-        id: key_id(index),
-        tenant: index / BULK,
-        plan: u32::MAX,
-        expires: NEVER_EXPIRES,
-        status: KeyStatus::Active,
-        kind: KeyKind::Secret,
-        environment: Environment(0),
-        own: None,
-        binding: None,
-        scopes: Scopes::Inherit,
-    }
-}
-
-fn digest(index: u32) -> Digest {
-    key_text::digest_of(key_text::make("fp", "live", &digits(index)).as_bytes())
-}
-
-fn key_id(index: u32) -> KeyId {
-    KeyId(digits(index))
-}
-
-fn digits<const LENGTH: usize>(index: u32) -> [u8; LENGTH] {
-    let mut digits = [b'0'; LENGTH];
-    let mut rest = index;
-    for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789"[(rest % 10) as usize];
-        rest /= 10;
-    }
-    digits
-}
-
-/// Steps through the keys so that neighbours in time are no neighbours in memory.
-fn spread(round: u32, keys: u32) -> u32 {
-    round.wrapping_mul(2_654_435_761) % keys
-}
-
 /// How many lookups are timed together; the clock counts microseconds.
 const BATCH: usize = 64;
 
 /// Keys of a tenant, and of a bulk revocation.
 const BULK: u32 = 1_000;
-
-const GATEWAY: &str = r#"
-[listen]
-https = ["127.0.0.1:8443"]
-
-[tls]
-certificate = "cert.pem"
-private_key = "key.pem"
-
-[plans.free]
-quota = "1000000000/hour"
-burst = "500/s"
-scopes = ["*"]
-
-[upstreams.legacy]
-servers = ["http://127.0.0.1:3000"]
-
-[[routes]]
-path = "/leases/{id}"
-methods = ["GET"]
-scope = "leases:read"
-upstream = "legacy"
-"#;

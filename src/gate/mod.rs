@@ -109,8 +109,8 @@ pub enum Via {
 pub struct Principal {
     /// Its key.
     pub key: KeyId,
-    /// The digest, to look the key up again before the answer is sent.
-    digest: Digest,
+    /// The key's digest, to look it up again before the answer is sent; `None` for a token.
+    digest: Option<Digest>,
     /// Index into the snapshot's tenants.
     tenant: u32,
     /// Whom it acts for (FA18).
@@ -761,8 +761,8 @@ impl Principal {
     fn of(bearer: &Bearer<'_>) -> Principal {
         let key = bearer.entry();
         let (digest, token) = match bearer {
-            Bearer::Key(digest, _) => (*digest, None),
-            Bearer::Token(token) => (token.digest, Some(Arc::clone(token))),
+            Bearer::Key(digest, _) => (Some(*digest), None),
+            Bearer::Token(token) => (None, Some(Arc::clone(token))),
         };
         Principal {
             key: key.id,
@@ -892,7 +892,7 @@ impl Admission {
         if let Some(token) = &principal.token {
             return standing::token_ended(&self.snapshot, snapshot, token);
         }
-        match snapshot.key(&principal.digest) {
+        match principal.digest.and_then(|digest| snapshot.key(&digest)) {
             Some(key) => standing::ended(snapshot, key),
             // A regenerated key has another digest under the same id: the old text is unknown and ends here.
             None => Some(Ended::Key),
@@ -915,7 +915,7 @@ impl Admission {
             route,
             principal: tenant.map(|tenant| Principal {
                 key: KeyId(*b"AAAAAAAAAAAA"),
-                digest: Digest([0; 32]),
+                digest: Some(Digest([0; 32])),
                 tenant,
                 subject: None,
                 token: None,

@@ -1,11 +1,14 @@
 //! Sessions of browsers (PB11): the cookie, taken out of the request and nothing else with it, and where requests that change something may
 //! come from.
 
+use std::ops::Range;
+
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::header;
+use memchr::memchr;
 
 use super::Fault;
 use super::credential::Credential;
@@ -19,7 +22,10 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Takes the cookie of this name out of the headers, whatever the route takes: a session is a credential, and no backend's business. All other
 /// cookies stay as they came.
 pub(super) fn take(headers: &mut HeaderMap, name: &str, length_max: usize) -> Presented {
-    let there = |line: &HeaderValue| line.as_bytes().split(cuts).any(|part| is(part, name));
+    let there = |line: &HeaderValue| {
+        let line = line.as_bytes();
+        parts(line).any(|part| is(&line[part], name))
+    };
     if !headers.get_all(header::COOKIE).iter().any(there) {
         return None;
     }
@@ -27,11 +33,15 @@ pub(super) fn take(headers: &mut HeaderMap, name: &str, length_max: usize) -> Pr
     headers.remove(header::COOKIE);
     let mut presented = None;
     for line in lines {
-        let parts = line.as_bytes().split(cuts);
-        let (own, others): (Vec<&[u8]>, Vec<&[u8]>) = parts.partition(|part| is(part, name));
-        for part in own {
+        let bytes = line.as_bytes();
+        let mut others: Vec<&[u8]> = Vec::new();
+        for part in parts(bytes) {
+            if !is(&bytes[part.clone()], name) {
+                others.push(&bytes[part]);
+                continue;
+            }
             presented = Some(match presented {
-                None => read(part, name, length_max),
+                None => read(&line, part, name, length_max),
                 Some(_) => Err(invalid("credential_repeated")),
             });
         }
@@ -92,25 +102,38 @@ fn is_listed(origin: &HeaderValue, route: Option<&Route>) -> bool {
     })
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "it is what `split` calls"
-)]
-fn cuts(byte: &u8) -> bool {
-    *byte == b';'
+/// Where the cookies of a line stand in it. A session has some 700 bytes, so that they are not looked at one by one.
+fn parts(line: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut next = Some(0);
+    std::iter::from_fn(move || {
+        let start = next?;
+        let end = memchr(b';', &line[start..]).map(|at| start + at);
+        next = end.map(|end| end + 1);
+        Some(start..end.unwrap_or(line.len()))
+    })
 }
 
 /// Whether a part of a line is the cookie of this name; names have one spelling.
 fn is(part: &[u8], name: &str) -> bool {
-    let own = part.split(|byte| *byte == b'=').next().unwrap_or_default();
-    own.trim_ascii() == name.as_bytes()
+    let end = memchr(b'=', part).unwrap_or(part.len());
+    part[..end].trim_ascii() == name.as_bytes()
 }
 
-fn read(part: &[u8], name: &str, length_max: usize) -> Result<Credential, Fault> {
-    let value = part.trim_ascii().get(name.len()..).unwrap_or_default();
-    let value = value.trim_ascii_start().strip_prefix(b"=");
-    let value = value.and_then(|value| HeaderValue::from_bytes(value.trim_ascii()).ok());
-    let credential = value.and_then(|value| Credential::cookie(value, length_max));
+/// Takes the value out of this part of a line, without copying it.
+fn read(
+    line: &HeaderValue,
+    part: Range<usize>,
+    name: &str,
+    length_max: usize,
+) -> Result<Credential, Fault> {
+    let bytes = line.as_bytes()[part.clone()].trim_ascii_end();
+    let end = part.start + bytes.len();
+    let value = bytes.trim_ascii_start().get(name.len()..);
+    let value = value.and_then(|value| value.trim_ascii_start().strip_prefix(b"="));
+    let credential = value.and_then(|value| {
+        let start = end - value.trim_ascii_start().len();
+        Credential::cookie(line.clone(), start..end, length_max)
+    });
     credential.ok_or_else(|| invalid("credential_malformed"))
 }
 
@@ -178,6 +201,23 @@ mod tests {
             (&["__Host-session"], Some(Err("credential_malformed")), &[]),
             (&["__Host-session="], Some(Err("credential_malformed")), &[]),
             (&["__Host-session = x"], Some(Ok("x")), &[]),
+            (
+                &["a=1;  __Host-session =  x=y  ;b=2"],
+                Some(Ok("x=y")),
+                &["a=1;b=2"],
+            ),
+            (&["__Host-session=x;"], Some(Ok("x")), &[]),
+            (&[";__Host-session=x;;"], Some(Ok("x")), &[";;"]),
+            (
+                &["__Host-session= ; a"],
+                Some(Err("credential_malformed")),
+                &["a"],
+            ),
+            (
+                &["; __Host-session"],
+                Some(Err("credential_malformed")),
+                &[],
+            ),
             (
                 &["__Host-session=x y"],
                 Some(Err("credential_malformed")),

@@ -28,6 +28,7 @@ use crate::refusal::Refusal;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
 use crate::token::Failure;
+use crate::token::Mark;
 use crate::token::Verified;
 use crate::token::form;
 use crate::token::form::Form;
@@ -158,8 +159,10 @@ fn remembered(
     if !asked.kinds.contain(kind) || form::is_key(text, &snapshot.config) {
         return Ok(None);
     }
-    let digest = key_text::digest_of(text);
-    match means.tokens.recall(snapshot, &digest, kind, asked.now) {
+    let Some(mark) = means.tokens.mark(text) else {
+        return Ok(None);
+    };
+    match means.tokens.recall(snapshot, &mark, kind, asked.now) {
         Ok(found) => Ok(found),
         Err(Failure::Invalid(reason)) => Err(reason),
         Err(Failure::Unavailable(_) | Failure::Wanted(_)) => Ok(None),
@@ -214,8 +217,8 @@ enum Failed {
     Token(Failure),
 }
 
-/// A token that is remembered costs a lookup. One that is not has to be verified, which nobody may have us do without end: where too much came
-/// that did not stand, new tokens wait.
+/// A token that is not remembered has to be verified, which nobody may have us do without end: where too much came that did not stand, new tokens
+/// wait. JWTs that are remembered have been found before; what is opaque is looked for here.
 fn token(
     snapshot: &Snapshot,
     means: &Means<'_>,
@@ -223,20 +226,24 @@ fn token(
     kind: Kind,
     text: &[u8],
 ) -> Result<Arc<Verified>, Failed> {
-    let digest = key_text::digest_of(text);
-    let found = means.tokens.recall(snapshot, &digest, kind, asked.now);
-    if let Some(token) = found.map_err(Failed::Token)? {
-        return Ok(token);
+    let opaque = match form::of(text, &snapshot.config) {
+        Form::Jwt => None,
+        Form::Key | Form::Other => Some(key_text::digest_of(text)),
+    };
+    if let Some(digest) = opaque {
+        let mark = Mark::Opaque(digest);
+        let found = means.tokens.recall(snapshot, &mark, kind, asked.now);
+        if let Some(token) = found.map_err(Failed::Token)? {
+            return Ok(token);
+        }
     }
     if let Some(fault) = throttled(&snapshot.config, means.quota, asked.now, asked.peer) {
         return Err(Failed::Fault(fault));
     }
     let (tokens, patience) = (means.tokens, &means.patience);
-    let verified = match form::of(text, &snapshot.config) {
-        Form::Jwt => tokens.verify_jwt(snapshot, text, digest, kind, asked.now, patience),
-        Form::Key | Form::Other => {
-            tokens.inquire(snapshot, text, digest, kind, asked.now, patience)
-        }
+    let verified = match opaque {
+        None => tokens.verify_jwt(snapshot, text, kind, asked.now, patience),
+        Some(digest) => tokens.inquire(snapshot, text, digest, kind, asked.now, patience),
     };
     verified.map_err(Failed::Token)
 }

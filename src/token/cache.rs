@@ -1,4 +1,4 @@
-//! Verified tokens by digest: bounded, in shards, each under a lock that is held for one lookup.
+//! Verified tokens by their marks: bounded, in shards, each under a lock that is held for one lookup.
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -9,12 +9,12 @@ use std::sync::RwLock;
 use std::sync::RwLockReadGuard;
 use std::sync::RwLockWriteGuard;
 
-use crate::model::key::Digest;
 use crate::token::entry::Verified;
+use crate::token::mark::Mark;
 
-type Map = HashMap<Digest, Arc<Verified>, BuildHasherDefault<First>>;
+type Map = HashMap<Mark, Arc<Verified>, BuildHasherDefault<First>>;
 
-/// Takes the first bytes of a digest for its hash: they are as good as random, and nobody chooses those of tokens that an issuer has signed.
+/// Takes the first bytes of a mark for its hash: they are as good as random. Nobody chooses those of a keyed one, or of a digest whose text an issuer made.
 #[derive(Debug, Default)]
 struct First(u64);
 
@@ -25,7 +25,7 @@ impl Hasher for First {
         }
     }
 
-    /// The length of a digest says nothing.
+    /// Which kind a mark is says nothing, nor does the length of a digest.
     fn write_usize(&mut self, _: usize) {}
 
     fn finish(&self) -> u64 {
@@ -49,25 +49,25 @@ impl Default for Cache {
 }
 
 impl Cache {
-    pub(super) fn get(&self, digest: &Digest) -> Option<Arc<Verified>> {
-        read(self.shard(digest)).get(digest).cloned()
+    pub(super) fn get(&self, mark: &Mark) -> Option<Arc<Verified>> {
+        read(self.shard(mark)).get(mark).cloned()
     }
 
     /// Keeps a token; in a full shard another gives way, whichever it is: it is only verified once more.
-    pub(super) fn put(&self, digest: Digest, token: Arc<Verified>, max: usize) {
+    pub(super) fn put(&self, mark: Mark, token: Arc<Verified>, max: usize) {
         let room = max.div_ceil(SHARDS).max(1);
-        let mut shard = write(self.shard(&digest));
-        while shard.len() >= room && !shard.contains_key(&digest) {
+        let mut shard = write(self.shard(&mark));
+        while shard.len() >= room && !shard.contains_key(&mark) {
             let Some(other) = shard.keys().next().copied() else {
                 break;
             };
             shard.remove(&other);
         }
-        shard.insert(digest, token);
+        shard.insert(mark, token);
     }
 
-    pub(super) fn forget(&self, digest: &Digest) {
-        write(self.shard(digest)).remove(digest);
+    pub(super) fn forget(&self, mark: &Mark) {
+        write(self.shard(mark)).remove(mark);
     }
 
     /// Forgets all that `keep` does not keep; one shard after the other.
@@ -81,8 +81,13 @@ impl Cache {
         self.shards.iter().map(|shard| read(shard).len()).sum()
     }
 
-    fn shard(&self, digest: &Digest) -> &RwLock<Map> {
-        &self.shards[usize::from(digest.0[31]) % SHARDS]
+    fn shard(&self, mark: &Mark) -> &RwLock<Map> {
+        // Other bytes than those that the map takes, so that the tokens of a shard are spread in it.
+        let last = match mark {
+            Mark::Jwt(mark) => mark.to_le_bytes()[15],
+            Mark::Opaque(digest) => digest.0[31],
+        };
+        &self.shards[usize::from(last) % SHARDS]
     }
 }
 
@@ -97,3 +102,26 @@ fn write(shard: &RwLock<Map>) -> RwLockWriteGuard<'_, Map> {
 
 /// A power of two, at most 256.
 const SHARDS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use super::*;
+    use crate::model::key::Digest;
+
+    /// The kind and the length, which are hashed too, leave the bytes that tell marks apart.
+    #[test]
+    fn the_hash_of_a_mark_is_of_its_own_bytes() {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&7_u64.to_le_bytes());
+        let marks = [
+            (Mark::Jwt(7), 7),
+            (Mark::Jwt(u128::MAX), u64::MAX),
+            (Mark::Opaque(Digest(bytes)), 7),
+        ];
+        for (mark, hash) in marks {
+            assert_eq!(Map::default().hasher().hash_one(mark), hash);
+        }
+    }
+}

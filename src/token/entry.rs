@@ -12,7 +12,6 @@ use crate::model::identity::Identity;
 use crate::model::identity::tokens_of;
 use crate::model::issuer::Issuer;
 use crate::model::issuer::TenantOf;
-use crate::model::key::Digest;
 use crate::model::key::KeyId;
 use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
@@ -23,6 +22,7 @@ use crate::snapshot::Snapshot;
 use crate::token::claims::Claims;
 use crate::token::counted_under;
 use crate::token::issuers::IssuerKeys;
+use crate::token::mark::Mark;
 
 /// A token that was verified.
 #[derive(Debug)]
@@ -35,8 +35,6 @@ pub struct Verified {
     pub identity: Identity,
     /// What it came as.
     pub kind: Kind,
-    /// Its text's digest.
-    pub digest: Digest,
     /// Under what it is reported: its tenant's tokens.
     pub reported: KeyId,
     /// `Snapshot::generation` of the configuration that it was verified under.
@@ -54,8 +52,8 @@ pub struct Verified {
 pub(super) struct Origin {
     /// What it came as.
     pub(super) kind: Kind,
-    /// Its text's digest.
-    pub(super) digest: Digest,
+    /// What it is remembered under; `None` where that cannot be made.
+    pub(super) mark: Option<Mark>,
     /// The keys, and their version.
     pub(super) keys: Option<(Arc<IssuerKeys>, u64)>,
     /// Until when its issuer need not be asked again.
@@ -110,7 +108,6 @@ impl Verified {
             tenant,
             identity,
             kind: origin.kind,
-            digest: origin.digest,
             generation: snapshot.generation,
             keys: origin.keys,
             fresh_until: origin.fresh_until,

@@ -26,6 +26,7 @@ mod issuers;
 mod json;
 mod jwt;
 pub mod keys;
+mod mark;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 
@@ -35,16 +36,19 @@ pub use inquiry::Inquiries;
 pub use inquiry::Inquiry;
 pub use issuers::IssuerKeys;
 pub use issuers::Wanted;
+pub use mark::Mark;
 
 use cache::Cache;
 use claims::Claims;
 use issuers::Known;
 use jwt::Jwt;
+use mark::Marker;
 
 /// What all threads share of tokens.
 #[derive(Debug, Default)]
 pub struct Tokens {
     cache: Cache,
+    marker: Marker,
     issuers: issuers::Issuers,
     inquiries: Inquiries,
 }
@@ -91,7 +95,13 @@ impl Tokens {
         &self.inquiries
     }
 
-    /// The token with this digest, if it was verified and nothing has changed since that it depends on: its issuer and all else of the
+    /// What a JWT with this text is remembered under; `None` where that cannot be said, and nothing is remembered.
+    #[must_use]
+    pub fn mark(&self, text: &[u8]) -> Option<Mark> {
+        self.marker.of_jwt(text)
+    }
+
+    /// The token with this mark, if it was verified and nothing has changed since that it depends on: its issuer and all else of the
     /// configuration, the issuer's keys, and what is denied. Costs what the lookup of a key costs.
     ///
     /// # Errors
@@ -99,22 +109,22 @@ impl Tokens {
     pub fn recall(
         &self,
         snapshot: &Snapshot,
-        digest: &Digest,
+        mark: &Mark,
         kind: Kind,
         now: Now,
     ) -> Result<Option<Arc<Verified>>, Failure> {
-        let Some(found) = self.cache.get(digest) else {
+        let Some(found) = self.cache.get(mark) else {
             return Ok(None);
         };
         if !found.depends_on(snapshot) || found.kind != kind || found.is_stale(now.wall) {
             return Ok(None);
         }
         if found.entry.expired(now.wall) {
-            self.cache.forget(digest);
+            self.cache.forget(mark);
             return Err(Failure::Invalid("token_expired"));
         }
         if found.is_denied(&snapshot.denials, now.wall) {
-            self.cache.forget(digest);
+            self.cache.forget(mark);
             return Err(Failure::Invalid("token_denied"));
         }
         Ok(Some(found))
@@ -128,7 +138,6 @@ impl Tokens {
         &self,
         snapshot: &Snapshot,
         text: &[u8],
-        digest: Digest,
         kind: Kind,
         now: Now,
         patience: &Patience,
@@ -152,7 +161,7 @@ impl Tokens {
         let claims = claims.map_err(Failure::Invalid)?;
         let origin = entry::Origin {
             kind,
-            digest,
+            mark: self.mark(text),
             keys: Some((keys, set.version())),
             fresh_until: None,
         };
@@ -198,7 +207,7 @@ impl Tokens {
         let claims = Claims::check_told(issuer, claims, now.wall, session);
         let origin = entry::Origin {
             kind,
-            digest,
+            mark: Some(Mark::Opaque(digest)),
             keys: None,
             fresh_until: Some(claims::later(now.wall, introspection.cached)),
         };
@@ -232,14 +241,16 @@ impl Tokens {
         origin: entry::Origin,
         now: Now,
     ) -> Result<Arc<Verified>, Failure> {
+        let mark = origin.mark;
         let verified = Verified::new(snapshot, issuer, claims, origin);
         let verified = Arc::new(verified.map_err(Failure::Invalid)?);
         if verified.is_denied(&snapshot.denials, now.wall) {
             return Err(Failure::Invalid("token_denied"));
         }
-        let bound = snapshot.config.tokens.cached_max;
-        self.cache
-            .put(verified.digest, Arc::clone(&verified), bound);
+        if let Some(mark) = mark {
+            let bound = snapshot.config.tokens.cached_max;
+            self.cache.put(mark, Arc::clone(&verified), bound);
+        }
         Ok(verified)
     }
 
