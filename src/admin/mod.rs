@@ -37,8 +37,8 @@ pub use serve::serve_tcp;
 pub use session::Sessions;
 pub use socket::bind_socket;
 pub use usage::Asked;
-pub use usage::Usage;
 pub use usage::PAGE_MAX;
+pub use usage::Usage;
 
 /// Reads gateway.toml again in somebody's name.
 pub type Reload = Arc<dyn Fn(&Actor) -> Result<String, String> + Send + Sync>;

@@ -32,6 +32,7 @@ pub(super) fn audit(at: &At, form: Output, asked: Audit) -> Result<(), VerbError
             })
         }
         Audit::Verify { expect } => {
+            let expected = expect.as_ref().map(|(line, _)| *line);
             let answer = place.audit(&AuditAsked::Verify { expect })?;
             let Some(verdict) = answer.verdict else {
                 return Err(VerbError::refused(
@@ -41,7 +42,7 @@ pub(super) fn audit(at: &At, form: Output, asked: Audit) -> Result<(), VerbError
             match form {
                 Output::Json => super::written(print::json_line(&verdict))?,
                 Output::Table if verdict.whole => {
-                    eprintln!("{}; the last one:", whole(&verdict));
+                    eprintln!("{}; the last one:", whole(&verdict, expected));
                     let head = format!("{}:{}\n", verdict.last_line, verdict.head);
                     super::written(print::raw(head.as_bytes()))?;
                 }
@@ -61,12 +62,19 @@ pub(super) fn audit(at: &At, form: Output, asked: Audit) -> Result<(), VerbError
     }
 }
 
-/// What a log is that is whole, and since when.
-fn whole(verdict: &Verdict) -> String {
+/// What a log is that is whole, since when, and who vouches for that.
+fn whole(verdict: &Verdict, expected: Option<u64>) -> String {
     let lines = format!("{} lines, all as they were written", verdict.lines);
+    let by = verdict.pruned_by.unwrap_or(0);
+    let vouched = match expected {
+        Some(line) if line >= by => format!("as line {by} says, which line {line} vouches for"),
+        Some(_) | None => format!(
+            "as line {by} says; to have that vouched for, --expect that line, or a later one, of the gateway's own log"
+        ),
+    };
     match (&verdict.since, &verdict.pruned_at) {
         (Some(since), Some(pruned)) => format!(
-            "{lines}, from line {} of {since} on; those before were let go, last at {pruned}, as the log itself says",
+            "{lines}, from line {} of {since} on; those before were let go, last at {pruned}, {vouched}",
             verdict.first_line
         ),
         (Some(since), None) => format!("{lines}, since {since}, when the log began"),

@@ -65,4 +65,6 @@ const VERIFY: &str = "\
 Who may write the store's files can write the log anew from end to end. What he cannot change is what was written down elsewhere: the gateway's own log
 has number and hash of each line (audit_seq, audit_hash), and this command prints the last. --expect compares.
 Lines beyond [audit] keep and lines_max are let go by the gateway, and a line of the log (audit-prune) says which, with the hash of the last of them. This
-command says since when the log is kept; a beginning that is missing without such a line is a fault.";
+command says since when the log is kept; a beginning that is missing without such a line is a fault. Such a line can be forged like any other, by who may
+write the files: that the beginning was let go by the gateway is shown by --expect with that line, or a later one, as the gateway's own log has it. A line
+that is expected and was let go is a fault: only who wrote it down knows whether it was old enough to go.";

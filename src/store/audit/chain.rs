@@ -36,6 +36,10 @@ pub struct Verdict {
     pub since: Option<String>,
     /// When lines were let go last; RFC 3339.
     pub pruned_at: Option<String>,
+    /// The line that says so. Who can write the file can write such a line: it is vouched for by a hash that was written down elsewhere, of it or of a
+    /// line behind it.
+    #[serde(default)]
+    pub pruned_by: Option<u64>,
     /// What is wrong, of the first line that is.
     pub fault: Option<String>,
 }
@@ -47,15 +51,15 @@ pub(super) struct Anchor {
     pub(super) through: i64,
     /// Its hash.
     pub(super) hash: [u8; 32],
-    /// When it was let go.
-    pub(super) at: Option<i64>,
+    /// When it was let go, and the line that says so.
+    pub(super) said: Option<(i64, i64)>,
 }
 
 impl Anchor {
     const BEGINNING: Anchor = Anchor {
         through: 0,
         hash: [0; 32],
-        at: None,
+        said: None,
     };
 
     /// The anchor of a log whose first line is this one. A log from which somebody took the beginning has no line that says so, or one that
@@ -64,20 +68,22 @@ impl Anchor {
         if matches!(first, None | Some(1)) {
             return Ok(Anchor::BEGINNING);
         }
-        let sql = "SELECT at, after FROM audit WHERE act = ?1 ORDER BY seq DESC LIMIT 1";
-        let said: Option<(i64, Option<String>)> = connection
-            .query_row(sql, [PRUNED], |row| Ok((row.get(0)?, row.get(1)?)))
+        let sql = "SELECT at, seq, after FROM audit WHERE act = ?1 ORDER BY seq DESC LIMIT 1";
+        let said: Option<(i64, i64, Option<String>)> = connection
+            .query_row(sql, [PRUNED], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .optional()?;
-        let said = said.and_then(|(at, after)| Anchor::read(&after?, at));
+        let said = said.and_then(|(at, seq, after)| Anchor::read(&after?, (at, seq)));
         Ok(said.unwrap_or(Anchor::BEGINNING))
     }
 
-    fn read(after: &str, at: i64) -> Option<Anchor> {
+    fn read(after: &str, (at, seq): (i64, i64)) -> Option<Anchor> {
         let said: Value = serde_json::from_str(after).ok()?;
         Some(Anchor {
             through: said["through"].as_i64()?,
             hash: unhex(said["hash"].as_str()?)?,
-            at: Some(at),
+            said: Some((at, seq)),
         })
     }
 }
@@ -194,8 +200,14 @@ fn verdict(
                 Some(format!("there is no line {seq}: it ends with line {ended}"))
             }
             seq if seq == number(anchor.through) => {
-                let fits = hash.eq_ignore_ascii_case(&hex(&anchor.hash));
-                (!fits).then(|| rewritten(seq))
+                Some(match hash.eq_ignore_ascii_case(&hex(&anchor.hash)) {
+                    // Whoever forges such a line knows the hash: it is no secret.
+                    true => format!(
+                        "line {seq} was let go, with this hash, as line {} says: expect that line, or a later one, of the gateway's own log",
+                        anchor.said.map_or(0, |(_, by)| by)
+                    ),
+                    false => rewritten(seq),
+                })
             }
             seq if seq < number(anchor.through) => Some(format!(
                 "line {seq} was let go, so nobody can say whether it had this hash: the first that is kept is line {}",
@@ -212,7 +224,8 @@ fn verdict(
         last_line: number(ended),
         head: hex(&hash),
         since: walked.since.map(time),
-        pruned_at: anchor.at.map(time),
+        pruned_at: anchor.said.map(|(at, _)| time(at)),
+        pruned_by: anchor.said.map(|(_, by)| number(by)),
         fault,
     }
 }

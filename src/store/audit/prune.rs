@@ -183,8 +183,9 @@ mod tests {
         );
         assert_eq!(found.since, Some(rfc3339(day(5))));
         assert_eq!(found.pruned_at, Some(rfc3339(day(10))));
-        // What was written down before still fits as far as it can: a line that is there, and the last that is not.
-        for (seq, fits) in [(8, true), (5, true), (4, false)] {
+        assert_eq!(found.pruned_by, Some(11));
+        // What was written down before still fits where it is there. Of what is not there only the log itself says that it went, and how it ended.
+        for (seq, fits) in [(8, true), (6, true), (5, false), (4, false)] {
             let hash = &written[seq as usize - 1].hash;
             assert_eq!(
                 verdict(directory.path(), Some((seq, hash))).whole,
