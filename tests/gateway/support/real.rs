@@ -15,6 +15,9 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::kill_process;
 use tempfile::TempDir;
 
 use crate::support::PATIENCE;
@@ -284,6 +287,12 @@ impl WebsocketClient {
 
 impl Drop for WebsocketClient {
     fn drop(&mut self) {
+        // An nginx takes its workers with it only if it is asked; who does not go is killed.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -363,6 +372,12 @@ fn begin(name: &'static str, mut command: Command, port: u16, directory: TempDir
 
 impl Drop for Backend {
     fn drop(&mut self) {
+        // An nginx takes its workers with it only if it is asked; who does not go is killed.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
