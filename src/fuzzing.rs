@@ -17,6 +17,7 @@ properties! {
     admin_request => crate::store::properties::admin_requests,
     answer => crate::upstream::properties::answers,
     backend => crate::upstream::http1::properties::answers,
+    client => crate::edge::properties::requests,
     config => crate::config::properties::texts,
     config_words => crate::config::properties::words,
     counters => crate::quota::properties::restored_counters,

@@ -13,14 +13,11 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 
-use http::Request;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt;
 use tokio::task::AbortHandle;
 
 use crate::handler::in_flight::Carrier;
 use crate::handler::in_flight::Passage;
+use crate::upstream::ClientStream;
 
 use super::counters::ConnectionCounters;
 use super::sweep::View;
@@ -87,8 +84,8 @@ pub(super) struct Client {
     streams: RefCell<Vec<Rc<Stream>>>,
     /// The stream whose task hyper is about to spawn.
     unspawned: RefCell<Option<Rc<Stream>>>,
-    /// Where hyper gives the connection back after an HTTP/1.1 request with an `Upgrade` line, whatever it was answered.
-    upgrade: RefCell<Option<OnUpgrade>>,
+    /// The connection after a 101, of which HTTP has let go.
+    stream: RefCell<Option<ClientStream>>,
     /// What goes on after a 101.
     passage: RefCell<Option<Passage>>,
     /// A tunnel is to say goodbye.
@@ -152,7 +149,7 @@ impl Client {
             finishing_since: Cell::new(0),
             streams: RefCell::new(Vec::new()),
             unspawned: RefCell::new(None),
-            upgrade: RefCell::new(None),
+            stream: RefCell::new(None),
             passage: RefCell::new(None),
             must_leave: Cell::new(false),
             waker: RefCell::new(None),
@@ -209,6 +206,11 @@ impl Client {
         self.draining_since.get() != 0 && self.phase.get() == Phase::Http1
     }
 
+    /// Whether it is to end once nothing is under way.
+    pub(super) fn is_finishing(&self) -> bool {
+        matches!(self.order.get(), Order::Finish(_))
+    }
+
     /// Tells a tunnel to say goodbye, or cuts what is none.
     pub(super) fn dismiss(&self) {
         if self.phase.get() == Phase::Tunnel {
@@ -262,7 +264,7 @@ impl Client {
     }
 
     /// Polls `work`, unless the order is to cut.
-    fn poll_unless_cut<T>(
+    pub(super) fn poll_unless_cut<T>(
         &self,
         cx: &mut Context<'_>,
         work: impl FnOnce(&mut Context<'_>) -> Poll<T>,
@@ -284,7 +286,7 @@ impl Client {
         poll_fn(|cx| self.poll_unless_cut(cx, |cx| work.as_mut().poll(cx))).await
     }
 
-    /// Runs a hyper connection to its end under the sweep's orders; `finish` is its graceful shutdown.
+    /// Runs an HTTP/2 connection to its end under the sweep's orders; `finish` is its graceful shutdown.
     pub(super) async fn drive<C>(&self, connection: C, finish: fn(Pin<&mut C>))
     where
         C: Future<Output = Result<(), hyper::Error>>,
@@ -293,7 +295,7 @@ impl Client {
         let mut finishing = false;
         let result = poll_fn(|cx| {
             self.poll_unless_cut(cx, |cx| {
-                if !finishing && matches!(self.order.get(), Order::Finish(_)) {
+                if !finishing && self.is_finishing() {
                     finishing = true;
                     finish(connection.as_mut());
                 }
@@ -306,41 +308,22 @@ impl Client {
         }
     }
 
-    /// Notes where hyper gives the connection back, if this request may end its HTTP.
-    pub(super) fn note_upgrade<B>(&self, request: &Request<B>) {
-        if let Some(upgrade) = request.extensions().get::<OnUpgrade>() {
-            *self.upgrade.borrow_mut() = Some(upgrade.clone());
-        }
+    /// Takes the connection after a 101.
+    pub(super) fn hand_back(&self, stream: ClientStream) {
+        *self.stream.borrow_mut() = Some(stream);
     }
 
     /// Whether there is something left to do after HTTP/1.1 has ended.
     pub(super) fn goes_on(&self) -> bool {
-        self.upgrade.borrow().is_some()
+        self.stream.borrow().is_some()
     }
 
-    /// After HTTP/1.1 has ended: goes on with what a 101 began. Without a 101 a connection that once had an `Upgrade` line comes here too, which
-    /// hyper gives back without having closed it: that is done now, or the client would take its last answer for a broken one.
+    /// After HTTP/1.1 has ended: goes on with what a 101 began.
     pub(super) async fn go_on(self: &Rc<Self>) {
-        let (passage, upgrade) = (self.passage.take(), self.upgrade.take());
-        let Some(upgrade) = upgrade else {
-            return;
-        };
-        // Given back by now, or never.
-        let upgraded = self.unless_cut(upgrade).await;
-        let Some(Ok(client)) = upgraded else {
-            return;
-        };
-        match passage {
-            Some(passage) => {
-                self.enter(Phase::Tunnel);
-                let _under_way = UnderWay::begin(self);
-                self.unless_cut(passage.begin(client)).await;
-            }
-            None => {
-                self.enter(Phase::Lingering);
-                let mut client = TokioIo::new(client);
-                let _ = self.unless_cut(client.shutdown()).await;
-            }
+        if let (Some(passage), Some(stream)) = (self.passage.take(), self.stream.take()) {
+            self.enter(Phase::Tunnel);
+            let _under_way = UnderWay::begin(self);
+            self.unless_cut(passage.begin(stream)).await;
         }
     }
 
@@ -349,11 +332,16 @@ impl Client {
         self.passage.take();
     }
 
+    /// Counts a client that broke the rules of its protocol.
+    pub(super) fn breaks_rules(&self) {
+        self.counters.protocol_error.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn count_error(&self, error: &hyper::Error) {
         // A client that went away broke no rule.
         let gone = self.progress.ended() || error.is_incomplete_message() || error.is_user();
         if !gone {
-            self.counters.protocol_error.fetch_add(1, Ordering::Relaxed);
+            self.breaks_rules();
         }
         tracing::debug!(%error, gone, "client connection ended with an error");
     }
@@ -366,7 +354,7 @@ impl Client {
     }
 }
 
-/// A request under way: from its head to the last byte handed to hyper, however it ends.
+/// A request under way: from its head to the last byte handed on, however it ends.
 #[derive(Debug)]
 pub(super) struct UnderWay {
     client: Rc<Client>,
@@ -402,11 +390,6 @@ impl UnderWay {
     /// Whether the connection takes no request after this one.
     pub(super) fn is_last(&self) -> bool {
         self.client.answers_last()
-    }
-
-    /// The answer is a 101.
-    pub(super) fn switches(&self) {
-        self.client.progress.switch();
     }
 
     /// Notes whether something of the answer waits for the client to take it.

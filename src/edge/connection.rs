@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,14 +13,10 @@ use std::task::ready;
 use bytes::Bytes;
 use http::Request;
 use http::Response;
-use http::StatusCode;
-use http::header::CONNECTION;
-use http::header::HeaderValue;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -31,12 +28,15 @@ use crate::config::Http;
 use crate::edge::BoxError;
 use crate::gate::Peer;
 use crate::handler::in_flight::Carrier;
+use crate::upstream::ClientBody;
+use crate::upstream::Transport;
 
 use super::client::Client;
 use super::client::Phase;
 use super::client::UnderWay;
 use super::frames::Framed;
-use super::heads::Strict;
+use super::http1::Serving;
+use super::http1::head::Limits;
 
 /// How HTTP is spoken, from the configuration in force when the connection came.
 #[derive(Clone, Copy, Debug)]
@@ -55,20 +55,12 @@ impl Bounds {
         }
     }
 
-    fn http1(self, keep_alive: bool) -> http1::Builder {
-        let mut builder = http1::Builder::new();
-        builder
-            .keep_alive(keep_alive)
-            .half_close(false)
-            .header_read_timeout(None)
-            .max_header_size(self.head_bytes_max)
-            .max_buf_size(self.head_bytes_max.max(BUFFER_BYTES));
-        // Left at hyper's 100 where that will do: a number of our own costs two allocations per request. One more than is allowed, so that
-        // the gate can refuse the first beyond in the configured shape.
-        if self.header_count_max > HYPER_HEADERS {
-            builder.max_headers(self.header_count_max + 1);
+    fn http1(self) -> Limits {
+        Limits {
+            bytes_max: self.head_bytes_max,
+            // One more than is allowed, so that the gate can refuse the first beyond in the configured shape.
+            fields_max: self.header_count_max + 1,
         }
-        builder
     }
 
     fn http2(self, client: &Rc<Client>) -> http2::Builder<StreamSpawner> {
@@ -98,28 +90,17 @@ pub(super) async fn serve_http1<T, H, F, B>(
     peer: Peer,
     handle: H,
 ) where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
+    T: Transport,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     client.enter(Phase::Http1);
-    let service = service_fn(|request| {
-        client.note_upgrade(&request);
-        let under_way = UnderWay::begin(client);
-        Answering::new(handle(peer, under_way.carrier(), request), under_way)
-    });
-    let builder = bounds.http1(keep_alive);
-    let connection = builder
-        .serve_connection(
-            TokioIo::new(Strict::new(io, Arc::clone(&client.progress))),
-            service,
-        )
-        .with_upgrades();
-    client
-        .drive(connection, http1::UpgradeableConnection::graceful_shutdown)
-        .await;
+    {
+        let mut serving = Serving::new(io, client, bounds.http1(), keep_alive, peer, handle);
+        poll_fn(|cx| client.poll_unless_cut(cx, |cx| serving.poll(cx))).await;
+    }
     if client.goes_on() {
         // On the heap, since few connections come this far.
         Box::pin(client.go_on()).await;
@@ -135,7 +116,7 @@ pub(super) async fn serve_http2<T, H, F, B>(
     handle: H,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F + 'static,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -144,8 +125,9 @@ pub(super) async fn serve_http2<T, H, F, B>(
     let io = Framed::new(io, Arc::clone(&client.progress));
     let service = {
         let client = Rc::clone(client);
-        service_fn(move |request| {
+        service_fn(move |request: Request<Incoming>| {
             let under_way = UnderWay::begin(&client);
+            let request = request.map(ClientBody::from);
             Answering::new(handle(peer, under_way.carrier(), request), under_way)
         })
     };
@@ -170,8 +152,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamSpawner 
     }
 }
 
-/// A request until its answer's head is there. On the heap, since hyper keeps room for one in every HTTP/1.1 connection, idle or not, and moves
-/// that of an HTTP/2 stream six times.
+/// A request over HTTP/2 until its answer's head is there. On the heap, since hyper moves it six times.
 struct Answering<F> {
     answer: Pin<Box<F>>,
     /// Gone to the answer's body when that is there.
@@ -191,18 +172,9 @@ impl<F: Future<Output = Response<B>>, B> Future for Answering<F> {
     type Output = Result<Response<Counted<B>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut response = ready!(self.answer.as_mut().poll(cx));
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS
-            && let Some(under_way) = &self.under_way
-        {
-            under_way.switches();
-        }
+        let response = ready!(self.answer.as_mut().poll(cx));
         let under_way = self.under_way.take();
         let under_way = under_way.expect("a future is not polled after its end");
-        if under_way.is_last() {
-            let headers = response.headers_mut();
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
         under_way.owed(true);
         Poll::Ready(Ok(response.map(|body| Counted { body, under_way })))
     }
@@ -236,10 +208,6 @@ impl<B: Body + Unpin> Body for Counted<B> {
     }
 }
 
-/// Read buffer of an upload and write buffer of an answer, HTTP/1.1, bytes.
-const BUFFER_BYTES: usize = 64 * 1024;
-/// Header fields that hyper takes without being told.
-const HYPER_HEADERS: usize = 100;
 /// What a client may send on one stream before we have taken it, bytes: what one stalled upload can cost us.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// The same over all streams of a connection, bytes.

@@ -17,7 +17,6 @@ use bytes::Bytes;
 use http::Request;
 use http::Response;
 use http_body::Body;
-use hyper::body::Incoming;
 use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::io::AsyncRead;
@@ -44,6 +43,8 @@ use crate::handler::refuse_plaintext;
 use crate::handler::tls_expected;
 use crate::shutdown::State;
 use crate::shutdown::Watch;
+use crate::upstream::ClientBody;
+use crate::upstream::Transport;
 
 use accept::Arrival;
 use client::Client;
@@ -64,7 +65,7 @@ mod client;
 mod connection;
 pub mod counters;
 mod frames;
-mod heads;
+mod http1;
 pub mod listener;
 mod plaintext;
 #[cfg(any(test, fuzzing))]
@@ -116,7 +117,7 @@ pub async fn run_worker(
 }
 
 /// Who asks, where a trusted proxy brings the request.
-fn client_of(worker: &Worker, peer: Peer, request: &Request<Incoming>) -> Peer {
+fn client_of(worker: &Worker, peer: Peer, request: &Request<ClientBody>) -> Peer {
     match peer.via {
         Via::Direct => peer,
         Via::TrustedProxy | Via::Unclear => {
@@ -396,7 +397,7 @@ impl Drop for Seat {
 /// or only the other protocol, needs.
 async fn secure<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
 where
-    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F + 'static,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -435,7 +436,7 @@ where
 /// A connection of a plain listener: one refusal, then closed.
 async fn plain<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
 where
-    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -453,8 +454,8 @@ where
 
 async fn speak_http1<T, H, F, B>(seat: Seat, io: T, keep_alive: bool, peer: Peer, answer: H)
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F,
+    T: Transport,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -467,7 +468,7 @@ where
 async fn speak_http2<T, H, F, B>(seat: Seat, io: T, peer: Peer, answer: H)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Rc<dyn Carrier>, Request<Incoming>) -> F + 'static,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,

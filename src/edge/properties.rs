@@ -4,6 +4,9 @@ use crate::edge::frames::Scanner;
 use crate::edge::frames::Seen;
 use crate::edge::watched::NotTls;
 
+#[cfg(fuzzing)]
+pub(crate) use crate::edge::http1::properties::requests;
+
 /// S21, S22: however the bytes are cut, the watch says of them what a reader of the whole says.
 pub(crate) fn frames(data: &[u8]) {
     let (cut, bytes) = data.split_first().unwrap_or((&1, &[]));

@@ -21,7 +21,6 @@ use http_body_util::Full;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Body;
 use hyper::body::Frame;
-use hyper::body::Incoming;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls::ServerConfig;
@@ -51,6 +50,7 @@ use crate::edge::BoxError;
 use crate::gate::Peer;
 use crate::shutdown::Shutdown;
 use crate::shutdown::State;
+use crate::upstream::ClientBody;
 
 use super::Arrival;
 use super::Bounds;
@@ -264,12 +264,12 @@ fn start_secure(hold: Hold) -> Start {
 fn start_plain() -> Start {
     Rc::new(|seat: Seat, arrival: Arrival| {
         let answer =
-            |_: Peer, _, _: Request<Incoming>| async { text(StatusCode::FORBIDDEN, "https") };
+            |_: Peer, _, _: Request<ClientBody>| async { text(StatusCode::FORBIDDEN, "https") };
         tokio::task::spawn_local(plain(seat, arrival, answer));
     })
 }
 
-async fn answer(hold: Hold, peer: Peer, request: Request<Incoming>) -> Response<TestBody> {
+async fn answer(hold: Hold, peer: Peer, request: Request<ClientBody>) -> Response<TestBody> {
     assert!(peer.address.ip().is_loopback() && peer.local.port() != 0);
     match request.uri().path() {
         "/hold" => {

@@ -18,7 +18,7 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
 /// What is noted of one socket. Times are ticks of the worker's sweep, 0 is never: a note costs one plain store and no clock reading.
-/// Atomics only so that the socket stays `Send`, which hyper demands of one that may become a tunnel; all of it is used by one thread.
+/// All of it is used by one thread.
 #[derive(Debug)]
 pub(super) struct Progress {
     /// The worker's tick.
@@ -31,8 +31,6 @@ pub(super) struct Progress {
     block_since: AtomicU32,
     /// Set when `frames` has counted too many control frames.
     flooded: AtomicBool,
-    /// A 101 is the next answer: behind it the client speaks another protocol.
-    switches: AtomicBool,
     /// The peer closed, or the socket failed.
     ended: AtomicBool,
     /// Our side was closed in order.
@@ -71,22 +69,11 @@ impl Progress {
             blocked_since: AtomicU32::new(0),
             block_since: AtomicU32::new(0),
             flooded: AtomicBool::new(false),
-            switches: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             not_tls: Mutex::new(None),
             leftover: Mutex::new(None),
         }
-    }
-
-    /// Notes that the answer about to be written ends HTTP on this connection.
-    pub(super) fn switch(&self) {
-        self.switches.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it does.
-    pub(super) fn switches(&self) -> bool {
-        self.switches.load(Ordering::Relaxed)
     }
 
     /// The worker's tick now.

@@ -130,7 +130,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Boxed, since it goes with its answer from hand to hand into hyper.
+    /// Boxed, since it goes with its answer from hand to hand into the connection.
     pub(crate) fn open(worker: Rc<Worker>, start: Now, peer: Peer, head: &Parts) -> Box<Account> {
         worker
             .metrics

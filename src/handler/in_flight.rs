@@ -12,12 +12,12 @@ use std::task::Poll;
 use std::task::Waker;
 use std::time::Duration;
 
-use hyper::upgrade::Upgraded;
 use tokio::sync::watch;
 
 use crate::gate::Admission;
 use crate::gate::Ended;
 use crate::snapshot::Snapshot;
+use crate::upstream::ClientStream;
 use crate::upstream::CloseCode;
 
 use super::Worker;
@@ -35,18 +35,18 @@ pub trait Carrier: Debug {
 }
 
 /// What goes on with a connection after a 101. Dropped instead of begun, the client never got its 101.
-pub struct Passage(Box<dyn FnOnce(Upgraded) -> Carried>);
+pub struct Passage(Box<dyn FnOnce(ClientStream) -> Carried>);
 
 /// A connection that is carried on, until its end.
 pub(crate) type Carried = Pin<Box<dyn Future<Output = ()>>>;
 
 impl Passage {
-    pub(crate) fn new(carry: impl FnOnce(Upgraded) -> Carried + 'static) -> Passage {
+    pub(crate) fn new(carry: impl FnOnce(ClientStream) -> Carried + 'static) -> Passage {
         Passage(Box::new(carry))
     }
 
     /// Goes on with the connection, until its end.
-    pub(crate) fn begin(self, client: Upgraded) -> Carried {
+    pub(crate) fn begin(self, client: ClientStream) -> Carried {
         (self.0)(client)
     }
 }

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http::Request;
 use http::Response;
 use http::request::Parts;
-use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 use crate::access_log;
@@ -36,6 +35,7 @@ use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::token::Patience;
 use crate::token::Tokens;
+use crate::upstream::ClientBody;
 use crate::upstream::FailureKind;
 use crate::upstream::Forwarded;
 use crate::upstream::Pools;
@@ -147,7 +147,7 @@ pub async fn handle(
     worker: Rc<Worker>,
     peer: Peer,
     carrier: Rc<dyn Carrier>,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
 ) -> Response<Body> {
     let now = worker.clock.now();
     let mut snapshot = worker.snapshot.load_full();
@@ -289,7 +289,7 @@ fn report(refused: &Refused, peer: &Peer) {
 pub fn refuse_plaintext(
     worker: &Rc<Worker>,
     peer: Peer,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
 ) -> Response<Body> {
     let now = worker.clock.now();
     let snapshot = worker.snapshot.load_full();
@@ -334,7 +334,7 @@ async fn forward(
     mut account: Box<Account>,
     flight: &Rc<Flight>,
     mut head: Parts,
-    body: Incoming,
+    body: ClientBody,
 ) -> Response<Body> {
     let (peer, request_id) = (account.peer(), account.request_id().clone());
     let admission = flight.admission();

@@ -5,8 +5,8 @@ use std::task::Context;
 use std::task::Poll;
 
 use http::Response;
-use hyper::upgrade::Upgraded;
 
+use crate::upstream::ClientStream;
 use crate::upstream::Ending;
 use crate::upstream::Opening;
 use crate::upstream::Switched;
@@ -50,7 +50,7 @@ struct Through {
 }
 
 impl Through {
-    async fn carry(mut self, opening: Opening, client: Upgraded) {
+    async fn carry(mut self, opening: Opening, client: ClientStream) {
         self.tunnel = Some(opening.open(client));
         self.flight.tunnels();
         self.account.tunnel_opened();

@@ -14,9 +14,10 @@ use bytes::BytesMut;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::upstream::client::ClientBody;
+use crate::upstream::client::ClientFault;
 use crate::upstream::deadline::Silence;
 use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
@@ -29,7 +30,7 @@ use crate::upstream::inject::Inject;
 use crate::upstream::link::Ticket;
 use crate::upstream::pool::Lease;
 
-/// What the forwarder knows of the client's body while hyper's connection task sends it.
+/// What the forwarder knows of the client's body while it is being sent.
 #[derive(Debug, Default)]
 pub(super) struct Upload {
     bytes: Cell<u64>,
@@ -84,6 +85,15 @@ pub enum BodyFault {
     GuardCut,
 }
 
+impl From<ClientFault> for BodyFault {
+    fn from(fault: ClientFault) -> BodyFault {
+        match fault {
+            ClientFault::Malformed => BodyFault::Malformed,
+            ClientFault::Gone => BodyFault::ClientGone,
+        }
+    }
+}
+
 impl fmt::Display for BodyFault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
@@ -105,7 +115,7 @@ impl Error for BodyFault {}
 #[derive(Debug)]
 pub(super) struct RequestBody {
     /// `None` once it has ended in whatever way.
-    incoming: Option<Incoming>,
+    incoming: Option<ClientBody>,
     upload: Rc<Upload>,
     bytes_max: u64,
     silence: Silence,
@@ -120,7 +130,7 @@ pub(super) struct RequestBody {
 impl RequestBody {
     /// Wraps the client's body.
     pub(super) fn new(
-        incoming: Incoming,
+        incoming: ClientBody,
         upload: Rc<Upload>,
         bytes_max: u64,
         silence: Silence,
@@ -311,7 +321,7 @@ impl RequestBody {
                     Poll::Ready(None)
                 }
             },
-            Some(Err(error)) => this.give_up(client_fault(&error)),
+            Some(Err(fault)) => this.give_up(fault.into()),
             None => {
                 this.end();
                 Poll::Ready(None)
@@ -620,18 +630,5 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
-    }
-}
-
-/// Tells a client that broke the framing of its body from one that went away.
-fn client_fault(error: &hyper::Error) -> BodyFault {
-    let io = error
-        .source()
-        .and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    match io.map(std::io::Error::kind) {
-        Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData) => {
-            BodyFault::Malformed
-        }
-        _ => BodyFault::ClientGone,
     }
 }

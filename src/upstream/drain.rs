@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::EXPECT;
 use http_body::Body;
-use hyper::body::Incoming;
 
 use crate::config::Connections;
+use crate::upstream::client::ClientBody;
 
 /// How much of a body is taken off the wire that was answered without it.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ impl Unread {
 
 /// Reads what is left of a body, in a task of its own; must be called inside a `LocalSet`. Reads nothing from a client that waits for a 100
 /// before it sends (S6): once that client has its answer, what comes next may be the body or the next request, so its connection closes.
-pub fn drain(body: Incoming, unread: Unread) {
+pub fn drain(body: ClientBody, unread: Unread) {
     if unread.expects_continue || unread.bytes_max == 0 || body.is_end_stream() {
         return;
     }
@@ -55,7 +55,7 @@ pub fn drain(body: Incoming, unread: Unread) {
     });
 }
 
-async fn throw_away(mut body: Incoming, bytes_max: u64) {
+async fn throw_away(mut body: ClientBody, bytes_max: u64) {
     let mut left = bytes_max;
     while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);

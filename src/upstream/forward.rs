@@ -18,7 +18,6 @@ use http::header;
 use http::request::Parts;
 use http::response;
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
@@ -42,6 +41,7 @@ use crate::upstream::body::RequestBody;
 use crate::upstream::body::ResponseBody;
 use crate::upstream::body::Source;
 use crate::upstream::body::Upload;
+use crate::upstream::client::ClientBody;
 use crate::upstream::connect::connect;
 use crate::upstream::deadline::Silence;
 use crate::upstream::deadline::after;
@@ -78,7 +78,7 @@ pub(super) fn forward<'a>(
     peer: &Peer,
     request_id: &HeaderValue,
     head: Parts,
-    body: Incoming,
+    body: ClientBody,
 ) -> impl Future<Output = Result<Forwarded, Failure>> + use<'a> {
     // Prepared before the future is made, which would else keep room for the request as it came in and as it goes out.
     let exchange = Exchange::new(directory, admission, &head, &body);
@@ -132,7 +132,7 @@ impl<'a> Exchange<'a> {
         directory: &'a Directory,
         admission: &'a Admission,
         head: &Parts,
-        body: &Incoming,
+        body: &ClientBody,
     ) -> Exchange<'a> {
         let snapshot = admission.snapshot();
         let route = admission.route();
@@ -182,7 +182,7 @@ impl<'a> Exchange<'a> {
         peer: &Peer,
         request_id: &HeaderValue,
         mut head: Parts,
-        body: Incoming,
+        body: ClientBody,
     ) -> Result<Request<RequestBody>, Failure> {
         let config = &self.admission.snapshot().config;
         let route_max = self.admission.route().body_bytes_max;

@@ -41,7 +41,7 @@ pub(super) fn prepare(
     set_identity(&mut head.headers, admission, request_id);
     set_forwarded(&mut head.headers, admission, peer);
     head.headers.append(header::VIA, via(head.version));
-    // The backend is spoken to in HTTP/1.1 whatever the client spoke, and hyper's extensions (upgrade handle, header case) are the client's connection's.
+    // The backend is spoken to in HTTP/1.1 whatever the client spoke, and what else hyper leaves with it is the client's connection's.
     head.version = Version::HTTP_11;
     head.extensions.clear();
 }
@@ -176,7 +176,7 @@ pub(super) fn clean(head: &mut response::Parts, identity: &Identity, keys: Optio
     let headers = &mut head.headers;
     let mut doomed = nominated(headers);
     for name in headers.keys() {
-        // `Trailer` stays: hyper sends a client of HTTP/1.1 those trailers only that it names.
+        // `Trailer` stays: a client of HTTP/1.1 gets those trailers only that it names.
         let hop_by_hop = is_hop_by_hop(name.as_str()) && name != header::TRAILER;
         let directs_caches = keys.is_some() && directs_one_cache(name.as_str());
         if hop_by_hop || directs_caches || identity.has(name.as_str()) {
@@ -191,7 +191,7 @@ pub(super) fn clean(head: &mut response::Parts, identity: &Identity, keys: Optio
     if let Some(auth) = keys {
         keep_for_one_caller(headers, auth);
     }
-    // The reason phrase and an upgrade handle are the backend's connection's; hyper writes the version that the client speaks.
+    // What else was read with the head is the backend's connection's; whoever writes it knows the version that the client speaks.
     head.version = Version::HTTP_11;
     head.extensions.clear();
 }

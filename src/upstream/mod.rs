@@ -7,7 +7,6 @@ use http::HeaderValue;
 use http::Response;
 use http::request::Parts;
 use http::response;
-use hyper::body::Incoming;
 
 use crate::gate::Admission;
 use crate::gate::Peer;
@@ -18,6 +17,7 @@ mod balance;
 mod body;
 mod budget;
 pub mod check;
+mod client;
 mod connect;
 mod deadline;
 mod drain;
@@ -54,12 +54,18 @@ pub use backends::UpstreamReport;
 pub use body::BodyFault;
 pub use body::Outcome;
 pub use body::ResponseBody;
+pub use client::BodySource;
+pub use client::ClientBody;
+pub use client::ClientFault;
+pub use client::ClientStream;
+pub use client::Transport;
 pub use drain::Unread;
 pub use drain::drain;
 pub use tunnel::Ending;
 pub use tunnel::Opening;
 pub use tunnel::Tunnel;
 pub use websocket::CloseCode;
+pub(crate) use wire::poll_piece;
 
 /// The connections of one worker to all upstreams; lives on one thread, inside a `LocalSet`.
 #[derive(Debug, Default)]
@@ -176,7 +182,7 @@ impl Pools {
         peer: &Peer,
         request_id: &HeaderValue,
         head: Parts,
-        body: Incoming,
+        body: ClientBody,
     ) -> impl Future<Output = Result<Forwarded, Failure>> + use<'a> {
         forward::forward(&self.directory, admission, peer, request_id, head, body)
     }

@@ -8,13 +8,12 @@ use std::task::Poll;
 use std::task::ready;
 use std::time::Duration;
 
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::time::Sleep;
 
+use crate::upstream::client::ClientStream;
 use crate::upstream::deadline::Silence;
 use crate::upstream::http1::Connection;
 use crate::upstream::pool::Lease;
@@ -43,12 +42,12 @@ impl Opening {
 
     /// Joins the client's connection, of which HTTP has let go, to the backend's.
     #[must_use]
-    pub fn open(self, client: Upgraded) -> Tunnel {
+    pub fn open(self, client: ClientStream) -> Tunnel {
         let (backend, early) = self.backend.into_parts();
         // What came behind the head of the 101 is the tunnel's first piece.
         let down = Flow::holding(early.into());
         Tunnel {
-            client: TokioIo::new(client),
+            client,
             backend,
             down,
             up: Flow::default(),
@@ -78,7 +77,7 @@ pub enum Ending {
 /// side than the other takes.
 #[derive(Debug)]
 pub struct Tunnel {
-    client: TokioIo<Upgraded>,
+    client: ClientStream,
     backend: Wire,
     /// From the backend to the client.
     down: Flow,

@@ -5,13 +5,12 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
-use http::Version;
 use http::header;
 use http::request;
 use http::response;
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+
+use crate::upstream::client::ClientBody;
 
 /// A client's wish to speak WebSocket, and what the backend must answer to grant it.
 #[derive(Debug)]
@@ -22,11 +21,11 @@ pub(super) struct Handshake {
 
 impl Handshake {
     /// The handshake that a request asks for; `None` for every other request, those with another `Upgrade` included (S7).
-    pub(super) fn asked(head: &request::Parts, body: &Incoming) -> Option<Handshake> {
-        // hyper leaves this with requests of HTTP/1.1 that have an `Upgrade` line, so that all others are told by one look.
-        head.extensions.get::<OnUpgrade>()?;
+    pub(super) fn asked(head: &request::Parts, body: &ClientBody) -> Option<Handshake> {
+        if !body.can_switch() {
+            return None;
+        }
         let is_handshake = head.method == Method::GET
-            && head.version == Version::HTTP_11
             // What follows the head would else be read as a body by one side and as frames by the other.
             && body.is_end_stream()
             && names_websocket(&head.headers);

@@ -40,6 +40,20 @@ thread_local! {
     static PIECE: RefCell<Box<[u8]>> = RefCell::new(vec![0; PIECE_BYTES].into_boxed_slice());
 }
 
+/// Reads a piece behind what `into` holds; zero is the end.
+pub(crate) fn poll_piece<T: AsyncRead + Unpin>(
+    stream: &mut T,
+    cx: &mut Context<'_>,
+    into: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    PIECE.with_borrow_mut(|piece| {
+        let mut piece = ReadBuf::new(piece);
+        ready!(Pin::new(stream).poll_read(cx, &mut piece))?;
+        into.extend_from_slice(piece.filled());
+        Poll::Ready(Ok(piece.filled().len()))
+    })
+}
+
 impl Wire {
     /// Whether there is nothing to read: no byte, no end, no error.
     pub(crate) fn is_quiet(&mut self) -> bool {
@@ -85,12 +99,7 @@ impl Wire {
             into.reserve(room);
             return pin!(stream.read_buf(into)).poll(cx);
         }
-        PIECE.with_borrow_mut(|piece| {
-            let mut piece = ReadBuf::new(piece);
-            ready!(Pin::new(self).poll_read(cx, &mut piece))?;
-            into.extend_from_slice(piece.filled());
-            Poll::Ready(Ok(piece.filled().len()))
-        })
+        poll_piece(self, cx, into)
     }
 
     /// Writes the parts one behind the other, as much of them as is taken.

@@ -611,6 +611,8 @@ fn the_reset_can_be_said_in_seconds() {
     assert_eq!(first.number("x-ratelimit-reset"), 3600);
     gateway.advance(Duration::from_secs(600));
     let second = gateway.get("/any", &key);
-    assert_eq!(second.number("x-ratelimit-reset"), 3000);
-    assert!(second.one("ratelimit").contains(";t=3000"));
+    let left = second.number("x-ratelimit-reset");
+    // A busy machine may take a second of its own between the two.
+    assert!((2990..=3000).contains(&left), "{left}");
+    assert!(second.one("ratelimit").contains(&format!(";t={left}")));
 }

@@ -287,7 +287,7 @@ fn a_guarded_or_foreign_request_opens_no_tunnel() {
     );
 }
 
-// What hyper gives back of a connection that once had an Upgrade line is closed in order: the client must not take its answer for a broken one.
+// A connection that once had an Upgrade line is closed in order: the client must not take its answer for a broken one.
 #[test]
 fn an_upgrade_that_came_to_nothing_ends_in_order() {
     let upstream = Upstream::start();

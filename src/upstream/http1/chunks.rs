@@ -1,4 +1,4 @@
-//! Chunked bodies of answers (RFC 9112 section 7.1), read strictly: what two readers could take apart differently is an error.
+//! Chunked bodies (RFC 9112 section 7.1), from backends and from clients, read strictly: what two readers could take apart differently is an error.
 
 use bytes::Buf;
 use bytes::Bytes;
@@ -192,6 +192,10 @@ fn take_trailers(received: &mut BytesMut) -> Result<Option<Option<HeaderMap>>, M
     };
     if length > TRAILER_BYTES_MAX {
         return Err(Malformed("too many bytes of trailers"));
+    }
+    let mut ends = memchr::memchr_iter(b'\n', &received[..length]);
+    if ends.any(|end| end == 0 || received[end - 1] != b'\r') {
+        return Err(Malformed("a trailer ends without CR"));
     }
     received.advance(length);
     Ok(Some(Some(trailers)))

@@ -1,7 +1,7 @@
 //! HTTP/1.1 towards a backend: one connection, one exchange at a time, driven by who waits for the answer.
 //!
 //! A request's own task writes and reads the socket: no task of the connection's, no channel between, no copy of the head for a second try.
-//! An idle connection is a socket and nothing else.
+//! An idle connection is a socket and nothing else. Chunks are read here for clients, too.
 
 mod chunks;
 mod connection;
@@ -11,6 +11,8 @@ pub(crate) mod properties;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use chunks::Chunks;
+pub(crate) use chunks::Next;
 pub(super) use connection::Connection;
 pub(super) use connection::Limits;
 

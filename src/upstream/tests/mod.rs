@@ -45,6 +45,7 @@ use crate::snapshot::TenantEntry;
 use crate::snapshot::TenantTable;
 use crate::snapshot::key_table::KeyTable;
 use crate::upstream::Answer;
+use crate::upstream::ClientBody;
 use crate::upstream::Failure;
 use crate::upstream::Forwarded;
 use crate::upstream::Outcome;
@@ -202,7 +203,7 @@ impl Gateway {
         Wire::new(TcpStream::connect(address).await.unwrap())
     }
 
-    async fn forward(&self, head: Parts, body: Incoming) -> Result<Answer, Failure> {
+    async fn forward(&self, head: Parts, body: impl Into<ClientBody>) -> Result<Answer, Failure> {
         let config = Arc::clone(&self.config.borrow());
         let target = head
             .uri
@@ -211,7 +212,9 @@ impl Gateway {
         let admission = admission(&config, true, target);
         let id = HeaderValue::from_static("request-1");
         let peer = peer();
-        let forward = self.pools.forward(&admission, &peer, &id, head, body);
+        let forward = self
+            .pools
+            .forward(&admission, &peer, &id, head, body.into());
         match forward.await? {
             Forwarded::Answer(answer) => Ok(answer),
             Forwarded::Switched(_) => panic!("a tunnel, which no edge of these tests can open"),

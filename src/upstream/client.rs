@@ -1,0 +1,217 @@
+//! The client's side of an exchange as the forwarder sees it: a body that is read, and a connection that goes on after a 101.
+
+use std::error::Error;
+use std::fmt;
+use std::fmt::Debug;
+use std::io;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+
+use bytes::Buf;
+use bytes::Bytes;
+use http_body::Body;
+use http_body::Frame;
+use http_body::SizeHint;
+use hyper::body::Incoming;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+
+/// Why the client's body ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientFault {
+    /// Its framing is broken (S3).
+    Malformed,
+    /// The client went away, or reset the stream.
+    Gone,
+}
+
+impl fmt::Display for ClientFault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            ClientFault::Malformed => "the client's body is not framed correctly",
+            ClientFault::Gone => "the client went away while sending its body",
+        })
+    }
+}
+
+impl Error for ClientFault {}
+
+/// The body of a request over HTTP/1.1, read from its connection as it is asked for. Dropped before its end, its connection is told.
+pub trait BodySource: Debug {
+    /// The next bytes; trailers are read and dropped (S11).
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ClientFault>>>;
+
+    /// Whether all of it was read.
+    fn has_ended(&self) -> bool;
+
+    /// How many bytes are to come, if the head said so.
+    fn length(&self) -> Option<u64>;
+}
+
+/// What follows a request's head.
+#[derive(Debug)]
+pub struct ClientBody {
+    source: Source,
+    /// The head asks for another protocol, and the connection can speak it.
+    switches: bool,
+}
+
+#[derive(Debug)]
+enum Source {
+    Nothing,
+    Http1(Box<dyn BodySource>),
+    Hyper(Incoming),
+}
+
+impl ClientBody {
+    /// No body.
+    #[must_use]
+    pub fn none() -> ClientBody {
+        ClientBody {
+            source: Source::Nothing,
+            switches: false,
+        }
+    }
+
+    /// A body over HTTP/1.1.
+    #[must_use]
+    pub fn http1(source: Box<dyn BodySource>) -> ClientBody {
+        ClientBody {
+            source: Source::Http1(source),
+            switches: false,
+        }
+    }
+
+    /// The same where the head has an `Upgrade` line of HTTP/1.1.
+    #[must_use]
+    pub fn switching(self) -> ClientBody {
+        ClientBody {
+            switches: true,
+            ..self
+        }
+    }
+
+    /// Whether the connection can go on after a 101.
+    pub(super) fn can_switch(&self) -> bool {
+        self.switches
+    }
+}
+
+impl From<Incoming> for ClientBody {
+    fn from(incoming: Incoming) -> ClientBody {
+        ClientBody {
+            source: Source::Hyper(incoming),
+            switches: false,
+        }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = ClientFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientFault>>> {
+        match &mut self.source {
+            Source::Nothing => Poll::Ready(None),
+            Source::Http1(source) => {
+                let data = ready!(source.poll_data(cx));
+                Poll::Ready(data.map(|data| data.map(Frame::data)))
+            }
+            Source::Hyper(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(|error| fault_of(&error))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Nothing => true,
+            Source::Http1(source) => source.has_ended(),
+            Source::Hyper(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Nothing => SizeHint::with_exact(0),
+            Source::Http1(source) => {
+                let length = source.length();
+                length.map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+            Source::Hyper(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+/// Tells a client that broke the framing of its body from one that went away.
+fn fault_of(error: &hyper::Error) -> ClientFault {
+    let io = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<io::Error>());
+    match io.map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => ClientFault::Malformed,
+        _ => ClientFault::Gone,
+    }
+}
+
+/// What a client's connection travels on.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Debug + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Debug + 'static> Transport for T {}
+
+/// A client's connection after its 101, of which HTTP has let go.
+#[derive(Debug)]
+pub struct ClientStream {
+    transport: Box<dyn Transport>,
+    /// What came behind the head of the request.
+    early: Bytes,
+}
+
+impl ClientStream {
+    /// The connection, and what was read of it already.
+    #[must_use]
+    pub fn new(transport: Box<dyn Transport>, early: Bytes) -> ClientStream {
+        ClientStream { transport, early }
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.early.is_empty() {
+            return Pin::new(&mut *self.transport).poll_read(cx, into);
+        }
+        let count = self.early.len().min(into.remaining());
+        into.put_slice(&self.early[..count]);
+        self.early.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.transport).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.transport).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.transport).poll_shutdown(cx)
+    }
+}
