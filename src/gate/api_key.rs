@@ -1,7 +1,7 @@
 //! Verifies an API key: from what was presented to the key that has this digest.
 
-use super::Fault;
 use super::credential::Credential;
+use super::refused::Fault;
 use crate::model::key::Digest;
 use crate::model::key_text;
 use crate::model::key_text::Shape;

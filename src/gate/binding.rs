@@ -6,8 +6,8 @@
 use http::Method;
 use http::uri::PathAndQuery;
 
-use super::Fault;
 use super::query;
+use super::refused::Fault;
 use crate::config::Config;
 use crate::config::Errors;
 use crate::model::route::Route;
@@ -15,6 +15,7 @@ use crate::model::route::bind::Bindings;
 use crate::model::route::bind::QueryBinding;
 use crate::model::route::bind::TwinSource;
 use crate::model::route::bind::Whom;
+use crate::model::route::host::best;
 use crate::model::route::path;
 use crate::refusal::Refusal;
 use crate::refusal::UpstreamFailure;
@@ -299,6 +300,5 @@ fn parsed(target: String) -> Result<PathAndQuery, Fault> {
 
 /// The errors of a host: they say whether foreign is 404 or 403.
 pub(super) fn errors_of(config: &Config, host: &str) -> Errors {
-    super::best(&config.hosts, |entry| &entry.name, host)
-        .map_or(config.errors, |entry| entry.errors)
+    best(&config.hosts, |entry| &entry.name, host).map_or(config.errors, |entry| entry.errors)
 }

@@ -11,8 +11,8 @@ use http::header::ACCESS_CONTROL_REQUEST_HEADERS;
 use http::header::ACCESS_CONTROL_REQUEST_METHOD;
 use http::request::Parts;
 
-use super::Fault;
 use super::host;
+use super::refused::Fault;
 use super::target;
 use crate::config::Auth;
 use crate::model::key::KeyKind;

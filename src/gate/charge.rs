@@ -1,4 +1,4 @@
-//! A charge to counters that other nodes share: the gate asks for it and is asked again once it is answered.
+//! What a request takes from the windows of its caller. Where other nodes share those, the gate asks for it and is asked again once it is answered.
 
 use http::HeaderName;
 use http::HeaderValue;
@@ -6,10 +6,14 @@ use http::Uri;
 use http::header;
 use http::request::Parts;
 
+use crate::alerts::Alerts;
+use crate::alerts::rules;
 use crate::clock::Now;
-use crate::gate::Fault;
+use crate::config::LimitSubject;
 use crate::gate::Means;
 use crate::gate::Wanted;
+use crate::gate::refused::Fault;
+use crate::gate::refused::Known;
 use crate::quota::Charge;
 use crate::quota::Exhausted;
 use crate::quota::Numbers;
@@ -17,6 +21,118 @@ use crate::quota::shared::Ask;
 use crate::quota::shared::SharedCounters;
 use crate::quota::shared::Verdict;
 use crate::refusal::Refusal;
+use crate::snapshot::KeyEntry;
+use crate::snapshot::Snapshot;
+
+/// Charges the request to the windows of its key, of its tenant or of both, as `[limits] subject` says.
+pub(super) fn charge(
+    snapshot: &Snapshot,
+    means: &Means<'_>,
+    key: &KeyEntry,
+    cost: u32,
+    now: Now,
+    known: &mut Known,
+) -> Result<(), Fault> {
+    let owner = snapshot.tenant_of(key);
+    let of_key = snapshot.limits_of(key);
+    let of_tenant = snapshot.limits_of_tenant(owner);
+    let by_key = Some((key.id, &of_key));
+    let by_tenant = Some((&owner.id, &of_tenant));
+    let (by_key, by_tenant) = match snapshot.config.limits.subject {
+        LimitSubject::Key => (by_key, None),
+        LimitSubject::Tenant => (None, by_tenant),
+        LimitSubject::Both => (by_key, by_tenant),
+    };
+    let charge = Charge {
+        key: by_key,
+        tenant: by_tenant,
+        cost,
+    };
+    let charged = match means.quota.shared() {
+        None => means.quota.charge(&charge, now),
+        Some(counters) => shared(means, counters, &charge, now)?,
+    };
+    match charged {
+        Ok(numbers) => {
+            tell_of_limits(snapshot, means.alerts, &numbers, &charge, now, known);
+            known.numbers = Some(numbers);
+            Ok(())
+        }
+        Err(exhausted) => {
+            known.numbers = Some(exhausted.numbers);
+            let retry_after_seconds = exhausted.retry_after_seconds;
+            let refusal = Refusal::LimitExceeded {
+                retry_after_seconds,
+            };
+            Err(Fault::new(refusal, "limit_exceeded"))
+        }
+    }
+}
+
+/// Tells when this request has brought a quota window to the share that operators want to know of (FF15), whatever its answer will be. Users
+/// of tokens are no keys that somebody gave out: of them only their tenant's window is told.
+fn tell_of_limits(
+    snapshot: &Snapshot,
+    alerts: &Alerts,
+    numbers: &Numbers,
+    charge: &Charge<'_>,
+    now: Now,
+    known: &Known,
+) {
+    let rules = &snapshot.config.alerts;
+    for (window, is_tenants) in numbers.quotas() {
+        if !rules::nears(rules, window, charge.cost.max(numbers.fell)) {
+            continue;
+        }
+        let Some(principal) = &known.principal else {
+            continue;
+        };
+        let key = (!is_tenants).then_some(principal.key);
+        if key.is_some() && principal.token.is_some() {
+            continue;
+        }
+        let tenant = snapshot.tenants.entries.get(principal.tenant as usize);
+        let tenant = tenant.map_or("", |tenant| tenant.id.as_str());
+        alerts.raise(rules::limit(rules, window, key, tenant, now.wall));
+    }
+}
+
+/// What shared counters said; what this node holds of them is taken at once, and else they are asked where they have not been yet.
+fn shared(
+    means: &Means<'_>,
+    counters: &SharedCounters,
+    charge: &Charge<'_>,
+    now: Now,
+) -> Result<Result<Numbers, Exhausted>, Fault> {
+    let verdict = means.charged.or_else(|| counters.take(charge, now));
+    match verdict {
+        Some(Verdict::Admitted(numbers)) => return Ok(Ok(numbers)),
+        Some(Verdict::Refused(exhausted)) => return Ok(Err(exhausted)),
+        Some(Verdict::Unknown) => return Err(Fault::new(Refusal::NotRecorded, "not_recorded")),
+        None => {}
+    }
+    let Some(ask) = Ask::of(charge) else {
+        return Ok(Ok(Numbers::default()));
+    };
+    let mut fault = Fault::new(Refusal::NotRecorded, "charge_pending");
+    fault.wanted = Some(Box::new(Wanted::Charge(ask)));
+    Err(fault)
+}
+
+/// What has to be awaited is no verdict, which a rule in observe mode could wave through.
+pub(super) fn awaited(
+    charged: Result<(), Fault>,
+    as_came: Option<AsCame>,
+    head: &mut Parts,
+) -> Result<Result<(), Fault>, Fault> {
+    match (charged, as_came) {
+        (Err(fault), Some(as_came)) if fault.wanted.is_some() => {
+            as_came.put_back(head);
+            Err(fault)
+        }
+        (charged, _) => Ok(charged),
+    }
+}
 
 /// The parts of a head that the gate takes out or rewrites, so that the same request can be judged once more. Copies counts, not bytes.
 pub(super) struct AsCame {
@@ -53,40 +169,3 @@ static TAKEN: [HeaderName; 3] = [
     HeaderName::from_static("x-api-key"),
     header::COOKIE,
 ];
-
-/// What shared counters said; what this node holds of them is taken at once, and else they are asked where they have not been yet.
-pub(super) fn shared(
-    means: &Means<'_>,
-    counters: &SharedCounters,
-    charge: &Charge<'_>,
-    now: Now,
-) -> Result<Result<Numbers, Exhausted>, Fault> {
-    let verdict = means.charged.or_else(|| counters.take(charge, now));
-    match verdict {
-        Some(Verdict::Admitted(numbers)) => return Ok(Ok(numbers)),
-        Some(Verdict::Refused(exhausted)) => return Ok(Err(exhausted)),
-        Some(Verdict::Unknown) => return Err(Fault::new(Refusal::NotRecorded, "not_recorded")),
-        None => {}
-    }
-    let Some(ask) = Ask::of(charge) else {
-        return Ok(Ok(Numbers::default()));
-    };
-    let mut fault = Fault::new(Refusal::NotRecorded, "charge_pending");
-    fault.wanted = Some(Box::new(Wanted::Charge(ask)));
-    Err(fault)
-}
-
-/// What has to be awaited is no verdict, which a rule in observe mode could wave through.
-pub(super) fn awaited(
-    charged: Result<(), Fault>,
-    as_came: Option<AsCame>,
-    head: &mut Parts,
-) -> Result<Result<(), Fault>, Fault> {
-    match (charged, as_came) {
-        (Err(fault), Some(as_came)) if fault.wanted.is_some() => {
-            as_came.put_back(head);
-            Err(fault)
-        }
-        (charged, _) => Ok(charged),
-    }
-}

@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 use http::HeaderMap;
 use http::HeaderValue;
 
-use super::Fault;
 use super::Peer;
 use super::Via;
+use super::refused::Fault;
 use crate::config::TrustedProxies;
 use crate::refusal::Refusal;
 

@@ -8,8 +8,8 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
-use super::Fault;
 use super::query::Presented;
+use super::refused::Fault;
 use crate::config::Auth;
 use crate::config::Config;
 use crate::refusal::Refusal;

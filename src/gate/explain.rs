@@ -9,11 +9,18 @@ use http::uri::PathAndQuery;
 use serde::Deserialize;
 use serde::Serialize;
 
-use super::Fault;
 use super::binding;
+use super::found::cost_of;
+use super::found::environments;
+use super::found::is_public;
+use super::found::route_at;
+use super::found::served;
 use super::host;
+use super::mode::limits_mode;
+use super::mode::scopes_mode;
 use super::permission;
 use super::permission::Holders;
+use super::refused::Fault;
 use super::standing;
 use super::target;
 use crate::clock::Now;
@@ -178,10 +185,7 @@ pub fn explain(
     let head = head_of(question)?;
     let mut notes = notes_of(key);
     let at = place(snapshot, question, &head);
-    let route = at
-        .as_ref()
-        .ok()
-        .and_then(|(_, found, _)| super::route_at(found));
+    let route = at.as_ref().ok().and_then(|(_, found, _)| route_at(found));
     let route = route.map(AsRef::as_ref);
     let windows = windows(snapshot, quota, key, now);
     let judged = judge(snapshot, key, &head.method, &at, &windows, now);
@@ -234,7 +238,6 @@ pub fn explain(
     })
 }
 
-/// The present entry of a key; a text that a regeneration let live on has another one, which ends sooner.
 /// The windows of a key and where they stand now, whatever it asks for.
 ///
 /// # Errors
@@ -248,6 +251,7 @@ pub fn windows_of(
     find_key(snapshot, id).map(|key| windows(snapshot, Some(quota), key, now))
 }
 
+/// The present entry of a key; a text that a regeneration let live on has another one, which ends sooner.
 fn find_key<'a>(snapshot: &'a Snapshot, id: &str) -> Result<&'a KeyEntry, VerbError> {
     let id = KeyId::parse(id).map_err(VerbError::refused)?;
     let entries = snapshot.keys.iter().map(|(_, entry)| entry);
@@ -286,7 +290,7 @@ fn place(snapshot: &Snapshot, question: &Question, head: &Parts) -> Result<At, F
     let found = snapshot
         .routes
         .find(&host, target.path(), head.method.as_str());
-    let raw_path = super::route_at(&found).is_some_and(|route| route.raw_path);
+    let raw_path = route_at(&found).is_some_and(|route| route.raw_path);
     let target = target.decide(raw_path)?;
     Ok((host, found, target))
 }
@@ -336,28 +340,28 @@ fn judge(
             return judged;
         }
     };
-    let route = super::route_at(found).map(AsRef::as_ref);
-    if super::is_public(route) {
-        judged.fault = super::served(found.clone()).err();
+    let route = route_at(found).map(AsRef::as_ref);
+    if is_public(route) {
+        judged.fault = served(found.clone()).err();
         return judged;
     }
-    let places = super::environments(&snapshot.config, host, route);
+    let places = environments(&snapshot.config, host, route);
     let standing = standing::check(snapshot, key, places, now.wall);
     if !judged.passes(standing, Mode::Enforce) {
         return judged;
     }
-    let cost = super::cost_of(found);
+    let cost = cost_of(found);
     judged.cost = Some(cost);
-    let limits_mode = super::limits_mode(snapshot, key, route);
+    let limits_mode = limits_mode(snapshot, key, route);
     if !judged.passes(room(windows, cost), limits_mode) {
         judged.cost = None;
         return judged;
     }
-    match super::served(found.clone()) {
+    match served(found.clone()) {
         Err(fault) => judged.fault = Some(fault),
         Ok(route) => {
             let permitted = permission::check(snapshot, key, &route.access);
-            if judged.passes(permitted, super::scopes_mode(snapshot, key, &route)) {
+            if judged.passes(permitted, scopes_mode(snapshot, key, &route)) {
                 judged.fault = placed(snapshot, key, &route, method, host, target).err();
             }
         }

@@ -7,7 +7,7 @@ use http::Version;
 use http::header;
 use http::request::Parts;
 
-use super::Fault;
+use super::refused::Fault;
 
 /// A valid host in canonical spelling: lower case, IPv6 compressed, no final dot.
 #[derive(Clone, Debug, PartialEq, Eq)]

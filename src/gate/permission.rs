@@ -1,6 +1,6 @@
 //! Whether a key, its tenant and its plan together grant what a route demands (DESIGN section 3, step 6).
 
-use super::Fault;
+use super::refused::Fault;
 use crate::model::route::Access;
 use crate::model::scope::Scope;
 use crate::refusal::Refusal;

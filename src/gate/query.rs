@@ -3,8 +3,8 @@
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 
-use super::Fault;
 use super::credential::Credential;
+use super::refused::Fault;
 use crate::refusal::Refusal;
 
 /// What the parameter held, when it was there: a key, or what is wrong with it.

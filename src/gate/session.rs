@@ -10,10 +10,10 @@ use http::Method;
 use http::header;
 use memchr::memchr;
 
-use super::Fault;
 use super::credential::Credential;
 use super::host::Host;
 use super::query::Presented;
+use super::refused::Fault;
 use crate::model::route::Route;
 use crate::refusal::Refusal;
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Ended;
-use super::Fault;
+use super::refused::Fault;
 use crate::clock::Wall;
 use crate::model::issuer::Issuer;
 use crate::model::key::Environment;

@@ -10,7 +10,7 @@ use http::header;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 
-use super::Fault;
+use super::refused::Fault;
 use crate::config::Http;
 use crate::model::route::path;
 use crate::model::route::path::Doubt;
