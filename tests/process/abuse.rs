@@ -1,7 +1,10 @@
 //! Attacks on a real gateway in a process of its own, whose memory and files can be measured and bounded.
 
+use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
+use std::process::Command;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -11,22 +14,28 @@ use rustix::process::Resource;
 use rustix::process::Rlimit;
 use rustix::process::prlimit;
 
-use super::*;
+use crate::resident_bytes;
+use crate::support::client;
+use crate::support::client::Http1;
 use crate::support::client::socket_from;
 use crate::support::client::tls_config;
 use crate::support::client::tls_over;
+use crate::support::eventually;
 use crate::support::frames;
 use crate::support::frames::Frames;
+use crate::support::gateway::Setup;
 use crate::support::real;
+use crate::support::request::Request;
+use crate::support::site::BINARY;
+use crate::support::site::Running;
+use crate::support::site::Site;
 use crate::support::upstream::Step;
+use crate::support::upstream::Upstream;
 
 impl Running {
     /// Resident memory, bytes.
     fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
-        kib.parse::<u64>().unwrap() * 1024
+        resident_bytes(self) as u64
     }
 
     /// Open files.
