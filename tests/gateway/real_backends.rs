@@ -1,6 +1,6 @@
 //! The same promises in front of three unmodified servers: nginx, Python's WSGI server and Node.
 
-use crate::hostile::PATH_TRICKS;
+use crate::hostile::targets::PATH_TRICKS;
 use crate::support::client::Http1;
 use crate::support::client::block_on;
 use crate::support::frames;
