@@ -285,7 +285,7 @@ impl Prepared {
 mod tests;
 
 #[cfg(test)]
-#[path = "tests.rs"]
+#[path = "tests/mod.rs"]
 #[allow(
     clippy::duplicate_mod,
     reason = "the same rules, over a store that nodes share"
