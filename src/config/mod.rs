@@ -1,9 +1,10 @@
 //! What gateway.toml means once it is checked: plain values, every reference resolved; all problems at once otherwise.
 //!
-//! `load` is the way from the text to the values. `file` reads tables, `typed` their values, `values` and `names` read words, `settings` and `entries`
+//! `load` is the way from the text to the values. `file` reads tables, `typed` their values, `values`, `names` and `addresses` read words, `settings` and `entries`
 //! hold one function per table, `check` looks across tables, `doubts` for what can never matter, `problem` prints what is wrong, `dump` writes the
 //! meaning back.
 
+mod addresses;
 mod check;
 mod doubts;
 mod dump;

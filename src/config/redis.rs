@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use crate::config::addresses;
 use crate::config::dump::Writer;
 use crate::config::file::Reader;
-use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::secrets;
 use crate::config::settings::path;
@@ -65,7 +65,7 @@ impl Default for Redis {
 impl Redis {
     /// Reads the keys of `[store]` that are about it; `shared` is `kind = "redis"`.
     pub(super) fn read(table: &mut Reader<'_>, base: &Path, shared: bool) -> Redis {
-        let servers = table.list("redis_servers", names::host_and_port);
+        let servers = table.list("redis_servers", addresses::host_and_port);
         let servers: Vec<String> = servers
             .unwrap_or_default()
             .into_iter()

@@ -9,8 +9,8 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::config::CertificateFiles;
+use crate::config::addresses;
 use crate::config::entries;
-use crate::config::names;
 use crate::model::isolation::Isolation;
 use crate::model::isolation::PathPrefix;
 use crate::model::key::Environment;
@@ -152,7 +152,7 @@ impl Destination {
     pub fn texts(&self) -> Vec<String> {
         let path = self.prefix.as_ref().map(PathPrefix::text);
         let path = path.unwrap_or_default();
-        let servers = self.servers.iter().map(names::show_server);
+        let servers = self.servers.iter().map(addresses::show_server);
         servers.map(|server| format!("{server}{path}")).collect()
     }
 }

@@ -7,6 +7,7 @@ use toml::Spanned;
 
 use crate::config::Destination;
 use crate::config::NotFound;
+use crate::config::addresses;
 use crate::config::entries::tenant_word;
 use crate::config::file::Reader;
 use crate::config::names;
@@ -158,7 +159,7 @@ pub(in crate::config) fn destination(texts: &[&str]) -> Result<Destination, Wron
     let mut prefix = None;
     let mut servers = Vec::new();
     for text in texts {
-        let (server, path) = names::server_with_path(text)?;
+        let (server, path) = addresses::server_with_path(text)?;
         if !servers.is_empty() && prefix != path {
             return wrong(
                 "the servers of one tenant have different paths",

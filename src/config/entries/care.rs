@@ -5,6 +5,7 @@ use toml::Spanned;
 use crate::config::Ejection;
 use crate::config::HealthCheck;
 use crate::config::RetryBudget;
+use crate::config::addresses;
 use crate::config::entries::inner;
 use crate::config::file::Reader;
 use crate::config::names;
@@ -53,7 +54,7 @@ pub(super) fn health(table: &mut Reader<'_>) -> Option<HealthCheck> {
         });
         let host = table.word("host", |text| match text {
             "" => Ok(None),
-            text => names::fixed_host(text).map(Some),
+            text => addresses::fixed_host(text).map(Some),
         });
         let interval = table.duration("interval", "5s", ("100ms", "1h"));
         let timeout = table.duration("timeout", "2s", ("10ms", "5min"));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
+use crate::config::addresses;
 use crate::config::entries::Declared;
 use crate::config::entries::Placed;
 use crate::config::entries::Places;
@@ -12,7 +13,6 @@ use crate::config::entries::inner;
 use crate::config::entries::label;
 use crate::config::entries::tenant_word;
 use crate::config::file::Reader;
-use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::secrets;
 use crate::config::settings::path;
@@ -123,7 +123,7 @@ fn audience(table: &mut Reader<'_>) -> Vec<String> {
 }
 
 fn key_source(table: &mut Reader<'_>, base: &Path) -> Option<KeySource> {
-    let url = table.word("jwks_url", names::endpoint);
+    let url = table.word("jwks_url", addresses::endpoint);
     let file = table.word("jwks_file", |text| path(base, text));
     if let (Some(_), Some(file)) = (&url, &file) {
         let wrong = Wrong {
@@ -153,7 +153,7 @@ fn needs_keys(table: &mut Reader<'_>, issuer: &Issuer) {
 
 /// How it is asked about what only it can read; all of it, or nothing.
 fn introspection(table: &mut Reader<'_>, base: &Path) -> Option<Introspection> {
-    let endpoint = table.word("introspection_url", names::endpoint);
+    let endpoint = table.word("introspection_url", addresses::endpoint);
     let client_id = table.word("client_id", plain);
     if let Some(place) = table
         .place("client_secret")

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
+use crate::config::addresses;
 use crate::config::entries::Placed;
 use crate::config::entries::inner;
 use crate::config::entries::scope_word;
 use crate::config::file::Reader;
-use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::values;
 use crate::config::values::Wrong;
@@ -118,7 +118,7 @@ fn identifier(text: &str) -> Result<String, Wrong> {
     let (host, path) = parts(text);
     let port = rest[host.len()..rest.len() - path.len()].strip_prefix(':');
     let authority_is_host = rest.len() == host.len() + path.len();
-    if names::host_pattern(host).is_err() || host.starts_with('*') {
+    if addresses::host_pattern(host).is_err() || host.starts_with('*') {
         return refuse("its host is none");
     }
     if !authority_is_host && port.is_none_or(|port| port.parse::<u16>().is_err()) {

@@ -6,6 +6,7 @@ use toml::Spanned;
 
 use crate::config::Errors;
 use crate::config::Host;
+use crate::config::addresses;
 use crate::config::entries::Declared;
 use crate::config::entries::Placed;
 use crate::config::entries::Places;
@@ -39,7 +40,7 @@ pub(in crate::config) fn hosts(
 ) -> Vec<Placed<Host>> {
     let read = root.each("hosts", "hosts", |table| {
         let help = "write name = \"api.example.com\"";
-        let name = table.required("name", help, names::host_pattern);
+        let name = table.required("name", help, addresses::host_pattern);
         let errors = settings::errors(table, "hosts.errors", errors);
         let place = table.place("environment").unwrap_or_default();
         let environment = declared.environment(table);
@@ -80,7 +81,7 @@ fn route(
         "write path = \"/leases/{*rest}\"",
         names::route_path,
     );
-    let host = table.word("host", names::host_pattern);
+    let host = table.word("host", addresses::host_pattern);
     let methods = table.list("methods", names::method);
     let access = access(table);
     let credentials = credentials(table, access.as_ref());

@@ -15,6 +15,7 @@ use crate::config::Upstream;
 use crate::config::UpstreamProtocol;
 use crate::config::UpstreamServer;
 use crate::config::UpstreamTls;
+use crate::config::addresses;
 use crate::config::entries::Declared;
 use crate::config::entries::Placed;
 use crate::config::entries::Places;
@@ -25,7 +26,6 @@ use crate::config::entries::inner;
 use crate::config::entries::label;
 use crate::config::file::Reader;
 use crate::config::isolation;
-use crate::config::names;
 use crate::config::settings::path;
 use crate::config::values::Wrong;
 use crate::model::isolation::Isolation;
@@ -39,7 +39,7 @@ pub(in crate::config) fn upstreams(
 ) -> Vec<Placed<Arc<Upstream>>> {
     root.named("upstreams", |table, name| {
         label(table, &name);
-        let servers = table.list("servers", names::server).unwrap_or_default();
+        let servers = table.list("servers", addresses::server).unwrap_or_default();
         let tenants = bindings::tenants(table);
         let tls = tls(table, &servers, &tenants, base);
         let servers = inner(Some(servers));
@@ -57,8 +57,8 @@ pub(in crate::config) fn upstreams(
                 .unwrap_or_default(),
             ..Places::default()
         };
-        let host_header = table.word("host_header", names::host_header);
-        let path_prefix = table.word("path_prefix", names::path_prefix);
+        let host_header = table.word("host_header", addresses::host_header);
+        let path_prefix = table.word("path_prefix", addresses::path_prefix);
         let upstream = Upstream {
             name: (*name.get_ref()).to_owned(),
             servers,
@@ -129,7 +129,7 @@ fn tls(
         ca: pem(table, "ca", base),
         client: client(table, base),
         server_name: table
-            .word("server_name", names::server_name)
+            .word("server_name", addresses::server_name)
             .map(Spanned::into_inner),
         prepared: Prepared::default(),
     });
@@ -161,12 +161,12 @@ fn tls(
         return None;
     }
     for server in servers.iter().filter(|_| read.server_name.is_none()) {
-        if let Err(wrong) = names::server_name(&server.get_ref().host) {
+        if let Err(wrong) = addresses::server_name(&server.get_ref().host) {
             table.refuse(server.span(), "servers", wrong);
         }
     }
     for server in places().filter(|_| read.server_name.is_none()) {
-        if let Err(wrong) = names::server_name(&server.host) {
+        if let Err(wrong) = addresses::server_name(&server.host) {
             let at = table.place("tenants").unwrap_or_default();
             table.refuse(at, "tenants", wrong);
         }

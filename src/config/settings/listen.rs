@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
+use crate::config::addresses;
 use crate::config::check;
 use crate::config::file::Reader;
-use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::settings::path;
 
@@ -62,8 +62,8 @@ pub(in crate::config) fn listen(root: &mut Reader<'_>, base: &Path, store: &Path
 
 fn addresses(table: &mut Reader<'_>, key: &'static str, default: &str) -> Vec<Spanned<SocketAddr>> {
     let place = table.header().unwrap_or_default();
-    let default = || names::socket_address(default).map(|address| Spanned::new(place, address));
-    match table.list(key, names::socket_address) {
+    let default = || addresses::socket_address(default).map(|address| Spanned::new(place, address));
+    match table.list(key, addresses::socket_address) {
         Some(list) => list,
         None => default().into_iter().collect(),
     }
@@ -73,7 +73,7 @@ fn admin(table: &mut Reader<'_>) -> Option<Spanned<SocketAddr>> {
     let place = table.header().unwrap_or_default();
     let admin = table.word("admin", |text| match text {
         "" => Ok(None),
-        text => names::socket_address(text).map(Some),
+        text => addresses::socket_address(text).map(Some),
     });
     match admin {
         Some(admin) => {
@@ -83,7 +83,7 @@ fn admin(table: &mut Reader<'_>) -> Option<Spanned<SocketAddr>> {
                 .map(|address| Spanned::new(place, address))
         }
         None => {
-            let default = names::socket_address("127.0.0.1:9600").ok()?;
+            let default = addresses::socket_address("127.0.0.1:9600").ok()?;
             Some(Spanned::new(place, default))
         }
     }
@@ -113,9 +113,12 @@ fn admin_socket(table: &mut Reader<'_>, base: &Path, store: &Path) -> PathBuf {
 /// `[admin]`.
 pub(in crate::config) fn admin_names(root: &mut Reader<'_>) -> AdminConfig {
     root.table("admin", "admin", |table| AdminConfig {
-        hosts: (table.list("hosts", names::host_name).into_iter().flatten())
-            .map(Spanned::into_inner)
-            .collect(),
+        hosts: (table
+            .list("hosts", addresses::host_name)
+            .into_iter()
+            .flatten())
+        .map(Spanned::into_inner)
+        .collect(),
     })
 }
 

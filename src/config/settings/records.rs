@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use http::Uri;
 use toml::Spanned;
 
+use crate::config::addresses;
 use crate::config::file::Reader;
-use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::settings::path;
 use crate::config::values::Wrong;
@@ -85,7 +85,7 @@ pub(in crate::config) fn alerts(root: &mut Reader<'_>, base: &Path) -> AlertRule
     root.table("alerts", "alerts", |table| {
         let webhook = table.word("webhook", |text| match text {
             "" => Ok(None),
-            text => names::webhook(text).map(Some),
+            text => addresses::webhook(text).map(Some),
         });
         let mut file = |key| {
             let read = table.word(key, |text| match text {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
+use crate::config::addresses;
 use crate::config::file::Reader;
-use crate::config::names;
 use crate::config::problem::Problem;
 use crate::config::settings::path;
 
@@ -56,7 +56,9 @@ pub(in crate::config) fn tls(root: &mut Reader<'_>, base: &Path) -> Tls {
         });
         let allow_tls12 = table.choice("min_version", true, &[("1.2", true), ("1.3", false)]);
         let sni = table.each("sni", "tls.sni", |table| {
-            let hosts = table.list("hosts", names::host_pattern).unwrap_or_default();
+            let hosts = table
+                .list("hosts", addresses::host_pattern)
+                .unwrap_or_default();
             if hosts.is_empty() {
                 table.missing("hosts", "write hosts = [\"api.example.com\"]");
             }
