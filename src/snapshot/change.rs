@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -15,21 +14,17 @@ use crate::clock::Wall;
 use crate::config::Config;
 use crate::config::Redis;
 use crate::model::admin_token::AdminToken;
-use crate::model::denial::DenyTable;
-use crate::model::key::ApiKey;
 use crate::model::key::Digest;
-use crate::model::key::KeyId;
-use crate::model::key::KeyStatus;
 use crate::model::tenant::TenantId;
 use crate::snapshot::Contact;
-use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
 use crate::snapshot::build;
 use crate::snapshot::build::BuildError;
-use crate::snapshot::build::Names;
 use crate::snapshot::build::ScopeSets;
+use crate::snapshot::impose::impose;
+use crate::snapshot::next::changed;
+use crate::snapshot::next::may_end_requests;
 use crate::store::Failure;
-use crate::store::KeyFilter;
 use crate::store::Outcome;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -44,11 +39,9 @@ use crate::store::audit::Written;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::outcome::LastUsed;
 use crate::store::shared::Position;
-use crate::store::sqlite::Write;
 use crate::store::verbs;
 use crate::store::verbs::Change;
 use crate::store::verbs::Declared;
-use crate::store::verbs::unwritten_denial;
 
 /// How often an act is judged anew because another node was first.
 const TRIES: usize = 50;
@@ -60,11 +53,11 @@ pub struct Keeper {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     /// Told after each swap that may have ended requests in flight.
     pub(super) endings: watch::Sender<()>,
-    last_used: Box<LastUsed>,
+    pub(super) last_used: Box<LastUsed>,
     /// Tokens of the admin plane, those that have ended included. Apart from the snapshot: no client's request asks for them.
     pub(super) admin_tokens: ArcSwap<Vec<AdminToken>>,
     /// How many changes are in force but not in the store, for metrics.
-    not_durable: AtomicUsize,
+    pub(super) not_durable: AtomicUsize,
     /// The last change of a shared store that is in force here.
     pub(super) in_force: ArcSwap<Position>,
     /// How the nodes that share the store are reached; `None` where nobody does.
@@ -97,7 +90,7 @@ impl State {
     }
 
     /// Nobody can begin to read a view that was replaced: a count of one stays one.
-    fn free_unread(&mut self) {
+    pub(super) fn free_unread(&mut self) {
         self.replaced.retain(|view| Arc::strong_count(view) > 1);
     }
 }
@@ -356,28 +349,6 @@ impl Keeper {
         Ok(next)
     }
 
-    /// Tries again to write what is in force but not durable, and frees views that no request reads any more; returns how many acts
-    /// are still not durable. To be called now and then.
-    pub fn retry_unwritten(&self, now: Wall) -> usize {
-        let mut state = self.lock();
-        state.free_unread();
-        // A failure shows in the number that is left.
-        let _failed = self.write_unwritten(&mut state, now);
-        self.note_unwritten(&state);
-        state.unwritten.len()
-    }
-
-    /// How many changes are in force but could not be written yet.
-    #[must_use]
-    pub fn not_durable(&self) -> usize {
-        self.not_durable.load(Ordering::Relaxed)
-    }
-
-    fn note_unwritten(&self, state: &State) {
-        self.not_durable
-            .store(state.unwritten.len(), Ordering::Relaxed);
-    }
-
     /// Makes every later write of the store fail, as a full disk would.
     #[cfg(test)]
     pub(crate) fn refuse_writes(&self, refuse: bool) {
@@ -409,7 +380,7 @@ impl Keeper {
         Err(StoreError::Behind.into())
     }
 
-    fn carry_out(
+    pub(super) fn carry_out(
         &self,
         state: &mut State,
         verb: &Verb,
@@ -440,64 +411,6 @@ impl Keeper {
             self.note_applied(state);
         }
         Ok(prepared.outcome)
-    }
-
-    /// Ends a token of the admin plane in memory alone; `false` when there is none to end.
-    fn impose_on_token(&self, id: &str, now: Wall) -> bool {
-        let mut tokens = (**self.admin_tokens.load()).clone();
-        let token = tokens.iter_mut().find(|token| token.id == id);
-        let Some(token) = token.filter(|token| token.revoked.is_none()) else {
-            return false;
-        };
-        token.revoked = Some(now);
-        self.admin_tokens.store(Arc::new(tokens));
-        true
-    }
-
-    /// Ends many keys in the view alone; gives what is to be written once that is possible. Nothing, when not even reading works.
-    fn impose_on_many(&self, state: &State, verb: &Verb, now: Wall) -> Vec<Verb> {
-        let current = self.snapshot.load_full();
-        let declared = Declared::of(&current.config);
-        let prepared = verbs::prepare(&state.store, &declared, verb, now, &*self.last_used);
-        let Ok(prepared) = prepared else {
-            return Vec::new();
-        };
-        let (Change::KeyStatus(digests, status), Outcome::KeysChanged { ids, .. }) =
-            (prepared.change, prepared.outcome)
-        else {
-            return Vec::new();
-        };
-        let next = with_statuses(&current, &digests, status);
-        self.snapshot.store(Arc::new(next));
-        let mut unwritten: Vec<Verb> = ids.into_iter().map(|id| Verb::KeyRevoke { id }).collect();
-        let texts = prepared.writes.iter().filter_map(|write| match write {
-            Write::EndRetired(digest, _) => Some(digest.hex()),
-            _ => None,
-        });
-        let texts: Vec<String> = texts.collect();
-        if !texts.is_empty() {
-            unwritten.push(Verb::KeyRevokeMany(KeyFilter {
-                keys: Some(texts),
-                ..KeyFilter::default()
-            }));
-        }
-        unwritten
-    }
-
-    /// Writes in the order of the acts, and stops at the first that fails for the store's sake.
-    fn write_unwritten(&self, state: &mut State, now: Wall) -> Result<(), StoreError> {
-        while let Some((verb, actor)) = state.unwritten.first().cloned() {
-            match self.carry_out(state, &verb, &actor, now) {
-                Err(Failure::Store(StoreError::Behind)) => {
-                    self.take_in(state, now)?;
-                    continue;
-                }
-                Err(Failure::Store(error)) => return Err(error),
-                _ => {}
-            }
-            state.unwritten.remove(0);
-        }
-        Ok(())
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -533,181 +446,6 @@ fn told(act: &Act, written: &Written) {
         audit_hash = written.hash,
         "administrative act"
     );
-}
-
-/// `current` after `change`.
-fn changed(
-    current: &Snapshot,
-    change: &Change,
-    scope_sets: &mut ScopeSets,
-) -> Result<Snapshot, Failure> {
-    let names = Names::of(&current.config);
-    let unfit = |(what, name): (&str, String)| {
-        Failure::refused(format!("no {what} {name:?} is in force any more"))
-    };
-    let keys = |changes: &[(Digest, Option<KeyEntry>)]| Snapshot {
-        keys: current.keys.with(changes),
-        ..shared(current)
-    };
-    Ok(match change {
-        Change::Nothing | Change::AdminTokens(_) => shared(current),
-        Change::Keys { put, gone } => {
-            let mut changes: Vec<(Digest, Option<KeyEntry>)> =
-                gone.iter().map(|digest| (*digest, None)).collect();
-            for key in put {
-                let entry = build::entry_of(key, &current.tenants, &names, scope_sets);
-                changes.push((key.digest, Some(entry.map_err(unfit)?)));
-            }
-            keys(&changes)
-        }
-        Change::KeyStatus(digests, status) => with_statuses(current, digests, *status),
-        Change::Tenant(tenant) => {
-            let mut tenants = (*current.tenants).clone();
-            tenants.put(build::tenant_entry(tenant, &names).map_err(unfit)?);
-            Snapshot {
-                tenants: Arc::new(tenants),
-                ..shared(current)
-            }
-        }
-        Change::Denied(denial) => with_denials(current, current.denials.with(denial.clone())),
-        Change::Allowed(denial) => with_denials(current, current.denials.without(denial)),
-    })
-}
-
-pub(super) fn with_denials(current: &Snapshot, denials: DenyTable) -> Snapshot {
-    Snapshot {
-        denials: Arc::new(denials),
-        ..shared(current)
-    }
-}
-
-/// Whether a request in flight may have to end with this change. A change that is not known to be harmless is taken to end some: a look
-/// at every request for nothing costs less than one that is missed.
-fn may_end_requests(before: &Snapshot, change: &Change) -> bool {
-    match change {
-        Change::Nothing
-        | Change::AdminTokens(_)
-        | Change::Allowed(_)
-        | Change::KeyStatus(_, KeyStatus::Active) => false,
-        Change::KeyStatus(..) | Change::Denied(_) => true,
-        Change::Keys { put, gone } => {
-            let known = |key: &ApiKey| before.key(&key.digest).is_some();
-            !gone.is_empty() || put.iter().any(known)
-        }
-        Change::Tenant(tenant) => tenant.suspended,
-    }
-}
-
-/// Takes rights away in the view alone, because the store cannot be written (DESIGN section 11). `false` when this verb takes
-/// none away, or there is nothing that it may take them from.
-pub(super) fn impose(snapshot: &ArcSwap<Snapshot>, verb: &Verb) -> bool {
-    let current = snapshot.load_full();
-    let next = match verb {
-        Verb::KeyRevoke { id } => impose_on_key(&current, id, KeyStatus::Revoked),
-        Verb::KeyDelete { id } => impose_on_key(&current, id, KeyStatus::Deleted),
-        Verb::KeyDeactivate { id } => impose_on_key(&current, id, KeyStatus::Inactive),
-        Verb::TenantSuspend { id } => impose_on_tenant(&current, id),
-        Verb::KeyRevokeMany(which) => impose_on_texts(&current, which),
-        Verb::TokenDeny(asked) => unwritten_denial(asked)
-            .map(|denial| with_denials(&current, current.denials.with(denial))),
-        Verb::KeyCreate(_)
-        | Verb::KeyList(_)
-        | Verb::KeyUpdate(_)
-        | Verb::KeyRotate { .. }
-        | Verb::KeyImport { .. }
-        | Verb::TenantUpdate(_)
-        | Verb::KeyPage { .. }
-        | Verb::KeyShow { .. }
-        | Verb::KeyActivate { .. }
-        | Verb::KeyRegenerate { .. }
-        | Verb::TenantCreate { .. }
-        | Verb::TenantList
-        | Verb::TenantResume { .. }
-        | Verb::AdminTokenCreate(_)
-        | Verb::AdminTokenList
-        | Verb::AdminTokenRevoke { .. }
-        | Verb::TokenAllow(_)
-        | Verb::TokenDenials => None,
-    };
-    let imposed = next.is_some();
-    if let Some(next) = next {
-        snapshot.store(Arc::new(next));
-    }
-    imposed
-}
-
-fn impose_on_key(current: &Snapshot, id: &str, status: KeyStatus) -> Option<Snapshot> {
-    let id = KeyId::parse(id).ok()?;
-    let mut declared = current.config.declared_keys.iter();
-    let of_file = declared.any(|key| key.id == id);
-    if of_file && status != KeyStatus::Revoked {
-        return None;
-    }
-    let of_key = current.keys.iter().filter(|(_, entry)| entry.id == id);
-    let digests: Vec<Digest> = of_key.map(|(digest, _)| *digest).collect();
-    (!digests.is_empty()).then(|| with_statuses(current, &digests, status))
-}
-
-/// Ends texts alone, as `impose_on_many` notes them.
-fn impose_on_texts(current: &Snapshot, which: &KeyFilter) -> Option<Snapshot> {
-    let texts = which.keys.iter().flatten();
-    let digest = |text: &String| Digest::from_hex(text.strip_prefix("sha256:")?).ok();
-    let digests: Vec<Digest> = texts.filter_map(digest).collect();
-    (!digests.is_empty()).then(|| with_statuses(current, &digests, KeyStatus::Revoked))
-}
-
-/// Those of the keys that have not ended for good, with another status.
-fn with_statuses(current: &Snapshot, digests: &[Digest], status: KeyStatus) -> Snapshot {
-    let found = digests.iter().filter_map(|digest| {
-        let entry = current.keys.get(digest)?;
-        let may_change = !entry.status.is_final() || status.is_final();
-        may_change.then(|| (*digest, Some(with_status(entry, status))))
-    });
-    let changes: Vec<(Digest, Option<KeyEntry>)> = found.collect();
-    Snapshot {
-        keys: current.keys.with(&changes),
-        ..shared(current)
-    }
-}
-
-fn impose_on_tenant(current: &Snapshot, id: &str) -> Option<Snapshot> {
-    let id = TenantId::new(id).ok()?;
-    let of_file = current.config.tenants.iter().any(|tenant| tenant.id == id);
-    let known = current.tenants.by_id.contains_key(&id);
-    (known && !of_file).then(|| with_suspended(current, &id, true))
-}
-
-pub(super) fn with_suspended(current: &Snapshot, id: &TenantId, suspended: bool) -> Snapshot {
-    let mut tenants = (*current.tenants).clone();
-    if let Some(index) = tenants.by_id.get(id) {
-        tenants.entries[*index as usize].suspended = suspended;
-    }
-    Snapshot {
-        tenants: Arc::new(tenants),
-        ..shared(current)
-    }
-}
-
-pub(super) fn with_status(entry: &KeyEntry, status: KeyStatus) -> KeyEntry {
-    KeyEntry {
-        status,
-        ..entry.clone()
-    }
-}
-
-/// The same view again, sharing everything.
-pub(super) fn shared(current: &Snapshot) -> Snapshot {
-    Snapshot {
-        revision: current.revision,
-        generation: current.generation,
-        config: Arc::clone(&current.config),
-        routes: Arc::clone(&current.routes),
-        plans: Arc::clone(&current.plans),
-        tenants: Arc::clone(&current.tenants),
-        keys: current.keys.clone(),
-        denials: Arc::clone(&current.denials),
-        contact: current.contact.clone(),
-    }
 }
 
 impl KeeperError {

@@ -32,7 +32,9 @@ use crate::store::shared::nodes::LEASE;
 
 pub mod build;
 pub mod change;
+mod impose;
 pub mod key_table;
+mod next;
 pub mod place;
 pub mod shared;
 
