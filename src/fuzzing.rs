@@ -13,7 +13,7 @@ macro_rules! properties {
 }
 
 properties! {
-    access_log => crate::access_log::any_entry_is_one_json_line,
+    access_log => crate::access_log::properties::any_entry_is_one_json_line,
     admin_request => crate::store::properties::admin_requests,
     answer => crate::upstream::properties::answers,
     backend => crate::upstream::http1::properties::answers,

@@ -1,0 +1,333 @@
+//! The line of one request: plain ASCII, one JSON object, no key in what a client chose.
+
+use std::io::Write;
+use std::net::IpAddr;
+
+use crate::access_log::Entry;
+
+/// A text in a line is cut after this many bytes.
+pub(super) const TEXT_BYTES_MAX: usize = 2048;
+
+pub(super) fn write_entry(out: &mut Vec<u8>, entry: &Entry<'_>) {
+    out.extend_from_slice(b"{\"time\":\"");
+    write_time(out, entry.unix_micros);
+    out.push(b'"');
+    text(out, ",\"request_id\":\"", entry.request_id);
+    out.extend_from_slice(b",\"client.address\":\"");
+    write_address(out, entry.client);
+    out.push(b'"');
+    from_client(out, ",\"http.request.method\":\"", entry.method);
+    from_client(out, ",\"server.address\":\"", entry.host);
+    from_client(out, ",\"url.path\":\"", entry.path);
+    text(out, ",\"network.protocol.version\":\"", entry.protocol);
+    number(
+        out,
+        ",\"http.response.status_code\":",
+        u64::from(entry.status),
+    );
+    text(out, ",\"decision\":\"", entry.decision);
+    text(out, ",\"reason\":\"", entry.reason);
+    text(out, ",\"would_refuse\":\"", entry.would_refuse);
+    text(out, ",\"http.route\":\"", entry.route);
+    text(out, ",\"tenant\":\"", entry.tenant);
+    text(out, ",\"key_id\":\"", entry.key_id);
+    if let Some(token) = &entry.token {
+        text(out, ",\"credential\":\"", token.kind);
+        text(out, ",\"token.issuer\":\"", token.issuer);
+        text(out, ",\"token.subject\":\"", token.subject);
+        text(out, ",\"token.client\":\"", token.client);
+        text(out, ",\"token.id\":\"", token.jti);
+    }
+    text(out, ",\"upstream\":\"", entry.upstream);
+    text(out, ",\"upstream.address\":\"", entry.server);
+    text(out, ",\"detail\":\"", entry.detail);
+    number(out, ",\"http.request.body.size\":", entry.request_bytes);
+    number(out, ",\"http.response.body.size\":", entry.response_bytes);
+    number(out, ",\"duration_us\":", entry.total_micros);
+    number(out, ",\"upstream_us\":", entry.upstream_micros);
+    text(out, ",\"end\":\"", entry.end);
+    out.extend_from_slice(b"}\n");
+}
+
+/// An address as `Display` has it. By hand for IPv4: the formatting machinery takes 1,300 instructions.
+pub(crate) fn write_address(out: &mut Vec<u8>, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        let _ = write!(out, "{address}");
+        return;
+    };
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
+            out.push(b'.');
+        }
+        out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+    }
+}
+
+/// `name` is all that stands before the value: `,"name":`.
+fn number(out: &mut Vec<u8>, name: &'static str, value: u64) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// `name` is all that stands before the value: `,"name":"`.
+fn text(out: &mut Vec<u8>, name: &'static str, value: &str) {
+    if value.is_empty() {
+        return;
+    }
+    out.extend_from_slice(name.as_bytes());
+    escape(out, value);
+    out.push(b'"');
+}
+
+/// Method, host and path are the client's words and may hold a key that somebody pasted there: what looks like one is masked, plain,
+/// percent-encoded or encoded twice (S26).
+fn from_client(out: &mut Vec<u8>, name: &'static str, value: &str) {
+    let decoded = || PercentDecoded(value.bytes());
+    let has = |byte| memchr::memchr(byte, value.as_bytes()).is_some();
+    let masked = (has(b'_') && holds_key(value.bytes()))
+        || (has(b'%') && (holds_key(decoded()) || holds_key(PercentDecoded(decoded()))));
+    text(out, name, if masked { "[redacted]" } else { value });
+}
+
+/// Whether 30 letters or digits in a row follow an underscore: the shape of every key this gateway makes.
+fn holds_key(bytes: impl Iterator<Item = u8>) -> bool {
+    let mut run: Option<u32> = None;
+    for byte in bytes {
+        run = match (byte, run) {
+            (b'_', _) => Some(0),
+            (byte, Some(length)) if byte.is_ascii_alphanumeric() => Some(length + 1),
+            _ => None,
+        };
+        if run == Some(30) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Bytes with every valid `%XX` decoded once.
+#[derive(Clone)]
+pub(super) struct PercentDecoded<I>(pub(super) I);
+
+impl<I: Iterator<Item = u8> + Clone> Iterator for PercentDecoded<I> {
+    type Item = u8;
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.0.next()?;
+        let mut ahead = self.0.clone();
+        if byte == b'%'
+            && let (Some(high), Some(low)) =
+                (ahead.next().and_then(hex), ahead.next().and_then(hex))
+        {
+            self.0 = ahead;
+            return Some(high << 4 | low);
+        }
+        Some(byte)
+    }
+}
+
+fn hex(byte: u8) -> Option<u8> {
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// JSON string escapes; control characters can forge neither a line nor a terminal sequence (S27). Beyond ASCII everything is escaped:
+/// there are further control characters there, and ones that turn the direction of the text.
+fn escape(out: &mut Vec<u8>, value: &str) {
+    let mut end = value.len().min(TEXT_BYTES_MAX);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut rest = &value[..end];
+    // All bytes are looked at, since the processor does that many at a time; nearly every text is as it may stand.
+    if !rest
+        .bytes()
+        .fold(false, |any, byte| any | needs_escape(byte))
+    {
+        out.extend_from_slice(rest.as_bytes());
+        return;
+    }
+    while let Some(at) = rest.bytes().position(needs_escape) {
+        out.extend_from_slice(&rest.as_bytes()[..at]);
+        let mut after = rest[at..].chars();
+        match after.next() {
+            Some(character @ ('"' | '\\')) => out.extend_from_slice(&[b'\\', character as u8]),
+            Some(character) => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+            None => {}
+        }
+        rest = after.as_str();
+    }
+    out.extend_from_slice(rest.as_bytes());
+}
+
+/// Said of the first byte of a character.
+fn needs_escape(byte: u8) -> bool {
+    // No short circuits: as arithmetic it is done for many bytes at once.
+    (byte.wrapping_sub(b' ') > b'~' - b' ') | (byte == b'"') | (byte == b'\\')
+}
+
+/// RFC 3339 in UTC with microseconds.
+fn write_time(out: &mut Vec<u8>, unix_micros: u64) {
+    let seconds = unix_micros / 1_000_000;
+    let (year, month, day) = civil(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let micros = unix_micros % 1_000_000;
+    for (mark, value, digits) in [
+        (None, year, 4),
+        (Some(b'-'), month, 2),
+        (Some(b'-'), day, 2),
+        (Some(b'T'), hour, 2),
+        (Some(b':'), minute, 2),
+        (Some(b':'), second, 2),
+        (Some(b'.'), micros, 6),
+    ] {
+        out.extend(mark);
+        decimal(out, value, digits);
+    }
+    out.push(b'Z');
+}
+
+/// The last digits of a number, zeros in front.
+fn decimal(out: &mut Vec<u8>, mut value: u64, digits: usize) {
+    let mut text = [b'0'; 8];
+    for place in text[..digits].iter_mut().rev() {
+        *place = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    out.extend_from_slice(&text[..digits]);
+}
+
+/// Year, month and day of a count of days since 1970-01-01 in the Gregorian calendar.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    (year, month, day)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::access_log) fn entry<'a>(path: &'a str, host: &'a str) -> Entry<'a> {
+        Entry {
+            unix_micros: 1_795_305_600_000_001,
+            request_id: "r1",
+            client: IpAddr::from([127, 0, 0, 1]),
+            method: "GET",
+            host,
+            path,
+            protocol: "1.1",
+            status: 200,
+            decision: "forwarded",
+            reason: "",
+            would_refuse: "",
+            route: "",
+            tenant: "acme",
+            key_id: "key_0123456789ab",
+            token: None,
+            upstream: "",
+            server: "",
+            detail: "",
+            request_bytes: 0,
+            response_bytes: 5,
+            total_micros: 12,
+            upstream_micros: 9,
+            end: "complete",
+        }
+    }
+
+    fn line(entry: &Entry<'_>) -> String {
+        let mut out = Vec::new();
+        write_entry(&mut out, entry);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_json_with_its_time() {
+        let line = line(&entry("/leases", "api.example"));
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["time"], "2026-11-22T00:00:00.000001Z");
+        assert_eq!(value["url.path"], "/leases");
+        assert!(value.get("reason").is_none());
+    }
+
+    #[test]
+    fn addresses_and_times_are_written_as_the_standard_library_would() {
+        for address in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "203.0.113.255",
+            "::1",
+            "2001:db8::7:0",
+        ] {
+            let mut out = Vec::new();
+            write_address(&mut out, address.parse().unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), address);
+        }
+        for (micros, text) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_827_696_000_789, "2000-02-29T12:34:56.000789Z"),
+            (253_402_300_799_999_999, "9999-12-31T23:59:59.999999Z"),
+        ] {
+            let mut out = Vec::new();
+            write_time(&mut out, micros);
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn control_characters_cannot_forge_a_line_or_colour_a_terminal() {
+        let line = line(&entry("/a", "evil\"\n\u{1b}[31m"));
+        assert_eq!(line.matches('\n').count(), 1);
+        assert!(!line.contains('\u{1b}'));
+        assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok());
+    }
+
+    #[test]
+    fn beyond_ascii_all_is_escaped_and_means_the_same() {
+        let path = "/a\u{9b}31m\u{202e}\u{2028}\u{1f600}\u{e9}";
+        let line = line(&entry(path, "h"));
+        assert!(line.is_ascii(), "{line}");
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["url.path"], path);
+    }
+
+    #[test]
+    fn a_key_in_the_path_is_masked_in_every_spelling() {
+        let key = "fp_live_0123456789abcdefghijklmnopqrst012345";
+        for path in [
+            format!("/x/{key}"),
+            format!("/x/{}", key.replace('_', "%5F")),
+            format!("/x/{}", key.replace('a', "%61")),
+            format!("/x/{}", key.replace('_', "%255f")),
+        ] {
+            assert!(line(&entry(&path, "h")).contains("[redacted]"), "{path}");
+        }
+        let in_host = line(&entry("/x", key));
+        let in_method = line(&Entry {
+            method: key,
+            ..entry("/x", "h")
+        });
+        for line in [in_host, in_method] {
+            assert!(line.contains("[redacted]") && !line.contains(key), "{line}");
+        }
+        assert!(!line(&entry("/files/some_long_name_of_a_file", "h")).contains("[redacted]"));
+    }
+}
