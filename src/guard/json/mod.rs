@@ -6,20 +6,27 @@
 //! What is undecided (a comma and the name after it, which go together when the member goes) is held back; all else passes as it stands, in
 //! the caller's own bytes where nothing of them is taken out.
 
+mod output;
+mod scan;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::guard::Fault;
+use crate::guard::json::output::Output;
+use crate::guard::json::scan::find_quote;
+use crate::guard::json::scan::is_space;
+use crate::guard::json::scan::is_token;
+use crate::guard::json::scan::past_space;
+use crate::guard::json::scan::past_text;
+use crate::guard::json::scan::past_token;
 use crate::guard::names::Names;
 use crate::guard::names::says;
 use crate::model::guard::Member;
 
 /// Deepest nesting that is read; deeper is refused as broken. One byte each.
 pub(super) const DEPTH_MAX: usize = 1024;
-
-/// Longest white space before a name that is kept when it does not stand in one piece; what is more of it is left out.
-const SPACE_HELD_MAX: usize = 4096;
 
 /// What a filter is to do.
 #[derive(Clone, Debug)]
@@ -478,201 +485,6 @@ impl Filter {
         Ok(())
     }
 }
-
-/// What of one piece goes on: runs of it, copied only once something has been left out.
-struct Output<'a> {
-    piece: &'a [u8],
-    /// What is undecided of earlier pieces.
-    held: Vec<u8>,
-    /// Where the run that goes on begins.
-    from: usize,
-    /// Where what is undecided begins; what is held stands before it.
-    hold: Option<usize>,
-    /// Whether what comes goes out: no run is open.
-    dropping: bool,
-    copied: Option<Vec<u8>>,
-}
-
-impl<'a> Output<'a> {
-    fn new(piece: &'a [u8], held: Vec<u8>, dropping: bool) -> Output<'a> {
-        Output {
-            piece,
-            hold: (!held.is_empty()).then_some(0),
-            held,
-            from: 0,
-            dropping,
-            copied: None,
-        }
-    }
-
-    /// From here on it is undecided, if it was not before.
-    #[inline]
-    fn hold(&mut self, at: usize) {
-        if self.hold.is_none() {
-            self.hold = Some(at);
-        }
-    }
-
-    /// What is undecided goes on.
-    #[inline]
-    fn release(&mut self) {
-        self.hold = None;
-        if !self.held.is_empty() {
-            let held = std::mem::take(&mut self.held);
-            self.copied().extend_from_slice(&held);
-        }
-    }
-
-    /// What is undecided is taken out, and what follows until `resume`.
-    fn drop_held(&mut self) {
-        let at = self.hold.take().unwrap_or(self.from);
-        self.copy(at);
-        self.held.clear();
-        self.dropping = true;
-    }
-
-    fn resume(&mut self, at: usize) {
-        self.from = at;
-        self.dropping = false;
-    }
-
-    fn skip(&mut self, from: usize, to: usize) {
-        self.copy(from);
-        self.from = to;
-    }
-
-    fn put(&mut self, at: usize, text: &str) {
-        self.copy(at);
-        self.from = at;
-        self.copied().extend_from_slice(text.as_bytes());
-    }
-
-    fn copy(&mut self, to: usize) {
-        let run = &self.piece[self.from..to];
-        self.copied().extend_from_slice(run);
-    }
-
-    fn copied(&mut self) -> &mut Vec<u8> {
-        let room = self.piece.len() + self.held.len();
-        self.copied.get_or_insert_with(|| Vec::with_capacity(room))
-    }
-
-    /// What goes on, and what is held until the next piece; of mere space not all.
-    fn finish(mut self, piece: &Bytes, only_space: bool) -> (Bytes, Vec<u8>) {
-        if !self.dropping {
-            match self.hold {
-                Some(at) => {
-                    if at > self.from {
-                        self.copy(at);
-                    }
-                    self.held.extend_from_slice(&self.piece[at..]);
-                    if only_space {
-                        self.held.truncate(SPACE_HELD_MAX);
-                    }
-                    self.copied.get_or_insert_default();
-                }
-                None if self.copied.is_none() && self.from == 0 => {
-                    return (piece.clone(), self.held);
-                }
-                None => self.copy(self.piece.len()),
-            }
-        }
-        (Bytes::from(self.copied.unwrap_or_default()), self.held)
-    }
-}
-
-/// Where the string that begins at `at` is over, past its quote; `None` when that is not in this piece.
-#[inline]
-fn past_text(piece: &[u8], mut at: usize, escaped: &mut bool) -> Option<usize> {
-    if std::mem::take(escaped) {
-        at += 1;
-    }
-    loop {
-        let hit = find_quote(piece, at)?;
-        if piece[hit] == b'"' {
-            return Some(hit + 1);
-        }
-        at = hit + 2;
-        if at > piece.len() {
-            *escaped = true;
-            return None;
-        }
-    }
-}
-
-/// The first quote or backslash from `at` on. Most strings are short: eight bytes at a time, and the long way only after 32.
-#[inline]
-fn find_quote(piece: &[u8], mut at: usize) -> Option<usize> {
-    for _ in 0..4 {
-        let Some(eight) = piece.get(at..).and_then(<[u8]>::first_chunk::<8>) else {
-            break;
-        };
-        let word = u64::from_le_bytes(*eight);
-        let hits = zeros(word ^ QUOTES) | zeros(word ^ BACKSLASHES);
-        if hits != 0 {
-            return Some(at + (hits.trailing_zeros() / 8) as usize);
-        }
-        at += 8;
-    }
-    let rest = piece.get(at..)?;
-    memchr::memchr2(b'"', b'\\', rest).map(|found| at + found)
-}
-
-/// A bit in each byte that is zero, exact in the lowest.
-#[inline]
-fn zeros(word: u64) -> u64 {
-    word.wrapping_sub(ONES) & !word & (ONES << 7)
-}
-
-#[inline]
-fn past_space(piece: &[u8], mut at: usize) -> usize {
-    while at < piece.len() && is_space(piece[at]) {
-        at += 1;
-    }
-    at
-}
-
-#[inline]
-fn past_token(piece: &[u8], mut at: usize) -> usize {
-    while at < piece.len() && is_token(piece[at]) {
-        at += 1;
-    }
-    at
-}
-
-#[inline]
-fn is_space(byte: u8) -> bool {
-    CLASS[byte as usize] == SPACE
-}
-
-/// Whether it may stand in a number or a word. `NaN` and the like pass: some encoders write them, and they hide nothing.
-#[inline]
-fn is_token(byte: u8) -> bool {
-    CLASS[byte as usize] == TOKEN
-}
-
-const ONES: u64 = 0x0101_0101_0101_0101;
-const QUOTES: u64 = ONES * b'"' as u64;
-const BACKSLASHES: u64 = ONES * b'\\' as u64;
-
-const SPACE: u8 = 1;
-const TOKEN: u8 = 2;
-
-/// What each byte is outside of strings.
-const CLASS: [u8; 256] = {
-    let mut class = [0; 256];
-    let mut byte = 0;
-    while byte < 128_u8 {
-        class[byte as usize] = match byte {
-            b' ' | b'\t' | b'\n' | b'\r' => SPACE,
-            b'+' | b'-' | b'.' => TOKEN,
-            _ if byte.is_ascii_alphanumeric() => TOKEN,
-            _ => 0,
-        };
-        byte += 1;
-    }
-    class
-};
 
 /// May also stand between bodies: the record separator (RFC 7464) and the bytes of a byte order mark.
 const TOP_SPACE: [u8; 4] = [0x1e, 0xef, 0xbb, 0xbf];
