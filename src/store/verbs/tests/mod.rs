@@ -198,12 +198,7 @@ fn new() -> NewKey {
         tenant: "acme".into(),
         name: "CI".into(),
         kind: "secret".into(),
-        environment: None,
-        plan: None,
-        quota: None,
-        burst: None,
         scopes: Some(vec!["leases:read".into()]),
-        expires_in_seconds: None,
         ..NewKey::default()
     }
 }

@@ -1,5 +1,8 @@
 //! Building and changing snapshots, over a real store in a directory of its own.
 
+mod filed;
+mod unwritten;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,13 +11,14 @@ use std::sync::atomic::Ordering;
 
 use tempfile::TempDir;
 
-use super::*;
 use crate::clock::Wall;
 use crate::config;
-use crate::model::identity::Identity;
+use crate::config::Config;
+use crate::model::key::Digest;
+use crate::model::key::KeyStatus;
 use crate::model::key_text;
-use crate::model::tenant::TenantId;
-use crate::snapshot::build::BuildError;
+use crate::model::scope::Scopes;
+use crate::snapshot::Snapshot;
 use crate::snapshot::change::Keeper;
 use crate::snapshot::change::KeeperError;
 use crate::store::KeyFilter;
@@ -23,8 +27,6 @@ use crate::store::Outcome;
 use crate::store::Store;
 use crate::store::Verb;
 use crate::store::VerbError;
-use crate::store::request::TokenDenial;
-use crate::store::request::TokenNames;
 use crate::store::shared::Position;
 use crate::store::shared::link::Link;
 use crate::store::shared::nodes::Nodes;
@@ -131,12 +133,7 @@ fn new() -> NewKey {
         tenant: "acme".into(),
         name: "CI".into(),
         kind: "secret".into(),
-        environment: None,
-        plan: None,
-        quota: None,
-        burst: None,
         scopes: Some(vec!["leases:read".into()]),
-        expires_in_seconds: None,
         ..NewKey::default()
     }
 }
@@ -252,114 +249,6 @@ fn revocation_is_a_fence_for_every_reader() {
     }
 }
 
-// DESIGN section 11: what takes rights away holds even when it cannot be written, and is written as soon as it can be.
-#[test]
-fn a_revocation_that_cannot_be_written_is_in_force_and_written_later() {
-    let bench = Bench::new();
-    let (revoked, digest) = bench.key(new());
-    let (switched, other) = bench.key(new());
-    bench.keeper.refuse_writes(true);
-    for _ in 0..2 {
-        let error = bench.try_to(revoke(&revoked)).unwrap_err();
-        assert_eq!(error.exit, 69);
-        assert!(error.text.contains("in force, not durable"), "{error}");
-    }
-    let off = Verb::KeyDeactivate {
-        id: switched.clone(),
-    };
-    assert!(bench.try_to(off).is_err());
-    let suspend = Verb::TenantSuspend { id: "acme".into() };
-    assert!(bench.try_to(suspend).is_err());
-    let in_force = |bench: &Bench| {
-        assert_eq!(bench.status(&digest), Some(KeyStatus::Revoked));
-        assert_eq!(bench.status(&other), Some(KeyStatus::Inactive));
-        assert!(bench.view().tenants.entries[0].suspended);
-    };
-    in_force(&bench);
-    let on = Verb::KeyActivate { id: switched };
-    assert!(
-        bench.try_to(on).is_err(),
-        "nothing overtakes what is unwritten"
-    );
-    let made = bench.try_to(Verb::KeyCreate(new()));
-    assert!(made.is_err(), "no key that would be lost");
-    bench.keeper.replace_config(with_plans("")).unwrap();
-    in_force(&bench);
-    assert_eq!(bench.keeper.retry_unwritten(NOW), 3);
-    bench.keeper.refuse_writes(false);
-    assert_eq!(bench.keeper.retry_unwritten(NOW), 0);
-    let bench = bench.restarted(with_plans("")).unwrap();
-    in_force(&bench);
-}
-
-// The same for the old text of a key that was regenerated with an overlap: it ends alone.
-#[test]
-fn the_end_of_a_text_that_cannot_be_written_is_in_force_and_written_later() {
-    let bench = Bench::new();
-    let (id, old) = bench.key(new());
-    let overlap = Verb::KeyRegenerate {
-        id,
-        overlap_seconds: 3600,
-    };
-    let (_, digest) = issued(bench.done(overlap));
-    bench.keeper.refuse_writes(true);
-    let leaked = Verb::KeyRevokeMany(KeyFilter {
-        keys: Some(vec![old.hex()]),
-        ..KeyFilter::default()
-    });
-    let error = bench.try_to(leaked).unwrap_err();
-    assert!(error.text.contains("in force, not durable"), "{error}");
-    let in_force = |bench: &Bench| {
-        let view = bench.view();
-        let lives = |entry: &KeyEntry| !entry.status.is_final() && !entry.expired(NOW);
-        assert!(!view.key(&old).is_some_and(lives), "{:?}", view.key(&old));
-        assert_eq!(bench.status(&digest), Some(KeyStatus::Active));
-    };
-    in_force(&bench);
-    bench.keeper.replace_config(with_plans("")).unwrap();
-    in_force(&bench);
-    bench.keeper.refuse_writes(false);
-    assert_eq!(bench.keeper.retry_unwritten(NOW), 0);
-    let bench = bench.restarted(with_plans("")).unwrap();
-    in_force(&bench);
-}
-
-// The same for tokens that are denied.
-#[test]
-fn a_denial_that_cannot_be_written_is_in_force_and_written_later() {
-    let bench = Bench::new();
-    let denial = |for_seconds| {
-        let names = TokenNames {
-            subject: Some("u1".into()),
-            ..TokenNames::default()
-        };
-        Verb::TokenDeny(Box::new(TokenDenial {
-            names,
-            for_seconds,
-            ..TokenDenial::default()
-        }))
-    };
-    let identity = Identity {
-        issuer: Arc::from("i"),
-        subject: Some(Arc::from("u1")),
-        client: None,
-        jti: None,
-        issued: None,
-    };
-    let denied = |bench: &Bench, wall| bench.view().denials.denies(&identity, wall);
-    bench.keeper.refuse_writes(true);
-    let error = bench.try_to(denial(Some(60))).unwrap_err();
-    assert!(error.text.contains("in force, not durable"), "{error}");
-    assert!(denied(&bench, NOW));
-    bench.keeper.replace_config(with_plans("")).unwrap();
-    assert!(denied(&bench, NOW));
-    bench.keeper.refuse_writes(false);
-    assert_eq!(bench.keeper.retry_unwritten(NOW), 0);
-    let bench = bench.restarted(with_plans("")).unwrap();
-    let later = Wall(NOW.0 + 60_000_000);
-    assert_eq!([denied(&bench, NOW), denied(&bench, later)], [true, false]);
-}
-
 // Freeing a view may mean freeing most of a million keys: no request is to wait for that.
 #[test]
 fn a_replaced_view_is_freed_by_the_keeper_and_not_by_who_read_it_last() {
@@ -377,145 +266,6 @@ fn a_replaced_view_is_freed_by_the_keeper_and_not_by_who_read_it_last() {
         bench.keeper.retry_unwritten(NOW);
         assert!(view.upgrade().is_none(), "kept for good");
     }
-}
-
-const FILED: &str = r#"
-[[tenants]]
-id = "filed"
-plan = "pro"
-[[keys]]
-tenant = "filed"
-name = "old"
-scopes = "inherit"
-digest = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-"#;
-
-#[test]
-fn keys_of_the_file_stand_beside_those_of_the_store() {
-    let bench = Bench::new();
-    let (_, digest) = bench.key(new());
-    let view = bench.keeper.replace_config(with_plans(FILED)).unwrap();
-    assert_eq!(view.generation, 2);
-    let filed = view.key(&key_text::digest_of(b"abc")).unwrap();
-    assert_eq!(view.tenant_of(filed).id.as_str(), "filed");
-    assert_eq!(view.tenant_of(filed).header_value, "filed");
-    let ours = view.key(&digest).unwrap();
-    assert_eq!(view.tenant_of(ours).id.as_str(), "acme");
-    assert_eq!(view.keys.len(), 2);
-}
-
-#[test]
-fn a_tombstone_beats_the_file() {
-    let bench = Bench::new();
-    let view = bench.keeper.replace_config(with_plans(FILED)).unwrap();
-    let digest = key_text::digest_of(b"abc");
-    let id = view.key(&digest).unwrap().id.to_string();
-    bench.done(revoke(&id));
-    assert_eq!(bench.status(&digest), Some(KeyStatus::Revoked));
-    bench.keeper.replace_config(with_plans(FILED)).unwrap();
-    assert_eq!(bench.status(&digest), Some(KeyStatus::Revoked));
-    let renamed = FILED.replace("\"old\"", "\"renamed\"");
-    let bench = bench.restarted(with_plans(&renamed)).unwrap();
-    assert_eq!(bench.status(&digest), Some(KeyStatus::Revoked));
-}
-
-#[test]
-fn a_new_digest_under_a_revoked_name_is_refused() {
-    let bench = Bench::new();
-    let view = bench.keeper.replace_config(with_plans(FILED)).unwrap();
-    let digest = key_text::digest_of(b"abc");
-    bench.done(revoke(&view.key(&digest).unwrap().id.to_string()));
-    let replaced = FILED.replace("sha256:ba", "sha256:bb");
-    let error = bench
-        .keeper
-        .replace_config(with_plans(&replaced))
-        .unwrap_err();
-    assert!(error.to_string().contains("another name"), "{error}");
-}
-
-#[test]
-fn a_key_of_the_file_that_lives_in_the_store_is_refused_naming_both() {
-    let bench = Bench::new();
-    let (id, digest) = bench.key(new());
-    let hex: String = digest.0.iter().map(|byte| format!("{byte:02x}")).collect();
-    let twice = FILED.replace(
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
-        &hex,
-    );
-    let error = bench.keeper.replace_config(with_plans(&twice)).unwrap_err();
-    let text = error.to_string();
-    assert!(text.contains(&id) && text.contains("\"old\""), "{text}");
-    assert_eq!(bench.view().generation, 1, "the old one goes on");
-    bench.done(revoke(&id));
-    bench.keeper.replace_config(with_plans(&twice)).unwrap();
-    assert_eq!(bench.status(&digest), Some(KeyStatus::Revoked));
-}
-
-#[test]
-fn a_tenant_in_both_places_is_the_files_at_a_start_and_refused_at_a_reload() {
-    let bench = Bench::new();
-    let both = with_plans("[[tenants]]\nid = \"acme\"\nplan = \"pro\"\n");
-    let error = bench.keeper.replace_config(Arc::clone(&both)).unwrap_err();
-    assert!(matches!(error, KeeperError::Conflicts(_)));
-    assert!(error.to_string().contains("acme"), "{error}");
-    drop(bench.keeper);
-    let store = Store::open(bench.directory.path()).unwrap();
-    let (keeper, conflicts) = Keeper::start(store, both, Box::new(|_| HashMap::new())).unwrap();
-    assert_eq!(conflicts, [TenantId::new("acme").unwrap()]);
-    let view = keeper.snapshot().load_full();
-    assert_eq!(
-        view.plans[view.tenants.entries[0].plan as usize].name,
-        "pro"
-    );
-}
-
-// Fail closed: no key is ever served under a plan, tenant or environment that nobody wrote.
-#[test]
-fn what_the_store_needs_cannot_be_taken_out_of_the_file() {
-    let bench = Bench::new();
-    let (_, digest) = bench.key(NewKey {
-        plan: Some("pro".into()),
-        ..new()
-    });
-    let without =
-        configured("[plans.basic]\nquota = \"1/hour\"\nburst = \"1/min\"\nscopes = [\"*\"]\n");
-    let error = bench
-        .keeper
-        .replace_config(Arc::clone(&without))
-        .unwrap_err();
-    let text = error.to_string();
-    assert!(
-        text.contains("\"free\"") && text.contains("tenant acme"),
-        "{text}"
-    );
-    assert_eq!(
-        bench.status(&digest),
-        Some(KeyStatus::Active),
-        "the old one goes on"
-    );
-    let error = bench.restarted(without).map(|_| ()).unwrap_err();
-    assert_eq!(error.exit_code(), 78);
-}
-
-#[test]
-fn a_revoked_key_needs_nothing() {
-    let bench = Bench::new();
-    bench.keeper.replace_config(with_plans(FILED)).unwrap();
-    let (id, digest) = bench.key(NewKey {
-        tenant: "filed".into(),
-        ..new()
-    });
-    let error = bench.keeper.replace_config(with_plans("")).unwrap_err();
-    match error {
-        KeeperError::Build(BuildError::Dangling(list)) => {
-            assert_eq!(list[0].what, "tenant");
-            assert_eq!(list[0].needed_by, [format!("key {id}")]);
-        }
-        other => panic!("{other:?}"),
-    }
-    bench.done(revoke(&id));
-    bench.keeper.replace_config(with_plans("")).unwrap();
-    assert_eq!(bench.status(&digest), None);
 }
 
 #[test]
@@ -571,46 +321,6 @@ fn fa9_what_may_end_requests_is_told_and_what_only_adds_is_not() {
     assert!(ends && outcome.is_none(), "in force, not durable");
 }
 
-/// DESIGN sections 10 and 11: an admin token ends even while the disk is full, and the audit log gets its line, with who did it, once there is room.
-#[test]
-fn an_admin_token_ends_while_the_store_cannot_be_written() {
-    let bench = Bench::new();
-    let new = crate::store::NewAdminToken {
-        name: "ops".to_owned(),
-        role: "full".to_owned(),
-        ..crate::store::NewAdminToken::default()
-    };
-    let outcome = bench.done(Verb::AdminTokenCreate(new));
-    let Outcome::AdminTokenIssued { token, text } = outcome else {
-        panic!("{outcome:?}");
-    };
-    let digest = crate::model::key_text::digest_of(text.reveal().as_bytes());
-    assert!(bench.keeper.admin_token(&digest, NOW).is_some());
-    bench.keeper.refuse_writes(true);
-    let revoke = Verb::AdminTokenRevoke { id: token.id };
-    let actor = crate::store::audit::Actor::user(Some(7), "socket");
-    let error = bench.keeper.execute_as(&revoke, &actor, NOW).unwrap_err();
-    assert!(error.text.contains("in force, not durable"), "{error}");
-    assert!(bench.keeper.admin_token(&digest, NOW).is_none());
-    assert!(!bench.keeper.has_admin_tokens(NOW));
-    bench.keeper.refuse_writes(false);
-    assert_eq!(bench.keeper.retry_unwritten(NOW), 0);
-    let log = crate::store::audit::Log::open(bench.directory.path()).unwrap();
-    let lines = log.unwrap().lines(&Default::default(), NOW).unwrap();
-    let seen: Vec<_> = lines
-        .iter()
-        .map(|line| (line.act.as_str(), line.who.as_str()))
-        .collect();
-    assert_eq!(
-        seen,
-        [
-            ("admin-token-revoke", "uid:7"),
-            ("admin-token-create", "gateway"),
-            ("tenant-create", "gateway")
-        ]
-    );
-}
-
 /// An act that was given a name is done once within a day; the same name for another is refused.
 #[test]
 fn an_act_with_a_name_is_done_once() {
@@ -658,7 +368,8 @@ fn a_fence_in_an_emptied_store_waits_for_its_own_node() {
         return;
     };
     let settings = server.settings.clone();
-    let fence = std::thread::spawn(move || shared::fence(&settings, Some("one"), 0));
+    let fence =
+        std::thread::spawn(move || crate::snapshot::shared::fence(&settings, Some("one"), 0));
     let mut link = Link::new(&server.settings);
     let looked = |link: &mut Link| {
         let stats: String = link
