@@ -191,7 +191,7 @@ pub(crate) fn answers(data: &[u8]) {
 /// All values of names that a backend may take for this one.
 /// A body whose references are looked up (FM10).
 pub(crate) fn references(data: &[u8]) {
-    crate::upstream::references::assert_found(data);
+    crate::upstream::references::properties::assert_found(data);
 }
 
 fn folded_to<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a HeaderValue> {
