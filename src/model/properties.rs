@@ -3,13 +3,9 @@
 use std::sync::Arc;
 use std::sync::OnceLock;
 
-use crate::model::credential::Kinds;
-use crate::model::key::Environment;
 use crate::model::key_text;
 use crate::model::key_text::Shape;
-use crate::model::limit::Mode;
 use crate::model::limit::Rate;
-use crate::model::route::Access;
 use crate::model::route::Found;
 use crate::model::route::Route;
 use crate::model::route::RouteTable;
@@ -111,27 +107,7 @@ fn site() -> &'static (RouteTable, [Vec<Vec<u8>>; PATTERNS.len()]) {
 }
 
 fn route(path: &str) -> Arc<Route> {
-    Arc::new(Route {
-        path: path.to_owned(),
-        host: None,
-        methods: Vec::new(),
-        access: Access::AnyKey,
-        credentials: Kinds::KEYS,
-        upstream: 0,
-        cost: 1,
-        environment: Environment(0),
-        body_bytes_max: None,
-        total_timeout: None,
-        raw_path: false,
-        origins: Vec::new(),
-        mode: Mode::Enforce,
-        bindings: None,
-        guard: None,
-        references: None,
-        address_limit: None,
-        pass_authorization: false,
-        json_as_form: false,
-    })
+    Arc::new(Route::for_tests(path))
 }
 
 /// How a backend finds the path that it acts upon; `None` where it answers that there is no such thing.

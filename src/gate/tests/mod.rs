@@ -25,7 +25,6 @@ use crate::gate::Peer;
 use crate::gate::Refused;
 use crate::gate::Via;
 use crate::gate::admit;
-use crate::model::credential::Kinds;
 use crate::model::isolation::Isolation;
 use crate::model::key::Environment;
 use crate::model::key::KeyId;
@@ -131,25 +130,9 @@ fn upstream() -> Arc<Upstream> {
 
 fn route(path: &str, methods: &[&str], access: Access) -> Route {
     Route {
-        path: path.to_owned(),
-        host: None,
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
         access,
-        credentials: Kinds::KEYS,
-        upstream: 0,
-        cost: 1,
-        environment: LIVE,
-        body_bytes_max: None,
-        total_timeout: None,
-        raw_path: false,
-        guard: None,
-        references: None,
-        address_limit: None,
-        pass_authorization: false,
-        json_as_form: false,
-        origins: Vec::new(),
-        mode: Mode::Enforce,
-        bindings: None,
+        ..Route::for_tests(path)
     }
 }
 

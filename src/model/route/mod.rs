@@ -74,6 +74,34 @@ pub struct Route {
     pub json_as_form: bool,
 }
 
+#[cfg(any(test, fuzzing))]
+impl Route {
+    /// Any key's, by any method, at this path; every other key at its default.
+    pub(crate) fn for_tests(path: &str) -> Route {
+        Route {
+            path: path.to_owned(),
+            host: None,
+            methods: Vec::new(),
+            access: Access::AnyKey,
+            credentials: Kinds::KEYS,
+            upstream: 0,
+            cost: 1,
+            environment: Environment(0),
+            body_bytes_max: None,
+            total_timeout: None,
+            raw_path: false,
+            origins: Vec::new(),
+            mode: Mode::Enforce,
+            bindings: None,
+            guard: None,
+            references: None,
+            address_limit: None,
+            pass_authorization: false,
+            json_as_form: false,
+        }
+    }
+}
+
 /// What the table says of a request.
 #[derive(Clone, Debug)]
 pub enum Found {

@@ -214,37 +214,17 @@ fn overlap(one: &Route, other: &Route) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::credential::Kinds;
-    use crate::model::key::Environment;
-    use crate::model::limit::Mode;
     use crate::model::route::RouteTable;
 
     fn route(host: Option<&str>, path: &str, methods: &[&str]) -> Arc<Route> {
         Arc::new(Route {
-            path: path.to_owned(),
             host: host.map(str::to_owned),
             methods: methods.iter().map(|method| (*method).to_owned()).collect(),
-            access: Access::AnyKey,
-            credentials: Kinds::KEYS,
-            upstream: 0,
-            cost: 1,
-            environment: Environment(0),
-            body_bytes_max: None,
-            total_timeout: Some(Duration::from_secs(1)),
-            raw_path: false,
-            guard: None,
-            references: None,
-            address_limit: None,
-            pass_authorization: false,
-            json_as_form: false,
-            origins: Vec::new(),
-            mode: Mode::Enforce,
-            bindings: None,
+            ..Route::for_tests(path)
         })
     }
 

@@ -30,11 +30,7 @@ use crate::config::UpstreamServer;
 use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::gate::Via;
-use crate::model::credential::Kinds;
 use crate::model::isolation::Isolation;
-use crate::model::key::Environment;
-use crate::model::limit::Mode;
-use crate::model::route::Access;
 use crate::model::route::Route;
 use crate::model::route::RouteTable;
 use crate::model::scope::Scopes;
@@ -122,27 +118,7 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
         contact: None,
         denials: Arc::default(),
     };
-    let route = Route {
-        path: "/{*rest}".to_owned(),
-        host: None,
-        methods: Vec::new(),
-        access: Access::AnyKey,
-        credentials: Kinds::KEYS,
-        upstream: 0,
-        cost: 1,
-        environment: Environment(0),
-        body_bytes_max: None,
-        total_timeout: None,
-        raw_path: false,
-        guard: None,
-        references: None,
-        address_limit: None,
-        pass_authorization: false,
-        json_as_form: false,
-        origins: Vec::new(),
-        mode: Mode::Enforce,
-        bindings: None,
-    };
+    let route = Route::for_tests("/{*rest}");
     let tenant = authenticated.then_some(0);
     let host = "api.example";
     Admission::for_tests(Arc::new(snapshot), Arc::new(route), tenant, host, path)
