@@ -10,11 +10,11 @@ use crate::clock::Wall;
 use crate::store::error::StoreError;
 use crate::store::outcome::rfc3339;
 
-use super::COLUMNS;
 use super::Log;
-use super::Raw;
 use super::head;
 use super::hex;
+use super::line::COLUMNS;
+use super::line::Raw;
 
 /// The act of a line that says which lines were let go; no verb has this name.
 pub(super) const PRUNED: &str = "audit-prune";
