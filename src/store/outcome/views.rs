@@ -1,13 +1,10 @@
-//! What a verb answers: the views of keys and tenants, the key text shown once, and the refusals.
+//! Keys, tenants, tokens and what is denied, as lists show them.
 
 use std::collections::BTreeMap;
-use std::collections::HashMap;
-use std::fmt;
 
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::Serialize;
-use zeroize::Zeroize;
 
 use crate::clock::Wall;
 use crate::config::KeyLabels;
@@ -15,161 +12,11 @@ use crate::model::admin_token::AdminToken;
 use crate::model::denial::Denial;
 use crate::model::display;
 use crate::model::key::ApiKey;
-use crate::model::key::KeyId;
 use crate::model::key::KeyStatus;
 use crate::model::scope::Scope;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Origin;
 use crate::model::tenant::Tenant;
-use crate::store::error::EXIT_REFUSED;
-use crate::store::error::EXIT_UNAVAILABLE;
-use crate::store::error::EXIT_USAGE;
-use crate::store::error::StoreError;
-
-/// The text of a key on its one way to whoever asked for it (FA4). Wiped when dropped; `Debug` shows nothing.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct KeyText(String);
-
-impl KeyText {
-    /// Takes a text over.
-    #[must_use]
-    pub fn new(text: String) -> KeyText {
-        KeyText(text)
-    }
-
-    /// The text: only for the one answer that shows it.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for KeyText {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("KeyText(***)")
-    }
-}
-
-impl Drop for KeyText {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
-/// What a verb did or found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "outcome", rename_all = "kebab-case")]
-pub enum Outcome {
-    /// A key with a new text: just made, or regenerated.
-    KeyIssued {
-        /// The key.
-        key: Box<KeyView>,
-        /// Its text, shown this once.
-        text: KeyText,
-        /// What the operator should know beside.
-        notes: Vec<String>,
-    },
-    /// A second key like the first one.
-    KeyRotated {
-        /// The new key.
-        key: Box<KeyView>,
-        /// Its text, shown this once.
-        text: KeyText,
-        /// The old key, with its end.
-        old: Box<KeyView>,
-        /// What the operator should know beside.
-        notes: Vec<String>,
-    },
-    /// Many keys at once: imported or revoked.
-    KeysChanged {
-        /// Those that changed.
-        ids: Vec<String>,
-        /// One sentence for the operator.
-        said: String,
-        /// What the operator should know beside.
-        notes: Vec<String>,
-    },
-    /// A key that was asked to change.
-    KeyChanged {
-        /// The key as it now is.
-        key: Box<KeyView>,
-        /// Whether anything changed; `false` when it was so already.
-        changed: bool,
-        /// One sentence for the operator.
-        said: String,
-        /// What the operator should know beside.
-        #[serde(default)]
-        notes: Vec<String>,
-    },
-    /// Keys.
-    Keys {
-        /// Oldest first.
-        keys: Vec<KeyView>,
-    },
-    /// One key.
-    Key {
-        /// The key.
-        key: Box<KeyView>,
-    },
-    /// A tenant that was made, or asked to change.
-    TenantChanged {
-        /// The tenant as it now is.
-        tenant: TenantView,
-        /// Whether anything changed.
-        changed: bool,
-        /// One sentence for the operator.
-        said: String,
-        /// What the operator should know beside.
-        #[serde(default)]
-        notes: Vec<String>,
-    },
-    /// Tokens that are denied from now on, or no more.
-    DenialChanged {
-        /// The entry.
-        denial: DenialView,
-        /// Always `true`.
-        changed: bool,
-        /// One sentence for the operator.
-        said: String,
-    },
-    /// What is denied.
-    Denials {
-        /// Oldest first.
-        denials: Vec<DenialView>,
-    },
-    /// Tenants.
-    Tenants {
-        /// By id.
-        tenants: Vec<TenantView>,
-    },
-    /// A token of the admin plane that was just made.
-    AdminTokenIssued {
-        /// The token.
-        token: AdminTokenView,
-        /// Its text, shown this once.
-        text: KeyText,
-    },
-    /// A token of the admin plane that was asked to end.
-    AdminTokenChanged {
-        /// The token as it now is.
-        token: AdminTokenView,
-        /// Whether anything changed.
-        changed: bool,
-        /// One sentence for the operator.
-        said: String,
-    },
-    /// Tokens of the admin plane.
-    AdminTokens {
-        /// Oldest first.
-        tokens: Vec<AdminTokenView>,
-    },
-    /// It was done before, under the same name: nothing was done now.
-    Replayed {
-        /// Whom it made or changed then.
-        id: String,
-    },
-}
 
 /// A token of the admin plane as lists show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -391,130 +238,6 @@ impl DenialView {
     }
 }
 
-impl Outcome {
-    /// Whether it carries the text of a key, which is shown once.
-    #[must_use]
-    pub fn has_text(&self) -> bool {
-        matches!(self, Outcome::KeyIssued { .. } | Outcome::KeyRotated { .. })
-    }
-
-    /// The same with one more thing that the operator should know.
-    #[must_use]
-    pub fn beside(mut self, more: &str) -> Outcome {
-        match &mut self {
-            Outcome::KeysChanged { said, .. }
-            | Outcome::KeyChanged { said, .. }
-            | Outcome::TenantChanged { said, .. }
-            | Outcome::AdminTokenChanged { said, .. }
-            | Outcome::DenialChanged { said, .. } => {
-                said.push_str("; ");
-                said.push_str(more);
-            }
-            Outcome::KeyIssued { notes, .. } | Outcome::KeyRotated { notes, .. } => {
-                notes.push(more.to_owned());
-            }
-            Outcome::Keys { .. }
-            | Outcome::Key { .. }
-            | Outcome::Denials { .. }
-            | Outcome::Tenants { .. }
-            | Outcome::AdminTokenIssued { .. }
-            | Outcome::AdminTokens { .. }
-            | Outcome::Replayed { .. } => {}
-        }
-        self
-    }
-}
-
-/// Why a verb was not carried out, or not durably.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerbError {
-    /// What is wrong and the way out.
-    #[serde(rename = "error")]
-    pub text: String,
-    /// The exit code of the command.
-    pub exit: u8,
-}
-
-impl VerbError {
-    /// The operator asked for something that cannot be; nothing was changed.
-    #[must_use]
-    pub fn refused(text: impl Into<String>) -> VerbError {
-        VerbError {
-            text: text.into(),
-            exit: EXIT_REFUSED,
-        }
-    }
-
-    /// A revocation that holds in this gateway but could not be written (DESIGN section 11).
-    #[must_use]
-    pub fn not_durable(cause: &StoreError) -> VerbError {
-        VerbError {
-            text: format!(
-                "in force, not durable: this gateway refuses it from now on, but the store could not be written ({cause}); make room or repair the store and repeat the command, or a restart will admit it again"
-            ),
-            exit: EXIT_UNAVAILABLE,
-        }
-    }
-}
-
-/// Why a verb stopped: a rule, or the store itself. What takes rights away holds even when the store fails.
-#[derive(Debug)]
-pub enum Failure {
-    /// A rule forbids it; nothing was changed.
-    Refused(String),
-    /// Something that must be said was not; nothing was changed.
-    Usage(String),
-    /// The store cannot be read or written; nothing was changed.
-    Store(StoreError),
-}
-
-impl Failure {
-    /// A rule forbids it.
-    #[must_use]
-    pub fn refused(text: impl Into<String>) -> Failure {
-        Failure::Refused(text.into())
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Failure {
-        Failure::Store(error)
-    }
-}
-
-impl From<Failure> for VerbError {
-    fn from(failure: Failure) -> VerbError {
-        match failure {
-            Failure::Refused(text) => VerbError::refused(text),
-            Failure::Usage(text) => VerbError {
-                text,
-                exit: EXIT_USAGE,
-            },
-            Failure::Store(error) => VerbError::from(error),
-        }
-    }
-}
-
-impl From<StoreError> for VerbError {
-    fn from(error: StoreError) -> VerbError {
-        VerbError {
-            exit: error.exit_code(),
-            text: error.to_string(),
-        }
-    }
-}
-
-impl fmt::Display for VerbError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for VerbError {}
-
-/// When these keys (`None`: all) were last used, as far as somebody knows. Asked once for each verb that shows keys.
-pub type LastUsed = dyn Fn(Option<&[KeyId]>) -> HashMap<KeyId, Wall> + Send + Sync;
-
 /// A point of the wall clock as RFC 3339 in UTC, to the second.
 #[must_use]
 pub fn rfc3339(wall: Wall) -> String {
@@ -549,11 +272,5 @@ mod tests {
     fn times_are_rfc_3339_in_utc_to_the_second() {
         assert_eq!(rfc3339(Wall(1_770_000_000_900_000)), "2026-02-02T02:40:00Z");
         assert!(rfc3339(Wall(u64::MAX)).starts_with("9999-12-3"));
-    }
-
-    #[test]
-    fn a_key_text_never_shows_in_debug() {
-        let text = KeyText::new("fp_live_secret".to_owned());
-        assert_eq!(format!("{text:?}"), "KeyText(***)");
     }
 }
