@@ -55,24 +55,13 @@ fn the_control_side_works_when_clients_hold_all_descriptors() {
     served
         .exchange(&Request::get("/any").bearer(&key))
         .expect(200);
-    let made = site.told(&[
-        "keys",
-        "create",
-        "--tenant",
-        "acme",
-        "--name",
-        "x",
-        "--inherit",
-        "--output",
-        "json",
-    ]);
-    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    let (_, id) = site.key_and_id();
     site.setup
         .clone()
         .route("/more", &[], Access::AnyKey)
         .write();
     site.told(&["reload"]);
-    site.told(&["keys", "revoke", made["id"].as_str().unwrap(), "--yes"]);
+    site.told(&["keys", "revoke", &id, "--yes"]);
     let more = Request::get("/more").bearer(&key);
     served.exchange(&more).expect(200);
     drop(crowd);

@@ -137,23 +137,6 @@ fn site(upstream: &Upstream, quota: &str) -> Site {
     ))
 }
 
-fn make(site: &Site) -> (String, String) {
-    let words = [
-        "keys",
-        "create",
-        "--tenant",
-        "acme",
-        "--name",
-        "x",
-        "--inherit",
-        "--output",
-        "json",
-    ];
-    let made: serde_json::Value = serde_json::from_str(&site.told(&words)).unwrap();
-    let text = |name: &str| made[name].as_str().unwrap().to_owned();
-    (text("text"), text("id"))
-}
-
 // OP5, FF15, DESIGN section 11: the disk is full. Requests and limits go on in memory, with an alarm and one alert; a revocation is in force and exits 69 "in force, not
 // durable"; nothing new is made; and once there is room all of it is written, so that not even kill -9 brings the revoked key back.
 #[test]
@@ -168,8 +151,8 @@ fn a_full_disk_stops_neither_requests_nor_revocations() {
         return;
     };
     room.start(&site);
-    let (key, _) = make(&site);
-    let (lost, lost_id) = make(&site);
+    let (key, _) = site.key_and_id();
+    let (lost, lost_id) = site.key_and_id();
     let words = [
         "admin-tokens",
         "create",
@@ -265,7 +248,7 @@ fn a_full_disk_stops_neither_requests_nor_revocations() {
     assert_eq!(listed(), shown);
     site.get(&lost).expect(401);
     site.get(&key).expect(429);
-    make(&site);
+    site.key_and_id();
 }
 
 // DESIGN section 1, promise 2: strict means that a request whose count cannot be kept is not forwarded; it goes on by itself once there is room.
@@ -283,7 +266,7 @@ fn a_full_disk_refuses_what_a_strict_gateway_cannot_record() {
         return;
     };
     room.start(&site);
-    let (key, _) = make(&site);
+    let (key, _) = site.key_and_id();
     site.get(&key).expect(200);
     room.fill(&store);
     let refused = eventually("a refusal", || {
@@ -324,7 +307,7 @@ fn a_read_only_store_is_named() {
                 0
             );
             room.start(&site);
-            make(&site);
+            site.key_and_id();
             room.kill();
         }
         assert_eq!(room.say(&again), 0);

@@ -134,20 +134,9 @@ fn edit(site: &Site, number: usize) {
         .write();
     site.told(&["reload"]);
     if number.is_multiple_of(10) {
-        let made = site.told(&[
-            "keys",
-            "create",
-            "--tenant",
-            "acme",
-            "--name",
-            "x",
-            "--inherit",
-            "--output",
-            "json",
-        ]);
-        let made: serde_json::Value = serde_json::from_str(&made).unwrap();
-        site.get(made["text"].as_str().unwrap()).expect(200);
-        site.told(&["keys", "revoke", made["id"].as_str().unwrap(), "--yes"]);
+        let (text, id) = site.key_and_id();
+        site.get(&text).expect(200);
+        site.told(&["keys", "revoke", &id, "--yes"]);
     }
 }
 

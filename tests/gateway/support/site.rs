@@ -174,6 +174,16 @@ impl Site {
         ];
         self.told(&words).trim().to_owned()
     }
+
+    /// Another such key: its text and its id.
+    #[track_caller]
+    pub fn key_and_id(&self) -> (String, String) {
+        let words = "keys create --tenant acme --name test --inherit --output json";
+        let words: Vec<&str> = words.split(' ').collect();
+        let made: serde_json::Value = serde_json::from_str(&self.told(&words)).unwrap();
+        let said = |name: &str| made[name].as_str().unwrap().to_owned();
+        (said("text"), said("id"))
+    }
 }
 
 impl Running {
