@@ -3,17 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature;
-use aws_lc_rs::signature::EcdsaKeyPair;
-use aws_lc_rs::signature::Ed25519KeyPair;
-use aws_lc_rs::signature::KeyPair;
-use aws_lc_rs::signature::RsaKeyPair;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::request::Parts;
-use serde_json::Value;
 use serde_json::json;
 
 use portcullis::clock::Clock;
@@ -22,8 +12,19 @@ use portcullis::snapshot::Snapshot;
 
 use setup::Gate;
 use setup::now;
+use signer::Signer;
+use signer::jwks;
 
 mod setup;
+#[path = "../tests/gateway/support/signer.rs"]
+#[allow(
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "part of the tests' harness, of which a benchmark takes some"
+)]
+mod signer;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -70,7 +71,7 @@ fn run_once(name: &str) {
 /// any of them comes next.
 fn hit_rate(in_use: u32) -> f64 {
     let case = Case::new("Ed25519");
-    let texts: Vec<String> = (0..in_use).map(|user| case.signer.token(user)).collect();
+    let texts: Vec<String> = (0..in_use).map(|user| token(&case.signer, user)).collect();
     let mut hits = 0;
     let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut next = || {
@@ -105,18 +106,15 @@ struct Case {
 impl Case {
     /// Keys and remembered tokens have been presented once before.
     fn new(name: &'static str) -> Case {
-        let signer = Signer::new(match name {
-            "key" | "key-alone" | "cached" | "session" => "RS256",
-            algorithm => algorithm,
-        });
+        let signer = signer(name);
         let (texts, rounds): (Vec<String>, u32) = match name {
             "key" | "key-alone" => ((0..CREDENTIALS).map(setup::key).collect(), ROUNDS),
             "cached" | "session" => (
-                (0..CREDENTIALS).map(|user| signer.token(user)).collect(),
+                (0..CREDENTIALS).map(|user| token(&signer, user)).collect(),
                 ROUNDS,
             ),
             _ => (
-                (0..VERIFIED).map(|user| signer.token(user)).collect(),
+                (0..VERIFIED).map(|user| token(&signer, user)).collect(),
                 VERIFIED,
             ),
         };
@@ -138,7 +136,7 @@ impl Case {
         let issuers = case.gate.tokens.issuers();
         for keys in issuers.keep(&case.snapshot.config.issuers) {
             assert!(keys.begin(now(0).mono, Duration::from_secs(1)));
-            let set = json!({ "keys": [case.signer.jwk()] }).to_string();
+            let set = jwks(&[&case.signer]);
             assert_eq!(keys.end(Some(set.as_bytes())), Ok(true));
         }
         if rounds == ROUNDS {
@@ -188,97 +186,24 @@ impl Case {
     }
 }
 
-struct Signer {
-    algorithm: &'static str,
-    pair: Pair,
-}
-
-enum Pair {
-    Rsa(RsaKeyPair),
-    Ec(EcdsaKeyPair),
-    Ed(Ed25519KeyPair),
-}
-
-impl Signer {
-    fn new(algorithm: &'static str) -> Signer {
-        let ec = |of| Pair::Ec(EcdsaKeyPair::generate(of).expect("a key"));
-        let pair = match algorithm {
-            "ES256" => ec(&signature::ECDSA_P256_SHA256_FIXED_SIGNING),
-            "ES384" => ec(&signature::ECDSA_P384_SHA384_FIXED_SIGNING),
-            "Ed25519" => Pair::Ed(Ed25519KeyPair::generate().expect("a key")),
-            _ => Pair::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).expect("a key")),
-        };
-        Signer { algorithm, pair }
-    }
-
-    fn jwk(&self) -> Value {
-        let alg = self.alg();
-        match &self.pair {
-            Pair::Rsa(pair) => {
-                let (n, e) = (pair.public_key().modulus(), pair.public_key().exponent());
-                let (n, e) = (
-                    b64(n.big_endian_without_leading_zero()),
-                    b64(e.big_endian_without_leading_zero()),
-                );
-                json!({ "kid": "1", "alg": alg, "kty": "RSA", "n": n, "e": e })
-            }
-            Pair::Ec(pair) => {
-                let point = &pair.public_key().as_ref()[1..];
-                let (x, y) = point.split_at(point.len() / 2);
-                let crv = if x.len() == 32 { "P-256" } else { "P-384" };
-                json!({ "kid": "1", "alg": alg, "kty": "EC", "crv": crv, "x": b64(x), "y": b64(y) })
-            }
-            Pair::Ed(pair) => {
-                let x = b64(pair.public_key().as_ref());
-                json!({ "kid": "1", "alg": alg, "kty": "OKP", "crv": "Ed25519", "x": x })
-            }
-        }
-    }
-
-    fn alg(&self) -> &'static str {
-        match self.algorithm {
-            "Ed25519" => "EdDSA",
-            other => other,
-        }
-    }
-
-    /// What an identity provider issues to this user.
-    fn token(&self, user: u32) -> String {
-        let header = json!({ "alg": self.alg(), "kid": "1", "typ": "at+jwt" });
-        let issued = now(0).wall.unix_seconds();
-        let claims = json!({
-            "iss": ISSUER, "aud": AUDIENCE, "sub": format!("user-{user}"), "client_id": "app-1", "tenant": "acme",
-            "scope": "leases:read leases:write", "iat": issued, "exp": issued + 3_600, "jti": format!("{user:016x}"),
-        });
-        let signed = format!("{}.{}", b64(header.to_string()), b64(claims.to_string()));
-        let signature = b64(self.sign(signed.as_bytes()));
-        format!("{signed}.{signature}")
-    }
-
-    fn sign(&self, message: &[u8]) -> Vec<u8> {
-        let random = SystemRandom::new();
-        match &self.pair {
-            Pair::Rsa(pair) => {
-                let mut signature = vec![0; pair.public_modulus_len()];
-                let padding: &'static dyn signature::RsaEncoding = match self.algorithm {
-                    "PS256" => &signature::RSA_PSS_SHA256,
-                    _ => &signature::RSA_PKCS1_SHA256,
-                };
-                let signed = pair.sign(padding, &random, message, &mut signature);
-                signed.expect("a signature");
-                signature
-            }
-            Pair::Ec(pair) => {
-                let signed = pair.sign(&random, message).expect("a signature");
-                signed.as_ref().to_vec()
-            }
-            Pair::Ed(pair) => pair.sign(message).as_ref().to_vec(),
-        }
+/// What signs the tokens of this case.
+fn signer(name: &str) -> Signer {
+    match name {
+        "PS256" => Signer::rsa_for("PS256"),
+        "ES256" => Signer::new("ES256", "1"),
+        "ES384" => Signer::new("ES384", "1"),
+        "Ed25519" => Signer::new("EdDSA", "1"),
+        _ => Signer::rsa_for("RS256"),
     }
 }
 
-fn b64(bytes: impl AsRef<[u8]>) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
+/// What an identity provider issues to this user.
+fn token(signer: &Signer, user: u32) -> String {
+    let issued = now(0).wall.unix_seconds();
+    signer.token(&json!({
+        "iss": ISSUER, "aud": AUDIENCE, "sub": format!("user-{user}"), "client_id": "app-1", "tenant": "acme",
+        "scope": "leases:read leases:write", "iat": issued, "exp": issued + 3_600, "jti": format!("{user:016x}"),
+    }))
 }
 
 /// `key-alone`: a key on a route that takes nothing else. `key`: on one that takes tokens too. `cached`: a token that is remembered. `session`: one in

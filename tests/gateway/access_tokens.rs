@@ -12,11 +12,11 @@ use crate::support::gateway::Setup;
 use crate::support::idp::AUDIENCE;
 use crate::support::idp::ISSUER;
 use crate::support::idp::Idp;
-use crate::support::idp::Signer;
 use crate::support::idp::claims;
-use crate::support::idp::jwks;
 use crate::support::idp::with;
 use crate::support::request::Request;
+use crate::support::signer::Signer;
+use crate::support::signer::jwks;
 use crate::support::upstream::Upstream;
 
 const TAKES_BOTH: &str = r#"["key", "jwt"]"#;

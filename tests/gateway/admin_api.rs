@@ -14,12 +14,12 @@ use crate::support::gateway::Key;
 use crate::support::gateway::Setup;
 use crate::support::idp::ISSUER;
 use crate::support::idp::Idp;
-use crate::support::idp::Signer;
 use crate::support::idp::claims;
 use crate::support::idp::with;
 use crate::support::real::left_out;
 use crate::support::request::Answer;
 use crate::support::request::Request;
+use crate::support::signer::Signer;
 use crate::support::upstream::Upstream;
 
 /// Somebody who speaks to the admin listener with a token.

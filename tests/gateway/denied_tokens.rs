@@ -17,10 +17,10 @@ use crate::support::gateway::Gateway;
 use crate::support::gateway::Setup;
 use crate::support::idp::ISSUER;
 use crate::support::idp::Idp;
-use crate::support::idp::Signer;
 use crate::support::idp::claims;
 use crate::support::idp::with;
 use crate::support::request::Request;
+use crate::support::signer::Signer;
 use crate::support::upstream::Step;
 use crate::support::upstream::Upstream;
 

@@ -11,11 +11,11 @@ use crate::support::gateway::Setup;
 use crate::support::idp::AUDIENCE;
 use crate::support::idp::ISSUER;
 use crate::support::idp::Idp;
-use crate::support::idp::Signer;
-use crate::support::idp::b64;
 use crate::support::idp::claims;
 use crate::support::idp::with;
 use crate::support::request::Request;
+use crate::support::signer::Signer;
+use crate::support::signer::b64;
 use crate::support::upstream::Upstream;
 
 struct World {

@@ -15,10 +15,10 @@ use crate::support::gateway::Key;
 use crate::support::gateway::Setup;
 use crate::support::gateway::new_key;
 use crate::support::idp::Idp;
-use crate::support::idp::Signer;
 use crate::support::idp::claims;
 use crate::support::idp::with;
 use crate::support::request::Request;
+use crate::support::signer::Signer;
 use crate::support::upstream;
 use crate::support::upstream::Upstream;
 

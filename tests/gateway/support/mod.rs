@@ -12,6 +12,7 @@ pub mod real;
 pub mod redis;
 pub mod relay;
 pub mod request;
+pub mod signer;
 pub mod site;
 pub mod upstream;
 pub mod webhooks;
