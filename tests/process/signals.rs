@@ -1,6 +1,7 @@
 //! Signals: reload, drain, the logs; and what systemd is told.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 
 use rustix::process::Signal;
@@ -75,6 +76,13 @@ fn the_log_level_is_hot_and_the_access_log_is_not() {
     );
 }
 
+/// A drain has begun when nobody new is let in.
+fn wait_for_the_drain(site: &Site) {
+    eventually("the drain has begun", || {
+        TcpStream::connect(site.https).is_err().then_some(())
+    });
+}
+
 // DESIGN section 9: TERM drains and exits 0.
 #[test]
 fn term_drains_and_exits_0() {
@@ -95,11 +103,7 @@ fn term_drains_and_exits_0() {
     client.send(Request::get("/any").bearer(&key).bytes());
     upstream.wait_for_hits(1);
     running.signal(Signal::TERM);
-    eventually("new connections are refused", || {
-        std::net::TcpStream::connect(site.https)
-            .is_err()
-            .then_some(())
-    });
+    wait_for_the_drain(&site);
     gate.open();
     assert_eq!(client.read().text(), "whole");
     assert_eq!(running.ended(), Some(0));
@@ -123,11 +127,7 @@ fn a_second_term_does_not_wait() {
     client.send(Request::get("/any").bearer(&key).bytes());
     upstream.wait_for_hits(1);
     running.signal(Signal::TERM);
-    eventually("the drain has begun", || {
-        std::net::TcpStream::connect(site.https)
-            .is_err()
-            .then_some(())
-    });
+    wait_for_the_drain(&site);
     running.signal(Signal::TERM);
     running.ended();
 }
@@ -159,11 +159,7 @@ fn uploads_cut_by_a_second_term_cause_no_panic() {
         })
         .collect();
     running.signal(Signal::TERM);
-    eventually("the drain has begun", || {
-        std::net::TcpStream::connect(site.https)
-            .is_err()
-            .then_some(())
-    });
+    wait_for_the_drain(&site);
     running.signal(Signal::TERM);
     running.ended();
     drop(uploads);
