@@ -4,7 +4,6 @@ mod filed;
 mod unwritten;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -12,7 +11,6 @@ use std::sync::atomic::Ordering;
 use tempfile::TempDir;
 
 use crate::clock::Wall;
-use crate::config;
 use crate::config::Config;
 use crate::model::key::Digest;
 use crate::model::key::KeyStatus;
@@ -43,14 +41,7 @@ burst = "unlimited"
 scopes = ["*"]
 "#;
 
-const REST: &str = r#"
-[listen]
-https = ["127.0.0.1:8443"]
-[tls]
-certificate = "cert.pem"
-private_key = "key.pem"
-[upstreams.legacy]
-servers = ["http://127.0.0.1:3000"]
+const ROUTE: &str = r#"
 [[routes]]
 path = "/leases"
 scope = "leases:read"
@@ -60,9 +51,7 @@ upstream = "legacy"
 const NOW: Wall = Wall(1_770_000_000_000_000);
 
 fn configured(more: &str) -> Arc<Config> {
-    let text = format!("{REST}{more}");
-    let loaded = config::parse(&text, Path::new("gateway.toml"));
-    Arc::new(loaded.unwrap().config)
+    Arc::new(Config::for_tests(&format!("{ROUTE}{more}")))
 }
 
 fn with_plans(more: &str) -> Arc<Config> {

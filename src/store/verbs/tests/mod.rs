@@ -6,12 +6,10 @@ mod create;
 mod list;
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use tempfile::TempDir;
 
 use crate::clock::Wall;
-use crate::config;
 use crate::config::Config;
 use crate::store::KeyFilter;
 use crate::store::NewKey;
@@ -27,12 +25,6 @@ use crate::store::verbs::Declared;
 use crate::store::verbs::apply;
 
 const FILE: &str = r#"
-environments = ["live", "test"]
-[listen]
-https = ["127.0.0.1:8443"]
-[tls]
-certificate = "cert.pem"
-private_key = "key.pem"
 [plans.free]
 quota = "100/hour"
 burst = "20/min"
@@ -50,8 +42,6 @@ tenant = "filed"
 name = "old"
 digest = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 scopes = "inherit"
-[upstreams.legacy]
-servers = ["http://127.0.0.1:3000"]
 [[routes]]
 path = "/leases"
 methods = ["GET"]
@@ -117,9 +107,7 @@ impl Bench {
         let mut bench = Bench {
             other,
             store,
-            config: config::parse(FILE, Path::new("gateway.toml"))
-                .unwrap()
-                .config,
+            config: Config::for_tests(FILE),
             directory,
         };
         bench.done(Verb::TenantCreate {
