@@ -161,11 +161,6 @@ pub fn notify_stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Sets the line that `systemctl status` shows.
-pub fn notify_status(text: &str) {
-    notify(&[NotifyState::Status(text)]);
-}
-
 /// Does nothing when no service manager listens.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {

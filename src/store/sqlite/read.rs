@@ -93,10 +93,8 @@ impl Store {
     }
 
     /// The key that has this digest now, tombstones included.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn key_of_digest(&self, digest: &Digest) -> Result<Option<ApiKey>, StoreError> {
+    #[cfg(test)]
+    pub(crate) fn key_of_digest(&self, digest: &Digest) -> Result<Option<ApiKey>, StoreError> {
         self.read(|connection| {
             connection
                 .prepare_cached(&key_query("WHERE digest = ?1"))?
