@@ -1,73 +1,5 @@
 //! Assembly: the only room that knows all parts. Starts them in order, stops them in the opposite order.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::path::PathBuf;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
-
-use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
-use tokio::sync::watch;
-use tokio::task::LocalSet;
-use tokio::time::MissedTickBehavior;
-
-use crate::access_log;
-use crate::alerts::Alerts;
-use crate::clock::Clock;
-use crate::clock::Wall;
-use crate::config;
-use crate::config::AccessLog;
-use crate::config::Config;
-use crate::config::Loaded;
-use crate::descriptors;
-use crate::edge;
-use crate::edge::counters::ConnectionCounters;
-use crate::edge::counters::Heartbeat;
-use crate::edge::listener::Inherited;
-use crate::edge::listener::WorkerSockets;
-use crate::edge::tls::Certificates;
-use crate::handler::Burnt;
-use crate::handler::Shared;
-use crate::handler::Worker;
-use crate::handler::in_flight::end_revoked;
-use crate::metrics::Metrics;
-use crate::model::key::KeyId;
-use crate::observed::Observed;
-use crate::pem::TlsProblem;
-use crate::quota::Quota;
-use crate::shutdown::Shutdown;
-use crate::shutdown::Watch;
-use crate::snapshot::build;
-use crate::snapshot::change::Keeper;
-use crate::store::Outcome;
-use crate::store::Store;
-use crate::store::StoreError;
-use crate::store::Verb;
-use crate::store::VerbError;
-use crate::store::audit::Actor;
-use crate::store::counters::Counters;
-use crate::token::Tokens;
-use crate::upstream;
-use crate::upstream::Backends;
-use crate::upstream::Pools;
-use crate::usage::Usage;
-
-use alerting::Alerting;
-use cluster::Membership;
-use cluster::Tending;
-pub use error::StartError;
-use flush::Flusher;
-pub use process::check;
-pub use process::demo;
-pub use process::protect_memory;
-pub use process::run;
-use reload::Reloader;
-
 mod alerting;
 mod burnt;
 mod cluster;
@@ -82,6 +14,55 @@ mod logging;
 mod process;
 mod readings;
 mod reload;
+mod state;
+mod workers;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::access_log;
+use crate::alerts::Alerts;
+use crate::clock::Clock;
+use crate::clock::Wall;
+use crate::config;
+use crate::config::AccessLog;
+use crate::config::Config;
+use crate::config::Loaded;
+use crate::descriptors;
+use crate::edge;
+use crate::edge::counters::ConnectionCounters;
+use crate::edge::counters::Heartbeat;
+use crate::edge::listener::Inherited;
+use crate::edge::tls::Certificates;
+use crate::metrics::Metrics;
+use crate::pem::TlsProblem;
+use crate::server::alerting::Alerting;
+use crate::server::cluster::Tending;
+use crate::server::flush::Flusher;
+use crate::server::reload::Reloader;
+use crate::server::state::State;
+use crate::server::workers::DataThreads;
+use crate::shutdown::Shutdown;
+use crate::snapshot::change::Keeper;
+use crate::store::Outcome;
+use crate::store::Verb;
+use crate::store::VerbError;
+use crate::store::audit::Actor;
+use crate::upstream;
+use crate::upstream::Backends;
+
+pub use error::StartError;
+pub use process::check;
+pub use process::demo;
+pub use process::protect_memory;
+pub use process::run;
 
 /// A running gateway: data threads, a control runtime, and the store it alone may write.
 #[derive(Debug)]
@@ -98,167 +79,6 @@ pub struct Gateway {
     connections: Arc<ConnectionCounters>,
     log: Option<access_log::Writer>,
     tending: Option<Tending>,
-}
-
-/// What outlives a restart, and its one writer.
-#[derive(Debug)]
-struct State {
-    keeper: Arc<Keeper>,
-    quota: Arc<Quota>,
-    tokens: Arc<Tokens>,
-    usage: Arc<Usage>,
-    observed: Arc<Observed>,
-    flusher: Arc<Flusher>,
-    /// This node's place among those that share the store.
-    member: Option<Membership>,
-}
-
-impl State {
-    fn open(config: &Arc<Config>, clock: &Clock) -> Result<State, StartError> {
-        let mut store = open_store(config)?;
-        let now = clock.now();
-        let joined = cluster::join(&mut store, &config.store, now)?;
-        let (contact, member) = joined.unzip();
-        let (counters, saved) = Counters::open(&config.store.path, now)?;
-        let quota = Arc::new(Quota::new());
-        let usage = Arc::new(Usage::new());
-        quota.restore(saved, now);
-        let flusher = Arc::new(Flusher::new(
-            counters,
-            Arc::clone(&quota),
-            Arc::clone(&usage),
-        ));
-        let (asked, time) = (Arc::clone(&flusher), clock.clone());
-        let last_used = Box::new(move |keys: Option<&[KeyId]>| asked.last_used(keys, time.now()));
-        let (keeper, conflicts) =
-            Keeper::start_shared(store, Arc::clone(config), last_used, contact)?;
-        if !conflicts.is_empty() {
-            tracing::error!("{}", build::conflict_text(&conflicts));
-        }
-        Ok(State {
-            member,
-            keeper: Arc::new(keeper),
-            quota,
-            tokens: Arc::new(Tokens::new()),
-            usage,
-            observed: Arc::new(Observed::new()),
-            flusher,
-        })
-    }
-
-    fn shared(
-        &self,
-        clock: &Clock,
-        metrics: &Arc<Metrics>,
-        burnt: Burnt,
-        alerts: Alerts,
-    ) -> Shared {
-        Shared {
-            burnt,
-            alerts,
-            snapshot: Arc::clone(self.keeper.snapshot()),
-            clock: clock.clone(),
-            quota: Arc::clone(&self.quota),
-            tokens: Arc::clone(&self.tokens),
-            usage: Arc::clone(&self.usage),
-            observed: Arc::clone(&self.observed),
-            metrics: Arc::clone(metrics),
-        }
-    }
-}
-
-/// How often, and how long apart, a store is tried that a command holds at this moment.
-const STORE_TRIES: u32 = 30;
-const STORE_PAUSE: Duration = Duration::from_millis(100);
-
-/// Opens the store. A command (`keys create` beside a start) holds it for milliseconds and is waited for; a gateway, which
-/// answers on its admin socket, is not.
-fn open_store(config: &Config) -> Result<Store, StoreError> {
-    let socket = &config.listen.admin_socket;
-    for attempt in 0..STORE_TRIES {
-        match Store::open_for(&config.store) {
-            Err(error) if error.is_in_use() && UnixStream::connect(socket).is_err() => {
-                if attempt == 0 {
-                    tracing::info!("{error}; waiting for it");
-                }
-                std::thread::sleep(STORE_PAUSE);
-            }
-            opened => return opened,
-        }
-    }
-    Store::open_for(&config.store)
-}
-
-/// What every data thread is given.
-#[derive(Clone, Debug)]
-struct DataThreads {
-    shared: Shared,
-    tls: Arc<ArcSwap<rustls::ServerConfig>>,
-    connections: Arc<ConnectionCounters>,
-    backends: Arc<Backends>,
-    /// Tells when requests in flight may have to end.
-    endings: watch::Receiver<()>,
-    watch: Watch,
-}
-
-impl DataThreads {
-    fn start(
-        &self,
-        sockets: Vec<WorkerSockets>,
-        log: Option<&access_log::Writer>,
-    ) -> Result<Vec<JoinHandle<()>>, StartError> {
-        let mut threads = Vec::new();
-        for (index, sockets) in sockets.into_iter().enumerate() {
-            let dropped = Arc::clone(&self.shared.metrics.log_lines_dropped);
-            let sink = log.map_or_else(access_log::Sink::off, |log| log.sink(dropped));
-            let own = self.clone();
-            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-            threads.push(thread.spawn(move || own.work(sink, sockets))?);
-        }
-        Ok(threads)
-    }
-
-    /// One data thread, from start to drained.
-    fn work(self, log: access_log::Sink, sockets: WorkerSockets) {
-        let runtime = match tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-        {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                self.connections.worker_failed();
-                return tracing::error!(%error, "a worker could not start");
-            }
-        };
-        let worker = Rc::new(Worker::new(self.shared, Pools::new(self.backends), log));
-        let tasks = LocalSet::new();
-        tasks.spawn_local(housekeeping(Rc::clone(&worker)));
-        tasks.spawn_local(end_revoked(Rc::clone(&worker), self.endings));
-        let connections = Arc::clone(&self.connections);
-        let serving = edge::run_worker(worker, sockets, self.tls, self.connections, self.watch);
-        if let Err(error) = tasks.block_on(&runtime, serving) {
-            connections.worker_failed();
-            tracing::error!(%error, "a worker could not serve its sockets");
-        }
-    }
-}
-
-/// Log lines leave the worker at least this often.
-const LOG_INTERVAL: Duration = Duration::from_millis(200);
-
-/// Hands gathered log lines over and closes idle backend connections.
-async fn housekeeping(worker: Rc<Worker>) {
-    let mut ticks = tokio::time::interval(LOG_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut count = 0u32;
-    loop {
-        ticks.tick().await;
-        worker.log.hand_over();
-        count = count.wrapping_add(1);
-        if count.is_multiple_of(5) {
-            worker.pools.sweep();
-        }
-    }
 }
 
 /// Where a gateway can be reached, ports resolved.

@@ -15,10 +15,10 @@ use crate::upstream::Backends;
 use crate::upstream::ServerReport;
 use crate::upstream::UpstreamReport;
 
-use super::State;
 use super::alerting::Alerting;
 use super::alerting::Counts;
 use super::reload::Reloader;
+use super::state::State;
 
 pub(crate) fn register(
     metrics: &Arc<Metrics>,
