@@ -45,7 +45,7 @@ pub(crate) fn clean(head: &mut response::Parts, identity: &Identity, keys: Optio
     let headers = &mut head.headers;
     let mut doomed = nominated(headers);
     for name in headers.keys() {
-        // `Trailer` stays: hyper sends a client of HTTP/1.1 those trailers only that it names.
+        // `Trailer` stays: a client of HTTP/1.1 gets those trailers only that it names.
         let hop_by_hop = is_hop_by_hop(name.as_str()) && name != header::TRAILER;
         let directs_caches = keys.is_some() && directs_one_cache(name.as_str());
         if hop_by_hop || directs_caches || identity.has(name.as_str()) {
@@ -60,7 +60,7 @@ pub(crate) fn clean(head: &mut response::Parts, identity: &Identity, keys: Optio
     if let Some(auth) = keys {
         keep_for_one_caller(headers, auth);
     }
-    // The reason phrase and an upgrade handle are the backend's connection's; hyper writes the version that the client speaks.
+    // What else was read with the head is the backend's connection's; whoever writes it knows the version that the client speaks.
     head.version = Version::HTTP_11;
     head.extensions.clear();
 }

@@ -37,7 +37,7 @@ pub(crate) fn prepare(
     set_identity(&mut head.headers, admission, request_id);
     set_forwarded(&mut head.headers, admission, peer);
     head.headers.append(header::VIA, via(head.version));
-    // The backend is spoken to in HTTP/1.1 whatever the client spoke, and hyper's extensions (upgrade handle, header case) are the client's connection's.
+    // The backend is spoken to in HTTP/1.1 whatever the client spoke, and what else hyper leaves with it is the client's connection's.
     head.version = Version::HTTP_11;
     head.extensions.clear();
 }

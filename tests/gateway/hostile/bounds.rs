@@ -29,11 +29,11 @@ fn heads_are_bounded() {
     assert_eq!(upstream.hits(), 0);
 }
 
-// S24: as many header lines as are allowed and one more, below, at and above what the parser takes of itself.
+// S24: as many header lines as are allowed and one more, which is refused in the configured shape.
 #[test]
 fn header_lines_are_counted() {
     let upstream = Upstream::start();
-    for (bound, is_shaped) in [(80, true), (100, false), (120, true)] {
+    for bound in [80, 100, 120] {
         let gateway = Setup::usual(&upstream)
             .set("http", "header_count_max", &bound.to_string())
             .start();
@@ -45,7 +45,7 @@ fn header_lines_are_counted() {
         gateway.send(&request).expect(200);
         let answer = gateway.send(&request.header("x-many", "y"));
         answer.expect(431);
-        assert_eq!(answer.has("x-request-id"), is_shaped, "{bound}");
+        assert!(answer.has("x-request-id"), "{bound}");
     }
 }
 

@@ -85,7 +85,7 @@ fn malformed_content_lengths_are_refused() {
     }
 }
 
-// S1, S2, S3, S15: what hyper would take and the next reader may see otherwise: line ends without CR, in heads and between chunks, two
+// S1, S2, S3, S15: what the next reader may see otherwise: line ends without CR, in heads and between chunks, two
 // lengths that agree, a length beside a coding. Also in a request that came in one piece with the one before.
 #[test]
 fn framing_that_two_readers_could_see_in_two_ways_is_refused() {
