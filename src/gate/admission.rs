@@ -53,7 +53,7 @@ pub struct Principal {
     digest: Option<Digest>,
     /// Index into the snapshot's tenants.
     pub(super) tenant: u32,
-    /// Whom it acts for (FA18).
+    /// Whom the key acts for (FA18); a token says that itself.
     subject: Option<Arc<str>>,
     /// The token that it was, where it was no key.
     pub(super) token: Option<Arc<Verified>>,
@@ -98,7 +98,7 @@ impl Admission {
     /// Whom the key acts for, if anybody in particular (FA18).
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
-        self.principal.as_ref()?.subject.as_deref()
+        self.principal.as_ref()?.subject()
     }
 
     /// For the rate-limit headers; `None` on public routes that do not limit addresses.
@@ -213,18 +213,29 @@ impl Admission {
 }
 
 impl Principal {
-    pub(super) fn of(bearer: &Bearer<'_>) -> Principal {
-        let key = bearer.entry();
-        let (digest, token) = match bearer {
-            Bearer::Key(digest, _) => (Some(*digest), None),
-            Bearer::Token(token) => (None, Some(Arc::clone(token))),
+    pub(super) fn of(bearer: Bearer<'_>) -> Principal {
+        let (id, tenant) = (bearer.entry().id, bearer.entry().tenant);
+        let (digest, subject, token) = match bearer {
+            Bearer::Key(digest, key) => {
+                let subject = key.binding.as_ref().and_then(|own| own.subject.clone());
+                (Some(digest), subject, None)
+            }
+            Bearer::Token(token) => (None, None, Some(token)),
         };
         Principal {
-            key: key.id,
+            key: id,
             digest,
-            tenant: key.tenant,
-            subject: key.binding.as_ref().and_then(|own| own.subject.clone()),
+            tenant,
+            subject,
             token,
+        }
+    }
+
+    /// Whom it acts for.
+    fn subject(&self) -> Option<&str> {
+        match &self.token {
+            Some(token) => token.identity.subject.as_deref(),
+            None => self.subject.as_deref(),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::gate::Means;
 use crate::gate::Wanted;
 use crate::gate::refused::Fault;
 use crate::gate::refused::Known;
+use crate::gate::token::Bearer;
 use crate::quota::Charge;
 use crate::quota::Exhausted;
 use crate::quota::Numbers;
@@ -21,18 +22,18 @@ use crate::quota::shared::Ask;
 use crate::quota::shared::SharedCounters;
 use crate::quota::shared::Verdict;
 use crate::refusal::Refusal;
-use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
 
 /// Charges the request to the windows of its key, of its tenant or of both, as `[limits] subject` says.
 pub(super) fn charge(
     snapshot: &Snapshot,
     means: &Means<'_>,
-    key: &KeyEntry,
+    bearer: &Bearer<'_>,
     cost: u32,
     now: Now,
     known: &mut Known,
 ) -> Result<(), Fault> {
+    let key = bearer.entry();
     let owner = snapshot.tenant_of(key);
     let of_key = snapshot.limits_of(key);
     let of_tenant = snapshot.limits_of_tenant(owner);
@@ -54,7 +55,7 @@ pub(super) fn charge(
     };
     match charged {
         Ok(numbers) => {
-            tell_of_limits(snapshot, means.alerts, &numbers, &charge, now, known);
+            tell_of_limits(snapshot, means.alerts, &numbers, &charge, now, bearer);
             known.numbers = Some(numbers);
             Ok(())
         }
@@ -77,22 +78,18 @@ fn tell_of_limits(
     numbers: &Numbers,
     charge: &Charge<'_>,
     now: Now,
-    known: &Known,
+    bearer: &Bearer<'_>,
 ) {
     let rules = &snapshot.config.alerts;
     for (window, is_tenants) in numbers.quotas() {
         if !rules::nears(rules, window, charge.cost.max(numbers.fell)) {
             continue;
         }
-        let Some(principal) = &known.principal else {
-            continue;
-        };
-        let key = (!is_tenants).then_some(principal.key);
-        if key.is_some() && principal.token.is_some() {
+        let key = (!is_tenants).then_some(bearer.entry().id);
+        if key.is_some() && matches!(bearer, Bearer::Token(_)) {
             continue;
         }
-        let tenant = snapshot.tenants.entries.get(principal.tenant as usize);
-        let tenant = tenant.map_or("", |tenant| tenant.id.as_str());
+        let tenant = snapshot.tenant_of(bearer.entry()).id.as_str();
         alerts.raise(rules::limit(rules, window, key, tenant, now.wall));
     }
 }

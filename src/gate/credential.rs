@@ -57,16 +57,23 @@ impl Credential {
         is_key_text(value.as_bytes(), LENGTH_MAX).then(|| Credential::rest(value, 0))
     }
 
-    /// This part of a line of cookies, if it can be a token.
+    /// This part of a line of cookies, if it can be a token; one that `is_known` can.
     pub(super) fn cookie(
         line: HeaderValue,
         text: Range<usize>,
         length_max: usize,
+        is_known: bool,
     ) -> Option<Credential> {
-        is_key_text(&line.as_bytes()[text.clone()], length_max).then(|| Credential {
+        let can_be_one = is_known || is_key_text(&line.as_bytes()[text.clone()], length_max);
+        can_be_one.then(|| Credential {
             place: Place::Cookie,
             ..Credential::new(line, text)
         })
+    }
+
+    /// The value that it came in, whole.
+    pub(super) fn into_value(self) -> HeaderValue {
+        self.value
     }
 
     /// Where it came.
@@ -111,19 +118,21 @@ pub(super) fn take(
     in_query: Presented,
     auth: &Auth,
 ) -> Result<Credential, Fault> {
-    take_up_to(LENGTH_MAX, headers, in_query, auth)
+    take_up_to(LENGTH_MAX, headers, in_query, auth, nobody)
 }
 
-/// The same where `Authorization` may carry a text of this many bytes: a token is longer than any key.
+/// The same where `Authorization` may carry a text of this many bytes: a token is longer than any key. One that is `known` was found to be well
+/// formed before, and is not looked at again.
 pub(super) fn take_up_to(
     length_max: usize,
     headers: &mut HeaderMap,
     in_query: Presented,
     auth: &Auth,
+    known: impl FnOnce(&[u8]) -> bool,
 ) -> Result<Credential, Fault> {
     let api_key = take_api_key(headers, auth);
     let foreign_stays = auth.pass_foreign_authorization && matches!(api_key, Ok(Some(_)));
-    let bearer = take_bearer(length_max, headers, auth, foreign_stays);
+    let bearer = take_bearer(length_max, headers, auth, foreign_stays, known);
     let mut all = [api_key?, bearer?, in_query.transpose()?]
         .into_iter()
         .flatten();
@@ -155,7 +164,7 @@ pub(super) fn is_for_others(
     let (Some(line), None) = (lines.next(), lines.next()) else {
         return false;
     };
-    match read_authorization(line, LENGTH_MAX.max(config.tokens.bytes_max)) {
+    match read_authorization(line, LENGTH_MAX.max(config.tokens.bytes_max), nobody) {
         Authorization::Bearer(start) => {
             let text = &line.as_bytes()[start..];
             form::of(text, config) != Form::Key && !known(text)
@@ -174,7 +183,7 @@ pub(super) fn discard(headers: &mut HeaderMap, auth: &Auth, passes: bool) {
     let foreign = headers
         .get_all(header::AUTHORIZATION)
         .iter()
-        .all(|line| read_authorization(line, LENGTH_MAX) == Authorization::Foreign);
+        .all(|line| read_authorization(line, LENGTH_MAX, nobody) == Authorization::Foreign);
     if !(auth.pass_foreign_authorization && foreign) {
         headers.remove(header::AUTHORIZATION);
     }
@@ -186,7 +195,7 @@ pub(super) fn look<'a>(headers: &'a HeaderMap, auth: &Auth) -> impl Iterator<Ite
         .get_all(header::AUTHORIZATION)
         .iter()
         .filter(|_| auth.bearer)
-        .filter_map(|line| match read_authorization(line, LENGTH_MAX) {
+        .filter_map(|line| match read_authorization(line, LENGTH_MAX, nobody) {
             Authorization::Bearer(start) => Some(&line.as_bytes()[start..]),
             Authorization::Malformed | Authorization::Foreign => None,
         });
@@ -218,13 +227,14 @@ fn take_bearer(
     headers: &mut HeaderMap,
     auth: &Auth,
     foreign_stays: bool,
+    known: impl FnOnce(&[u8]) -> bool,
 ) -> Result<Option<Credential>, Fault> {
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
     let (first, second) = (lines.next(), lines.next());
     let Some(line) = first else {
         return Ok(None);
     };
-    let kind = read_authorization(line, length_max);
+    let kind = read_authorization(line, length_max, known);
     if second.is_none() && kind == Authorization::Foreign && foreign_stays {
         return Ok(None);
     }
@@ -244,7 +254,11 @@ fn take_bearer(
 }
 
 /// RFC 6750 section 2.1: `Bearer`, in any case, one or more spaces, and nothing after the key.
-fn read_authorization(line: &HeaderValue, length_max: usize) -> Authorization {
+fn read_authorization(
+    line: &HeaderValue,
+    length_max: usize,
+    known: impl FnOnce(&[u8]) -> bool,
+) -> Authorization {
     let bytes = line.as_bytes();
     let Some((scheme, after)) = bytes.split_at_checked("Bearer".len()) else {
         return Authorization::Foreign;
@@ -253,10 +267,17 @@ fn read_authorization(line: &HeaderValue, length_max: usize) -> Authorization {
         return Authorization::Foreign;
     }
     let spaces = after.iter().take_while(|byte| **byte == b' ').count();
-    if spaces == 0 || !is_key_text(&after[spaces..], length_max) {
+    let text = &after[spaces..];
+    let fits = spaces > 0 && text.len() <= length_max;
+    if !(fits && (known(text) || is_key_text(text, length_max))) {
         return Authorization::Malformed;
     }
     Authorization::Bearer(scheme.len() + spaces)
+}
+
+/// Where nothing is remembered.
+fn nobody(_: &[u8]) -> bool {
+    false
 }
 
 /// Visible ASCII without a space or a comma, which would make it a list. All bytes are looked at whatever they are, since then the compiler takes many

@@ -54,6 +54,7 @@ use crate::gate::strangers::unknown;
 use crate::gate::strangers::visit;
 use crate::gate::token::Bearer;
 use crate::model::credential::Kind;
+use crate::model::route::Found;
 use crate::model::route::Route;
 use crate::quota::Quota;
 use crate::quota::shared::Ask;
@@ -192,14 +193,20 @@ fn check(
     known.manner.cors = browser::cors(&head.headers, known.route.as_deref());
     let (target, in_query) = query::take(target, config.auth.query_parameter.as_deref());
     known.manner.key_in_query = in_query.is_some();
-    let kinds = kinds_of(config, known.route.as_deref());
-    let sessions = config.sessions.cookie.as_deref();
     let as_came = means.quota.shared().map(|_| charge::AsCame::of(head));
-    let kept = (!kinds.are_keys_alone()).then(|| token::Kept::of(head, sessions.is_some()));
-    let in_cookie =
-        sessions.and_then(|name| session::take(&mut head.headers, name, config.tokens.bytes_max));
-    head.uri = target::origin_form(target.clone());
-    if is_public(known.route.as_deref()) {
+    let public = is_public(known.route.as_deref());
+    let kinds = kinds_of(config, known.route.as_deref());
+    let asked = token::Asked { now, peer, kinds };
+    let mut memory = (!public && !kinds.are_keys_alone())
+        .then(|| token::Memory::new(snapshot, means.tokens, asked));
+    let cookies = match &config.sessions.cookie {
+        None => session::Taken::default(),
+        Some(name) => session::take(&mut head.headers, name, config.tokens.bytes_max, |text| {
+            (memory.as_mut()).is_some_and(|memory| memory.knows(Kind::Session, text))
+        }),
+    };
+    let uri = std::mem::replace(&mut head.uri, target::origin_form(target.clone()));
+    if public {
         discard(snapshot, &mut head.headers, known.route.as_deref());
         let visited = visit(means.quota, peer, now, known);
         known.observe(visited, visits_mode(config, known.route.as_deref()))?;
@@ -210,32 +217,80 @@ fn check(
     if snapshot.is_stale(now.mono) {
         return Err(Fault::new(Refusal::CredentialUnclear, "store_stale"));
     }
-    let bearer = match kept {
+    let bearer = match memory {
         None => {
             let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
             let (digest, key) = api_key::verify(snapshot, &credential)
                 .map_err(|fault| unknown(snapshot, means.quota, now, peer, fault))?;
             Bearer::Key(digest, key)
         }
-        Some(kept) => {
-            let asked = token::Asked { now, peer, kinds };
-            token::verify(snapshot, means, asked, head, in_query, in_cookie, kept)?
+        Some(memory) => {
+            let came = token::Came {
+                in_query,
+                in_cookie: cookies.presented,
+                kept: token::Kept {
+                    uri,
+                    cookies: cookies.lines,
+                },
+                memory,
+            };
+            token::verify(snapshot, means, asked, head, came)?
         }
     };
-    known.principal = Some(Principal::of(&bearer));
-    let key = bearer.entry();
+    let request = Request {
+        found,
+        target,
+        as_came,
+        head,
+        host,
+    };
+    let judged = judge(snapshot, means, asked, &bearer, request, known);
+    known.principal = Some(Principal::of(bearer));
+    judged
+}
+
+/// A request, once it is known who sends it.
+struct Request<'a> {
+    found: Found,
+    target: PathAndQuery,
+    as_came: Option<charge::AsCame>,
+    head: &'a mut Parts,
+    host: &'a mut host::Host,
+}
+
+/// The checks of who it is that asks, and of what he asks for.
+fn judge(
+    snapshot: &Snapshot,
+    means: &Means<'_>,
+    asked: token::Asked<'_>,
+    bearer: &Bearer<'_>,
+    request: Request<'_>,
+    known: &mut Known,
+) -> Result<(Arc<Route>, PathAndQuery), Fault> {
+    let Request {
+        found, head, host, ..
+    } = request;
+    let (config, now, key) = (&snapshot.config, asked.now, bearer.entry());
     let places = environments(config, host.name(), known.route.as_deref());
     standing::check(snapshot, key, places, now.wall)?;
-    standing::check_address(key, peer.address.ip())?;
+    standing::check_address(key, asked.peer.address.ip())?;
     check_page(config, key, head, known)?;
-    check_session(&bearer, head, host, known)?;
-    let charged = charge::charge(snapshot, means, key, cost_of(&found), now, known);
-    let charged = charge::awaited(charged, as_came, head)?;
+    check_session(bearer, head, host, known)?;
+    let charged = charge::charge(snapshot, means, bearer, cost_of(&found), now, known);
+    let charged = charge::awaited(charged, request.as_came, head)?;
     known.observe(charged, limits_mode(snapshot, key, known.route.as_deref()))?;
     let route = served(found)?;
     let permitted = permission::check(snapshot, key, &route.access);
     known.observe(permitted, scopes_mode(snapshot, key, &route))?;
-    let target = bound(snapshot, key, &route, &head.method, host, target, known)?;
+    let target = bound(
+        snapshot,
+        bearer,
+        &route,
+        &head.method,
+        host,
+        request.target,
+        known,
+    )?;
     let tenant = snapshot.tenant_of(key);
     let target = binding::placed(snapshot, &route, Some(tenant), target)?;
     Ok((route, target))
@@ -244,7 +299,7 @@ fn check(
 /// What the backend is asked for where the route is tied to its caller. Holds in observe mode too: this is about whose data it is.
 fn bound(
     snapshot: &Snapshot,
-    key: &KeyEntry,
+    bearer: &Bearer<'_>,
     route: &Route,
     method: &Method,
     host: &mut host::Host,
@@ -255,8 +310,8 @@ fn bound(
         return Ok(target);
     };
     let caller = binding::Caller {
-        tenant: snapshot.tenant_of(key).id.as_str(),
-        subject: subject_of(key),
+        tenant: snapshot.tenant_of(bearer.entry()).id.as_str(),
+        subject: bearer.subject(),
     };
     let asked = binding::Asked {
         method,
@@ -272,6 +327,7 @@ fn bound(
     Ok(way.target)
 }
 
+/// Whom a key acts for.
 fn subject_of(key: &KeyEntry) -> Option<&str> {
     key.binding.as_ref()?.subject.as_deref()
 }

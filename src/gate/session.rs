@@ -19,41 +19,120 @@ use crate::refusal::Refusal;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// What was taken out of the cookies.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// The session.
+    pub(super) presented: Presented,
+    /// All lines as they came, so that a session that is not known can be judged once more.
+    pub(super) lines: Vec<HeaderValue>,
+}
+
 /// Takes the cookie of this name out of the headers, whatever the route takes: a session is a credential, and no backend's business. All other
-/// cookies stay as they came.
-pub(super) fn take(headers: &mut HeaderMap, name: &str, length_max: usize) -> Presented {
-    let there = |line: &HeaderValue| {
-        let line = line.as_bytes();
-        parts(line).any(|part| is(&line[part], name))
+/// cookies stay as they came. `known` says whether a text is a session that is remembered.
+pub(super) fn take(
+    headers: &mut HeaderMap,
+    name: &str,
+    length_max: usize,
+    mut known: impl FnMut(&[u8]) -> bool,
+) -> Taken {
+    let Some(found) = find(headers, name) else {
+        return Taken::default();
     };
-    if !headers.get_all(header::COOKIE).iter().any(there) {
-        return None;
+    let text = text_of(found.line.as_bytes(), &found.part, name);
+    let is_known = (text.clone())
+        .is_some_and(|text| text.len() <= length_max && known(&found.line.as_bytes()[text]));
+    let lines = match is_known {
+        true => Vec::new(),
+        false => headers.get_all(header::COOKIE).iter().cloned().collect(),
+    };
+    let (is_repeated, place) = (found.is_repeated, (found.index, found.part));
+    let line = match (found.is_repeated, found.lines) {
+        (false, 1) => remove_from_one(headers, &place.1),
+        _ => remove(headers, name, place.0),
+    };
+    let read = |(line, text)| Credential::cookie(line, text, length_max, is_known);
+    let credential = match is_repeated {
+        true => Err(invalid("credential_repeated")),
+        false => (line.zip(text).and_then(read)).ok_or_else(|| invalid("credential_malformed")),
+    };
+    Taken {
+        presented: Some(credential),
+        lines,
     }
-    let lines: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().cloned().collect();
-    headers.remove(header::COOKIE);
-    let mut presented = None;
-    for line in lines {
+}
+
+/// Where a cookie stands.
+struct Found<'a> {
+    /// The number of its line, and the line.
+    index: usize,
+    line: &'a HeaderValue,
+    /// Which part of the line it is.
+    part: Range<usize>,
+    /// Whether there is another one.
+    is_repeated: bool,
+    /// How many lines of cookies there are.
+    lines: usize,
+}
+
+/// The first cookie of this name.
+fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<Found<'a>> {
+    let mut found: Option<Found<'_>> = None;
+    let mut lines = 0;
+    for line in headers.get_all(header::COOKIE) {
         let bytes = line.as_bytes();
-        let mut others: Vec<&[u8]> = Vec::new();
-        for part in parts(bytes) {
-            if !is(&bytes[part.clone()], name) {
-                others.push(&bytes[part]);
-                continue;
+        for part in parts(bytes).filter(|part| is(&bytes[part.clone()], name)) {
+            match &mut found {
+                Some(found) => found.is_repeated = true,
+                None => {
+                    found = Some(Found {
+                        index: lines,
+                        line,
+                        part,
+                        is_repeated: false,
+                        lines: 0,
+                    });
+                }
             }
-            presented = Some(match presented {
-                None => read(&line, part, name, length_max),
-                Some(_) => Err(invalid("credential_repeated")),
-            });
         }
-        let rest = others.join(&b';');
-        // Parts of a valid line are one; should that ever fail, the line is gone.
-        if let Ok(rest) = HeaderValue::from_bytes(rest.trim_ascii())
-            && !rest.is_empty()
-        {
-            headers.append(header::COOKIE, rest);
-        }
+        lines += 1;
     }
-    presented
+    found.map(|found| Found { lines, ..found })
+}
+
+/// Takes this part out of the only line, and gives the line as it came. Most often there is nothing else in it.
+fn remove_from_one(headers: &mut HeaderMap, part: &Range<usize>) -> Option<HeaderValue> {
+    let line = headers.remove(header::COOKIE)?;
+    let (before, after) = (&line.as_bytes()[..part.start], &line.as_bytes()[part.end..]);
+    // One of the semicolons beside it goes with it.
+    match (before, after) {
+        ([], []) => {}
+        ([], after) => append(headers, after.get(1..).unwrap_or_default()),
+        ([before @ .., _], after) => append(headers, &[before, after].concat()),
+    }
+    Some(line)
+}
+
+/// Takes every cookie of this name out, and gives the line with this number as it came.
+fn remove(headers: &mut HeaderMap, name: &str, index: usize) -> Option<HeaderValue> {
+    let mut lines: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().cloned().collect();
+    headers.remove(header::COOKIE);
+    for line in &lines {
+        let bytes = line.as_bytes();
+        let others = parts(bytes).filter(|part| !is(&bytes[part.clone()], name));
+        let rest = others.map(|part| &bytes[part]).collect::<Vec<_>>();
+        append(headers, &rest.join(&b';'));
+    }
+    (index < lines.len()).then(|| lines.swap_remove(index))
+}
+
+fn append(headers: &mut HeaderMap, rest: &[u8]) {
+    // Parts of a valid line are one; should that ever fail, the line is gone.
+    if let Ok(rest) = HeaderValue::from_bytes(rest.trim_ascii())
+        && !rest.is_empty()
+    {
+        headers.append(header::COOKIE, rest);
+    }
 }
 
 /// Whether a request with a session comes from where it may. What only reads may come from anywhere: no other page sees the answer.
@@ -115,26 +194,17 @@ fn parts(line: &[u8]) -> impl Iterator<Item = Range<usize>> {
 
 /// Whether a part of a line is the cookie of this name; names have one spelling.
 fn is(part: &[u8], name: &str) -> bool {
-    let end = memchr(b'=', part).unwrap_or(part.len());
-    part[..end].trim_ascii() == name.as_bytes()
+    let after = part.trim_ascii_start().strip_prefix(name.as_bytes());
+    after.is_some_and(|after| matches!(after.trim_ascii_start(), [] | [b'=', ..]))
 }
 
-/// Takes the value out of this part of a line, without copying it.
-fn read(
-    line: &HeaderValue,
-    part: Range<usize>,
-    name: &str,
-    length_max: usize,
-) -> Result<Credential, Fault> {
-    let bytes = line.as_bytes()[part.clone()].trim_ascii_end();
+/// Where the value stands in a line of which this part is the cookie of this name; `None` where it has none.
+fn text_of(line: &[u8], part: &Range<usize>, name: &str) -> Option<Range<usize>> {
+    let bytes = line[part.clone()].trim_ascii_end();
     let end = part.start + bytes.len();
-    let value = bytes.trim_ascii_start().get(name.len()..);
-    let value = value.and_then(|value| value.trim_ascii_start().strip_prefix(b"="));
-    let credential = value.and_then(|value| {
-        let start = end - value.trim_ascii_start().len();
-        Credential::cookie(line.clone(), start..end, length_max)
-    });
-    credential.ok_or_else(|| invalid("credential_malformed"))
+    let value = bytes.trim_ascii_start().get(name.len()..)?;
+    let value = value.trim_ascii_start().strip_prefix(b"=")?;
+    Some(end - value.trim_ascii_start().len()..end)
 }
 
 fn invalid(reason: &'static str) -> Fault {
@@ -152,7 +222,8 @@ mod tests {
         for line in lines {
             headers.append(header::COOKIE, HeaderValue::from_str(line).unwrap());
         }
-        let presented = take(&mut headers, NAME, 20).map(|read| match read {
+        let presented = take(&mut headers, NAME, 20, |_| false).presented;
+        let presented = presented.map(|read| match read {
             Ok(credential) => Ok(String::from_utf8(credential.text().to_vec()).unwrap()),
             Err(fault) => Err(fault.reason),
         });
@@ -236,6 +307,38 @@ mod tests {
                 .map(|read| read.as_deref().map_err(|why| *why));
             assert_eq!(found, *presented, "{lines:?}");
             assert_eq!(left, *rest, "{lines:?}");
+        }
+    }
+
+    /// What is known is not looked at and need not be put back; all else can be, as it came.
+    #[test]
+    fn only_what_is_known_is_not_kept() {
+        for (lines, text, known) in [
+            (&["a=1; __Host-session=x y"][..], Some("x y"), true),
+            (&["a=1; __Host-session=x"][..], Some("x"), false),
+            (
+                &["a=1", "b=2; __Host-session=x", "c=3"][..],
+                Some("x"),
+                false,
+            ),
+            (&["__Host-session=x", "__Host-session=x"][..], None, false),
+            (&["__Host-session=0123456789012345678901"][..], None, true),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::COOKIE, HeaderValue::from_str(line).unwrap());
+            }
+            let taken = take(&mut headers, NAME, 20, |_| known);
+            let read = taken.presented.unwrap();
+            let read = read.as_ref().ok().map(Credential::text);
+            assert_eq!(read, text.map(str::as_bytes), "{lines:?}");
+            let kept: Vec<&str> = taken.lines.iter().map(|l| l.to_str().unwrap()).collect();
+            let expected = if known && text.is_some() {
+                &[][..]
+            } else {
+                lines
+            };
+            assert_eq!(kept, *expected, "{lines:?}");
         }
     }
 }

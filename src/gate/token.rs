@@ -19,6 +19,7 @@ use super::query::Presented;
 use super::refused::Fault;
 use super::strangers::throttled;
 use super::strangers::unknown;
+use super::subject_of;
 use crate::clock::Now;
 use crate::model::credential::Kind;
 use crate::model::credential::Kinds;
@@ -29,6 +30,7 @@ use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
 use crate::token::Failure;
 use crate::token::Mark;
+use crate::token::Tokens;
 use crate::token::Verified;
 use crate::token::form;
 use crate::token::form::Form;
@@ -47,30 +49,38 @@ impl Bearer<'_> {
             Bearer::Token(token) => &token.entry,
         }
     }
+
+    /// Whom it acts for, if anybody in particular (FA18).
+    pub(super) fn subject(&self) -> Option<&str> {
+        match self {
+            Bearer::Key(_, key) => subject_of(key),
+            Bearer::Token(token) => token.identity.subject.as_deref(),
+        }
+    }
 }
 
-/// What of a head is taken apart while it is judged, so that it can be judged once more.
+/// What of a head is taken apart while it is judged, so that it can be judged once more; a token in `Authorization` is in its `Credential`.
 pub(super) struct Kept {
-    uri: Uri,
-    authorization: Option<HeaderValue>,
-    cookies: Vec<HeaderValue>,
+    /// The target as it came.
+    pub(super) uri: Uri,
+    /// The cookies as they came, where one was a session that is not remembered.
+    pub(super) cookies: Vec<HeaderValue>,
+}
+
+/// What was presented elsewhere than in `Authorization`, and what else is needed to judge it.
+pub(super) struct Came<'a> {
+    pub(super) in_query: Presented,
+    pub(super) in_cookie: Presented,
+    pub(super) kept: Kept,
+    pub(super) memory: Memory<'a>,
 }
 
 impl Kept {
-    /// The head as it came; copies counts, not bytes.
-    pub(super) fn of(head: &Parts, sessions: bool) -> Kept {
-        let cookies = head.headers.get_all(header::COOKIE).iter();
-        Kept {
-            uri: head.uri.clone(),
-            authorization: head.headers.get(header::AUTHORIZATION).cloned(),
-            cookies: cookies.filter(|_| sessions).cloned().collect(),
-        }
-    }
-
-    fn put_back(self, head: &mut Parts) {
+    fn put_back(self, head: &mut Parts, credential: Credential) {
         head.uri = self.uri;
-        if let Some(authorization) = self.authorization {
-            head.headers.insert(header::AUTHORIZATION, authorization);
+        if credential.place() == Place::Bearer {
+            let line = credential.into_value();
+            head.headers.insert(header::AUTHORIZATION, line);
         }
         if !self.cookies.is_empty() {
             head.headers.remove(header::COOKIE);
@@ -90,6 +100,58 @@ pub(super) struct Asked<'a> {
     pub(super) kinds: Kinds,
 }
 
+/// Looks for what is presented among the tokens that are remembered, before anything else is looked at: only what was verified is there, so that its
+/// form, down to its characters, needs no second look. Opaque tokens are not looked for here: the store is asked about them first.
+pub(super) struct Memory<'a> {
+    snapshot: &'a Snapshot,
+    tokens: &'a Tokens,
+    now: Now,
+    /// What is taken here.
+    kinds: Kinds,
+    /// What was found, as which kind it came, and whether it still stands.
+    found: Option<(Kind, Result<Arc<Verified>, &'static str>)>,
+}
+
+impl<'a> Memory<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot, tokens: &'a Tokens, asked: Asked<'_>) -> Memory<'a> {
+        Memory {
+            snapshot,
+            tokens,
+            now: asked.now,
+            kinds: asked.kinds,
+            found: None,
+        }
+    }
+
+    /// Whether this is the text of a token of this kind that is remembered, be it one that does not stand any more.
+    pub(super) fn knows(&mut self, kind: Kind, text: &[u8]) -> bool {
+        if !self.kinds.contain(kind) || form::is_key(text, &self.snapshot.config) {
+            return false;
+        }
+        let Some(mark) = self.tokens.mark(text) else {
+            return false;
+        };
+        let found = match self.tokens.recall(self.snapshot, &mark, kind, self.now) {
+            Ok(Some(token)) => Ok(token),
+            Err(Failure::Invalid(reason)) => Err(reason),
+            Ok(None) | Err(Failure::Unavailable(_) | Failure::Wanted(_)) => return false,
+        };
+        self.found = Some((kind, found));
+        true
+    }
+
+    /// What was found, if it is the credential that counts and not only one like it elsewhere.
+    fn found(self, credential: &Credential) -> Option<Result<Arc<Verified>, &'static str>> {
+        let (kind, found) = self.found?;
+        let here = match credential.place() {
+            Place::Bearer => kind == Kind::Jwt,
+            Place::Cookie => kind == Kind::Session,
+            Place::Other => false,
+        };
+        here.then_some(found)
+    }
+}
+
 /// Finds out who presents what stands in this head, in the query or in the cookie, where these kinds are taken. When that has to be awaited, the
 /// head is put back as it came.
 ///
@@ -101,16 +163,16 @@ pub(super) fn verify<'a>(
     means: &Means<'_>,
     asked: Asked<'_>,
     head: &mut Parts,
-    in_query: Presented,
-    in_cookie: Presented,
-    kept: Kept,
+    came: Came<'_>,
 ) -> Result<Bearer<'a>, Fault> {
-    let credential = one_of(snapshot, asked.kinds, head, in_query, in_cookie)?;
+    let (mut memory, kept) = (came.memory, came.kept);
+    let presented = (came.in_query, came.in_cookie);
+    let credential = one_of(snapshot, asked.kinds, head, presented, &mut memory)?;
     let stranger = |fault| unknown(snapshot, means.quota, asked.now, asked.peer, fault);
-    match remembered(snapshot, means, asked, &credential) {
-        Ok(Some(token)) => return Ok(Bearer::Token(token)),
-        Ok(None) => {}
-        Err(reason) => return Err(stranger(invalid(reason))),
+    match memory.found(&credential) {
+        Some(Ok(token)) => return Ok(Bearer::Token(token)),
+        Some(Err(reason)) => return Err(stranger(invalid(reason))),
+        None => {}
     }
     let kind = kind_of(snapshot, asked.kinds, &credential);
     if !kind.is_some_and(|kind| asked.kinds.contain(kind)) {
@@ -131,41 +193,11 @@ pub(super) fn verify<'a>(
             Err(Fault::new(Refusal::CredentialUnclear, reason))
         }
         Err(Failed::Token(Failure::Wanted(wanted))) => {
-            kept.put_back(head);
+            kept.put_back(head, credential);
             let mut fault = Fault::new(Refusal::CredentialUnclear, "token_pending");
             fault.wanted = Some(Box::new(Wanted::Token(wanted)));
             Err(fault)
         }
-    }
-}
-
-/// The token that this is, if it is remembered: then its form needs no looking at, since only what had the right one was verified. Opaque tokens are
-/// not looked for here: the store is asked about them first.
-///
-/// # Errors
-/// It was verified, and does not stand any more; why, for the log.
-fn remembered(
-    snapshot: &Snapshot,
-    means: &Means<'_>,
-    asked: Asked<'_>,
-    credential: &Credential,
-) -> Result<Option<Arc<Verified>>, &'static str> {
-    let kind = match credential.place() {
-        Place::Bearer => Kind::Jwt,
-        Place::Cookie => Kind::Session,
-        Place::Other => return Ok(None),
-    };
-    let text = credential.text();
-    if !asked.kinds.contain(kind) || form::is_key(text, &snapshot.config) {
-        return Ok(None);
-    }
-    let Some(mark) = means.tokens.mark(text) else {
-        return Ok(None);
-    };
-    match means.tokens.recall(snapshot, &mark, kind, asked.now) {
-        Ok(found) => Ok(found),
-        Err(Failure::Invalid(reason)) => Err(reason),
-        Err(Failure::Unavailable(_) | Failure::Wanted(_)) => Ok(None),
     }
 }
 
@@ -175,12 +207,14 @@ fn one_of(
     snapshot: &Snapshot,
     kinds: Kinds,
     head: &mut Parts,
-    in_query: Presented,
-    in_cookie: Presented,
+    (in_query, in_cookie): (Presented, Presented),
+    memory: &mut Memory<'_>,
 ) -> Result<Credential, Fault> {
     let config = &snapshot.config;
     let length_max = credential::LENGTH_MAX.max(config.tokens.bytes_max);
-    let presented = credential::take_up_to(length_max, &mut head.headers, in_query, &config.auth);
+    let known = |text: &[u8]| memory.knows(Kind::Jwt, text);
+    let headers = &mut head.headers;
+    let presented = credential::take_up_to(length_max, headers, in_query, &config.auth, known);
     let Some(session) = in_cookie.filter(|_| kinds.contain(Kind::Session)) else {
         return presented;
     };
