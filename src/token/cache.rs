@@ -14,19 +14,17 @@ use crate::token::mark::Mark;
 
 type Map = HashMap<Mark, Arc<Verified>, BuildHasherDefault<First>>;
 
-/// Takes the first bytes of a mark for its hash: they are as good as random. Nobody chooses those of a keyed one, or of a digest whose text an issuer made.
+/// Takes the number that a mark gives for its hash.
 #[derive(Debug, Default)]
 struct First(u64);
 
 impl Hasher for First {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(first) = bytes.first_chunk() {
-            self.0 = u64::from_le_bytes(*first);
-        }
-    }
+    /// Nothing else is hashed here.
+    fn write(&mut self, _: &[u8]) {}
 
-    /// Which kind a mark is says nothing, nor does the length of a digest.
-    fn write_usize(&mut self, _: usize) {}
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
 
     fn finish(&self) -> u64 {
         self.0
@@ -36,14 +34,19 @@ impl Hasher for First {
 /// Only what was verified comes here, so that nobody can push others out who has no tokens of his own.
 #[derive(Debug)]
 pub(super) struct Cache {
-    /// Std locks: held for a lookup, a put or a forget, never across an await.
-    shards: Box<[RwLock<Map>]>,
+    shards: Box<[Shard]>,
 }
+
+/// A std lock: held for a lookup, a put or a forget, never across an await. Each has a cache line of its own, so that two workers that look into two of
+/// them do not wait for each other.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Shard(RwLock<Map>);
 
 impl Default for Cache {
     fn default() -> Cache {
         Cache {
-            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            shards: (0..SHARDS).map(|_| Shard::default()).collect(),
         }
     }
 }
@@ -81,26 +84,23 @@ impl Cache {
         self.shards.iter().map(|shard| read(shard).len()).sum()
     }
 
-    fn shard(&self, mark: &Mark) -> &RwLock<Map> {
-        // Other bytes than those that the map takes, so that the tokens of a shard are spread in it.
-        let last = match mark {
-            Mark::Jwt(mark) => mark.to_le_bytes()[15],
-            Mark::Opaque(digest) => digest.0[31],
-        };
-        &self.shards[usize::from(last) % SHARDS]
+    fn shard(&self, mark: &Mark) -> &Shard {
+        // Another number than the one that the map takes, so that the tokens of a shard are spread in it.
+        let [_, number] = mark.places();
+        &self.shards[number as usize % SHARDS]
     }
 }
 
-fn read(shard: &RwLock<Map>) -> RwLockReadGuard<'_, Map> {
+fn read(shard: &Shard) -> RwLockReadGuard<'_, Map> {
     // A map is whole after every step, so a panic elsewhere has not broken it.
-    shard.read().unwrap_or_else(PoisonError::into_inner)
+    shard.0.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write(shard: &RwLock<Map>) -> RwLockWriteGuard<'_, Map> {
-    shard.write().unwrap_or_else(PoisonError::into_inner)
+fn write(shard: &Shard) -> RwLockWriteGuard<'_, Map> {
+    shard.0.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A power of two, at most 256.
+/// A power of two, at most 256: of a digest one byte names them.
 const SHARDS: usize = 64;
 
 #[cfg(test)]
@@ -110,18 +110,21 @@ mod tests {
     use super::*;
     use crate::model::key::Digest;
 
-    /// The kind and the length, which are hashed too, leave the bytes that tell marks apart.
+    /// All of a mark counts when it is compared; of what it is found by, nothing is lost.
     #[test]
-    fn the_hash_of_a_mark_is_of_its_own_bytes() {
+    fn the_hash_of_a_mark_is_a_number_of_its_own() {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&7_u64.to_le_bytes());
         let marks = [
-            (Mark::Jwt(7), 7),
-            (Mark::Jwt(u128::MAX), u64::MAX),
+            (Mark::Jwt([7, 0, 1, 2], 3), 7),
+            (Mark::Jwt([0, 7, 1, 2], 3), 7 << 32),
             (Mark::Opaque(Digest(bytes)), 7),
         ];
         for (mark, hash) in marks {
             assert_eq!(Map::default().hasher().hash_one(mark), hash);
+        }
+        for other in [Mark::Jwt([7, 0, 1, 3], 3), Mark::Jwt([7, 0, 1, 2], 4)] {
+            assert_ne!(other, Mark::Jwt([7, 0, 1, 2], 3));
         }
     }
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use crate::clock::Wall;
-use crate::model::binding::Binding;
 use crate::model::credential::Kind;
 use crate::model::denial::DenyTable;
 use crate::model::identity::Identity;
@@ -15,36 +14,40 @@ use crate::model::issuer::TenantOf;
 use crate::model::key::KeyId;
 use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
+use crate::model::scope::Scope;
 use crate::model::scope::Scopes;
 use crate::model::tenant::TenantId;
 use crate::snapshot::KeyEntry;
+use crate::snapshot::NEVER_EXPIRES;
 use crate::snapshot::Snapshot;
 use crate::token::claims::Claims;
 use crate::token::counted_under;
 use crate::token::issuers::IssuerKeys;
 use crate::token::mark::Mark;
 
-/// A token that was verified.
+/// A token that was verified. Thousands of them are looked at in turn, so what each request reads comes first: behind the counts of its `Arc` that is
+/// one cache line, and `entry` is the next.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Verified {
-    /// What it may do, by whom and until when. It is of the public kind: a plan without scopes of its own makes no token whole.
-    pub entry: KeyEntry,
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// Who it says it is.
-    pub identity: Identity,
-    /// What it came as.
-    pub kind: Kind,
-    /// Under what it is reported: its tenant's tokens.
-    pub reported: KeyId,
     /// `Snapshot::generation` of the configuration that it was verified under.
     generation: u64,
     /// The keys that it was verified with, and their version then.
     keys: Option<(Arc<IssuerKeys>, u64)>,
-    /// Until then it is believed without asking again; `None` is as long as it lives.
-    fresh_until: Option<Wall>,
+    /// Until then it is believed without asking again; `NEVER_EXPIRES` is as long as it lives.
+    fresh_until: Wall,
     /// The table of denials that it was last not found in.
     cleared_under: AtomicU64,
+    /// What it came as.
+    pub kind: Kind,
+    /// What it may do, by whom and until when. It is of the public kind: a plan without scopes of its own makes no token whole.
+    pub entry: KeyEntry,
+    /// Under what it is reported: its tenant's tokens.
+    pub reported: KeyId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Who it says it is.
+    pub identity: Identity,
 }
 
 /// How a token was verified.
@@ -61,7 +64,7 @@ pub(super) struct Origin {
 }
 
 impl Verified {
-    /// What these claims are worth under this view.
+    /// What these claims are worth under this view, with these scopes.
     ///
     /// # Errors
     /// There is no such tenant.
@@ -69,6 +72,7 @@ impl Verified {
         snapshot: &Snapshot,
         issuer: &Issuer,
         claims: Claims,
+        scopes: Arc<[Scope]>,
         origin: Origin,
     ) -> Result<Verified, &'static str> {
         let tenant = match (&issuer.tenant, claims.tenant) {
@@ -96,13 +100,9 @@ impl Verified {
                 kind: KeyKind::Public,
                 environment: issuer.environment,
                 own: None,
-                binding: identity.subject.clone().map(|subject| {
-                    Box::new(Binding {
-                        subject: Some(subject),
-                        ..Binding::default()
-                    })
-                }),
-                scopes: Scopes::Listed(claims.scopes.into()),
+                // Whom it acts for stands in its identity.
+                binding: None,
+                scopes: Scopes::Listed(scopes),
             },
             reported: tokens_of(&tenant),
             tenant,
@@ -110,7 +110,7 @@ impl Verified {
             kind: origin.kind,
             generation: snapshot.generation,
             keys: origin.keys,
-            fresh_until: origin.fresh_until,
+            fresh_until: origin.fresh_until.unwrap_or(NEVER_EXPIRES),
             cleared_under: AtomicU64::new(NO_TABLE),
         })
     }
@@ -130,7 +130,7 @@ impl Verified {
 
     /// Whether its issuer has to be asked again.
     pub(super) fn is_stale(&self, wall: Wall) -> bool {
-        self.fresh_until.is_some_and(|until| wall >= until)
+        wall >= self.fresh_until
     }
 
     /// Whether it was verified under the same configuration and with keys that are still in use.
@@ -142,3 +142,16 @@ impl Verified {
 
 /// No table of denials has this version.
 const NO_TABLE: u64 = u64::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_each_request_reads_lies_in_two_cache_lines() {
+        const COUNTS: usize = 16;
+        assert_eq!(COUNTS + std::mem::offset_of!(Verified, entry), 64);
+        assert_eq!(size_of::<KeyEntry>(), 64);
+        assert!(COUNTS + size_of::<Verified>() <= 256);
+    }
+}

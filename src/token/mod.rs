@@ -29,6 +29,7 @@ pub mod keys;
 mod mark;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod scope_sets;
 
 pub use entry::Verified;
 pub use inquiry::Answer;
@@ -43,12 +44,14 @@ use claims::Claims;
 use issuers::Known;
 use jwt::Jwt;
 use mark::Marker;
+use scope_sets::ScopeSets;
 
 /// What all threads share of tokens.
 #[derive(Debug, Default)]
 pub struct Tokens {
     cache: Cache,
     marker: Marker,
+    scope_sets: ScopeSets,
     issuers: issuers::Issuers,
     inquiries: Inquiries,
 }
@@ -237,12 +240,13 @@ impl Tokens {
         &self,
         snapshot: &Snapshot,
         issuer: &Arc<Issuer>,
-        claims: Claims,
+        mut claims: Claims,
         origin: entry::Origin,
         now: Now,
     ) -> Result<Arc<Verified>, Failure> {
         let mark = origin.mark;
-        let verified = Verified::new(snapshot, issuer, claims, origin);
+        let scopes = self.scope_sets.shared(std::mem::take(&mut claims.scopes));
+        let verified = Verified::new(snapshot, issuer, claims, scopes, origin);
         let verified = Arc::new(verified.map_err(Failure::Invalid)?);
         if verified.is_denied(&snapshot.denials, now.wall) {
             return Err(Failure::Invalid("token_denied"));
