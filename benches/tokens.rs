@@ -3,12 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Request;
+use http::Uri;
+use http::header;
 use http::request::Parts;
 use serde_json::json;
+use tikv_jemallocator::Jemalloc;
 
 use portcullis::clock::Clock;
+use portcullis::config::Config;
+use portcullis::model::binding::Binding;
 use portcullis::model::credential::Kind;
+use portcullis::model::scope::Scope;
+use portcullis::model::scope::Scopes;
+use portcullis::snapshot::KeyEntry;
 use portcullis::snapshot::Snapshot;
+use portcullis::snapshot::key_table::KeyTable;
 
 use setup::Gate;
 use setup::now;
@@ -25,6 +38,10 @@ mod setup;
     reason = "part of the tests' harness, of which a benchmark takes some"
 )]
 mod signer;
+
+/// The gateway's own: what a token allocates costs here what it costs there.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -43,7 +60,7 @@ fn print_tables() {
         let case = Case::new(name);
         let clock = Clock::system();
         let mut nanos = 0;
-        // Made just before they are judged, as requests are read just before: all of them at once would fill no cache that a machine has.
+        // Made just before they are judged, as requests are read just before: all of them at once would fit no cache that a machine has.
         for first in (0..case.rounds).step_by(BATCH) {
             let mut heads = case.heads(first, BATCH as u32);
             let start = clock.now().mono;
@@ -87,7 +104,7 @@ fn hit_rate(in_use: u32) -> f64 {
         let found = (case.gate.tokens).recall(&case.snapshot, &mark, Kind::Jwt, now(0));
         // The first half fills it.
         hits += u32::from(request >= requests && matches!(found, Ok(Some(_))));
-        case.admit(&mut setup::head(PATH, text), 0);
+        case.admit(&mut case.head(text), 0);
     }
     f64::from(hits) * 100.0 / f64::from(requests)
 }
@@ -108,7 +125,9 @@ impl Case {
     fn new(name: &'static str) -> Case {
         let signer = signer(name);
         let (texts, rounds): (Vec<String>, u32) = match name {
-            "key" | "key-alone" => ((0..CREDENTIALS).map(setup::key).collect(), ROUNDS),
+            "key" | "key-alone" | "key-of-user" => {
+                ((0..CREDENTIALS).map(setup::key).collect(), ROUNDS)
+            }
             "cached" | "session" => (
                 (0..CREDENTIALS).map(|user| token(&signer, user)).collect(),
                 ROUNDS,
@@ -123,7 +142,10 @@ impl Case {
         let case = Case {
             name,
             gate: Gate::new(),
-            snapshot: setup::snapshot(config, CREDENTIALS),
+            snapshot: match name {
+                "key-of-user" => with_keys_of_users(config),
+                _ => setup::snapshot(config, CREDENTIALS),
+            },
             signer,
             path: match name {
                 "key-alone" => "/keys/4711?page=2",
@@ -164,11 +186,8 @@ impl Case {
 
     fn head(&self, text: &str) -> Parts {
         match self.name {
-            "session" => {
-                let cookie = format!("__Host-session={text}");
-                setup::head_with(self.path, "cookie", &cookie)
-            }
-            _ => setup::head(self.path, text),
+            "session" => head(self.path, header::COOKIE, "__Host-session=", text),
+            _ => head(self.path, header::AUTHORIZATION, "Bearer ", text),
         }
     }
 
@@ -184,6 +203,58 @@ impl Case {
     fn admit(&self, head: &mut Parts, micros: u64) {
         self.gate.admit(&self.snapshot, head, now(micros));
     }
+}
+
+/// The head of a request as a connection makes it: all its texts are parts of what was read in one piece, and none is copied.
+fn head(path: &str, field: HeaderName, word: &str, text: &str) -> Parts {
+    let texts = [
+        path,
+        "api.example",
+        "bench/1",
+        "application/json",
+        word,
+        text,
+    ];
+    let read = Bytes::from(texts.concat());
+    let mut end = 0;
+    let [target, host, agent, accept] = [path, texts[1], texts[2], texts[3]].map(|text| {
+        end += text.len();
+        read.slice(end - text.len()..end)
+    });
+    let value = |text| HeaderValue::from_maybe_shared(text).expect("a value");
+    let request = Request::get(Uri::from_maybe_shared(target).expect("a path"))
+        .header(header::HOST, value(host))
+        .header(header::USER_AGENT, value(agent))
+        .header(header::ACCEPT, value(accept))
+        .header(field, value(read.slice(end..)))
+        .body(());
+    request.expect("a valid request").into_parts().0
+}
+
+/// Keys that say as much as tokens do: whom each acts for, and what each may do.
+fn with_keys_of_users(config: Arc<Config>) -> Arc<Snapshot> {
+    let mut snapshot = setup::snapshot(config, 0);
+    let scopes: Vec<Scope> = ["leases:read", "leases:write"]
+        .into_iter()
+        .map(|scope| Scope::new(scope).expect("a scope"))
+        .collect();
+    let scopes = Scopes::Listed(scopes.into());
+    let keys = (0..CREDENTIALS).map(|user| {
+        let binding = Binding {
+            subject: Some(format!("user-{user}").into()),
+            ..Binding::default()
+        };
+        let entry = KeyEntry {
+            binding: Some(Box::new(binding)),
+            scopes: scopes.clone(),
+            ..setup::entry(user, 0)
+        };
+        (setup::digest(user), entry)
+    });
+    Arc::get_mut(&mut snapshot)
+        .expect("nobody else has it")
+        .keys = KeyTable::build(keys);
+    snapshot
 }
 
 /// What signs the tokens of this case.
@@ -206,11 +277,13 @@ fn token(signer: &Signer, user: u32) -> String {
     }))
 }
 
-/// `key-alone`: a key on a route that takes nothing else. `key`: on one that takes tokens too. `cached`: a token that is remembered. `session`: one in
-/// a cookie. The others: tokens that nobody has seen before, by their algorithm.
-const CASES: [&str; 9] = [
+/// `key-alone`: a key on a route that takes nothing else. `key`: on one that takes tokens too. `key-of-user`: one that has a user and scopes of its
+/// own, as a token has. `cached`: a token that is remembered. `session`: one in a cookie. The others: tokens that nobody has seen before, by
+/// their algorithm.
+const CASES: [&str; 10] = [
     "key-alone",
     "key",
+    "key-of-user",
     "cached",
     "session",
     "RS256",
@@ -224,8 +297,9 @@ const CREDENTIALS: u32 = 1_000;
 const ROUNDS: u32 = 20_000;
 const VERIFIED: u32 = 2_000;
 
-/// How many requests are timed together; the clock counts microseconds.
-const BATCH: usize = 64;
+/// How many requests are timed together; the clock counts microseconds. So few that their heads lie in the first cache, where a connection has just
+/// written what it judges next.
+const BATCH: usize = 8;
 const PATH: &str = "/leases/4711?page=2";
 const ISSUER: &str = "https://auth.example.org";
 const AUDIENCE: &str = "https://api.example.org";
