@@ -1,78 +1,105 @@
 //! The accept loop of one listening socket: it never spins and never dies.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::task::Poll;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::io::Errno;
-use tokio::net::TcpListener;
-use tokio::net::TcpStream;
+use rustix::net::SocketFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::gate::Peer;
 use crate::gate::Via;
 use crate::shutdown::Watch;
 
-/// A connection that the kernel has completed.
-pub(super) struct Arrival {
+/// A connection that the kernel has completed. No runtime watches it yet: most of a flood of them is gone before that is worth its cost.
+pub(super) struct Newcomer {
     pub(super) socket: TcpStream,
     pub(super) peer: Peer,
+}
+
+/// A connection that has been let in.
+pub(super) struct Arrival {
+    pub(super) socket: tokio::net::TcpStream,
+    pub(super) peer: Peer,
+    /// What has been read from it already.
+    pub(super) said: Bytes,
+}
+
+/// A descriptor of which the runtime tells when it can be read.
+#[expect(
+    deprecated,
+    reason = "sound for what owns its descriptor, as each `AsFd` here does; its successor is unsafe to call"
+)]
+pub(super) fn watched<T: AsFd + AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(source, Interest::READABLE)
 }
 
 /// Hands every connection to `arrived` until the process stops. Then, unless the socket outlives us, takes what already waits in its
 /// queue: closing the socket would reset those clients.
 pub(super) async fn run(
-    listener: TcpListener,
+    listener: AsyncFd<TcpListener>,
     outlives_us: bool,
-    arrived: impl Fn(Arrival),
+    arrived: impl Fn(Newcomer),
     mut shutdown: Watch,
 ) {
-    let bound = listener.local_addr().ok();
+    let bound = listener.get_ref().local_addr().ok();
     let take = |(socket, address)| {
         if let Some(peer) = peer_of(&socket, address, bound) {
-            arrived(Arrival { socket, peer });
+            arrived(Newcomer { socket, peer });
         }
     };
     let mut trouble = Trouble::default();
-    let mut in_a_row = 0;
     loop {
-        let accepted = tokio::select! {
+        let ready = tokio::select! {
             biased;
             _ = shutdown.stopping() => break,
-            accepted = listener.accept() => accepted,
+            ready = listener.readable() => ready,
         };
-        match accepted {
-            Ok(connection) => {
-                trouble = Trouble::default();
-                take(connection);
-                in_a_row += 1;
-                if in_a_row == IN_A_ROW_MAX {
-                    in_a_row = 0;
-                    tokio::task::yield_now().await;
-                }
+        let Ok(mut ready) = ready else {
+            break;
+        };
+        let mut taken = 0;
+        let failed = loop {
+            if taken == IN_A_ROW_MAX {
+                break None;
             }
-            Err(error) => {
-                if let Some(pause) = trouble.pause_after(&error, bound) {
-                    tokio::time::sleep(pause).await;
+            match ready.try_io(|listener| accept(listener.get_ref())) {
+                Ok(Ok(connection)) => {
+                    trouble = Trouble::default();
+                    take(connection);
+                    taken += 1;
                 }
+                Ok(Err(error)) => break Some(error),
+                // Nobody waits any more.
+                Err(_) => break None,
             }
+        };
+        drop(ready);
+        match failed.and_then(|error| trouble.pause_after(&error, bound)) {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None if taken == IN_A_ROW_MAX => tokio::task::yield_now().await,
+            None => {}
         }
     }
     if !outlives_us {
-        while let Some(connection) = waiting(&listener).await {
+        while let Ok(connection) = accept(listener.get_ref()) {
             take(connection);
         }
     }
 }
 
-/// A connection that is already in the queue.
-async fn waiting(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    poll_fn(|cx| match listener.poll_accept(cx) {
-        Poll::Ready(accepted) => Poll::Ready(accepted.ok()),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
+fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, address) = rustix::net::acceptfrom_with(listener, flags)?;
+    let address = address.ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((TcpStream::from(socket), SocketAddr::try_from(address)?))
 }
 
 fn peer_of(socket: &TcpStream, address: SocketAddr, bound: Option<SocketAddr>) -> Option<Peer> {

@@ -157,6 +157,11 @@ impl Client {
         }
     }
 
+    /// Notes that it had come at this tick already: its waits began then.
+    pub(super) fn came(&self, since: u32) {
+        self.quiet_since.set(since);
+    }
+
     /// Goes on to the next phase, whose waits begin now.
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.set(phase);

@@ -1,9 +1,11 @@
 //! From an accepted connection to HTTP requests: listeners, TLS, HTTP/1.1 and HTTP/2, caps, deadlines, drain.
 //!
-//! `run_worker` is one data thread's share: it accepts on the worker's sockets and gives each connection a task of its own, which
-//! agrees on TLS and then spawns a smaller task for the protocol that was chosen, so that an idle connection holds little. No
-//! connection has a timer: `sweep` judges all of them four times a second from what `watched` noted of their sockets.
+//! `run_worker` is one data thread's share: it accepts on the worker's sockets and, once a client of a TLS port has begun to speak (until then it
+//! waits on the `porch`), gives each connection a task of its own, which agrees on TLS and then spawns a smaller task for the protocol that was
+//! chosen, so that an idle connection holds little. No connection has a timer: `sweep` judges all of them four times a second from what
+//! `watched` noted of their sockets.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -21,8 +23,6 @@ use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpListener;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::task::spawn_local;
 use tokio::time::Interval;
@@ -47,12 +47,15 @@ use crate::upstream::ClientBody;
 use crate::upstream::Transport;
 
 use accept::Arrival;
+use accept::Newcomer;
 use client::Client;
 use client::Phase;
 use connection::Bounds;
 use counters::ConnectionCounters;
 use counters::Place;
 use listener::WorkerSockets;
+use porch::Guest;
+use porch::Porch;
 use proxy_header::Header;
 use sweep::Registry;
 use turns::Turns;
@@ -68,6 +71,7 @@ mod frames;
 mod http1;
 pub mod listener;
 mod plaintext;
+mod porch;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 mod proxy_header;
@@ -95,7 +99,7 @@ pub async fn run_worker(
     let settings = Box::new(move || Settings::of(&snapshot.load().config));
     let explainer = Rc::clone(&worker);
     let explain = Box::new(move || tls_expected(&explainer));
-    let edge = Edge::new(settings, tls, counters, explain);
+    let edge = Edge::new(settings, tls, counters, explain)?;
     let refuser = Rc::clone(&worker);
     let secure: Start = Rc::new(move |seat, arrival| {
         let worker = Rc::clone(&worker);
@@ -158,6 +162,10 @@ struct Edge {
     explain: Box<dyn Fn() -> Response<Bytes>>,
     registry: Registry,
     turns: Rc<Turns>,
+    /// Who has not said a word.
+    porch: Porch,
+    /// The number below which clients' descriptors stay, as of the last sweep: `prlimit` may change it while we run.
+    files: Cell<u64>,
 }
 
 impl Edge {
@@ -166,15 +174,17 @@ impl Edge {
         tls: Arc<ArcSwap<ServerConfig>>,
         counters: Arc<ConnectionCounters>,
         explain: Box<dyn Fn() -> Response<Bytes>>,
-    ) -> Rc<Edge> {
-        Rc::new(Edge {
+    ) -> io::Result<Rc<Edge>> {
+        Ok(Rc::new(Edge {
             settings,
             tls,
             counters,
             explain,
             registry: Registry::new(),
             turns: Turns::new(),
-        })
+            porch: Porch::new()?,
+            files: Cell::new(descriptors::clients_below()),
+        }))
     }
 
     async fn run(
@@ -188,12 +198,16 @@ impl Edge {
         let inherited = sockets.inherited;
         let secure = sockets.https.into_iter().map(|socket| (socket, &secure));
         let plain = sockets.http.into_iter().map(|socket| (socket, &plain));
-        for (socket, start) in secure.chain(plain) {
-            let socket = TcpListener::from_std(socket)?;
+        let doors = secure
+            .map(|door| (door, true))
+            .chain(plain.map(|door| (door, false)));
+        for ((socket, start), tls) in doors {
+            let socket = accept::watched(socket)?;
             let (edge, start) = (Rc::clone(&self), Rc::clone(start));
-            let arrived = move |arrival| edge.let_in(arrival, &start);
+            let arrived = move |newcomer| edge.let_in(newcomer, &start, tls);
             accepting.spawn_local(accept::run(socket, inherited, arrived, shutdown.clone()));
         }
+        let attending = spawn_local(Rc::clone(&self).attend());
         self.counters
             .worker_started(Arc::clone(self.registry.tick()));
         let mut sweep = tokio::time::interval(sweep::PERIOD);
@@ -204,17 +218,30 @@ impl Edge {
         if let State::Draining(timeout) = state {
             tokio::select! {
                 biased;
-                () = self.registry.emptied() => {}
+                () = self.emptied() => {}
                 () = self.drain(&mut sweep) => {}
                 () = tokio::time::sleep(timeout) => {}
                 () = shutdown.now() => {}
             }
         }
+        attending.abort();
+        self.porch.clear();
         self.end().await;
         Ok(())
     }
 
-    async fn serve(&self, sweep: &mut Interval, shutdown: &mut Watch) -> State {
+    /// Waits until no connection is left, not even one that waits on the porch.
+    async fn emptied(&self) {
+        loop {
+            self.registry.emptied().await;
+            if self.porch.is_empty() {
+                return;
+            }
+            self.porch.emptied().await;
+        }
+    }
+
+    async fn serve(self: &Rc<Self>, sweep: &mut Interval, shutdown: &mut Watch) -> State {
         loop {
             tokio::select! {
                 state = shutdown.stopping() => return state,
@@ -224,7 +251,7 @@ impl Edge {
     }
 
     /// Tells every connection to finish, and judges on; never ends.
-    async fn drain(&self, sweep: &mut Interval) {
+    async fn drain(self: &Rc<Self>, sweep: &mut Interval) {
         sweep.reset_immediately();
         loop {
             sweep.tick().await;
@@ -232,9 +259,11 @@ impl Edge {
         }
     }
 
-    fn turn(&self, draining: bool) {
+    fn turn(self: &Rc<Self>, draining: bool) {
         let bounds = (self.settings)().connections;
         self.registry.turn(&bounds, &self.counters, draining);
+        self.judge_guests(sweep::ticks(bounds.handshake_timeout), draining);
+        self.files.set(descriptors::clients_below());
     }
 
     /// Cuts what is left.
@@ -253,28 +282,45 @@ impl Edge {
         }
     }
 
-    /// Gives a connection its place under the caps and its task, or closes it.
-    fn let_in(self: &Rc<Self>, mut arrival: Arrival, start: &Start) {
-        if !descriptors::client_may_stay(&arrival.socket) {
+    /// Whether enough descriptors are left beside this one.
+    fn has_file_for(&self, socket: &std::net::TcpStream) -> bool {
+        descriptors::is_below(socket, self.files.get()) || {
+            // The limit may have been raised since.
+            self.files.set(descriptors::clients_below());
+            descriptors::is_below(socket, self.files.get())
+        }
+    }
+
+    /// Gives a connection its place under the caps, or closes it. On a TLS port it is heard before it gets a task; behind a proxy that says who it
+    /// is, its task reads that first.
+    fn let_in(self: &Rc<Self>, newcomer: Newcomer, start: &Start, tls: bool) {
+        let Newcomer { socket, mut peer } = newcomer;
+        if !self.has_file_for(&socket) {
             let refused = &self.counters.refused_descriptors;
             refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let settings = (self.settings)();
         let (caps, proxies) = (settings.connections, settings.proxies);
-        let client = arrival.peer.address.ip();
+        let client = peer.address.ip();
         let trusted = !proxies.networks.is_empty() && proxies.include(client);
         let place = if trusted && proxies.proxy_protocol {
             self.counters.enter_unnamed(caps.total_max)
         } else {
             if trusted && proxies.headers {
-                arrival.peer.via = Via::TrustedProxy;
+                peer.via = Via::TrustedProxy;
             }
             self.counters
                 .enter(client, caps.total_max, caps.per_address_max)
         };
-        if let Ok(place) = place {
-            start(Seat::new(self, place), arrival);
+        let Ok(place) = place else {
+            return;
+        };
+        let heard = tls && place.is_named();
+        let guest = Guest::new(socket, peer, place, Rc::clone(start), self.registry.now());
+        match heard {
+            true => self.receive(guest),
+            false => self.begin(guest, Bytes::new()),
         }
     }
 }
@@ -287,9 +333,11 @@ struct Seat {
 }
 
 impl Seat {
-    fn new(edge: &Rc<Edge>, place: Place) -> Seat {
+    /// A seat for who came at this tick.
+    fn new(edge: &Rc<Edge>, place: Place, since: u32) -> Seat {
         let progress = Progress::new(Arc::clone(edge.registry.tick()));
         let client = Client::new(Arc::new(progress), Arc::clone(&edge.counters));
+        client.came(since);
         let client = Rc::new(client);
         edge.registry.join(&client);
         Seat {
@@ -333,8 +381,9 @@ impl Seat {
         Some((self, arrival))
     }
 
-    fn watch(&self, socket: TcpStream, expect_tls: bool) -> Watched {
-        Watched::new(socket, Arc::clone(&self.client.progress), expect_tls)
+    fn watch(&self, arrival: Arrival, expect_tls: bool) -> Watched {
+        let Arrival { socket, said, .. } = arrival;
+        Watched::new(socket, said, Arc::clone(&self.client.progress), expect_tls)
     }
 
     /// After our side is closed: waits for the client to close, so that our last bytes reach it. The sweep bounds the time.
@@ -411,10 +460,12 @@ where
     };
     let peer = arrival.peer;
     let handshake = async {
-        // A client that says nothing costs no session of TLS. What goes wrong here goes wrong below as well.
-        let _ = arrival.socket.readable().await;
+        if arrival.said.is_empty() {
+            // A client that says nothing costs no session of TLS. What goes wrong here goes wrong below as well.
+            let _ = arrival.socket.readable().await;
+        }
         let acceptor = TlsAcceptor::from(seat.edge.tls.load_full());
-        acceptor.accept(seat.watch(arrival.socket, true)).await
+        acceptor.accept(seat.watch(arrival, true)).await
     };
     let shaken = {
         let handshake = pin!(handshake);
@@ -448,8 +499,9 @@ where
             None => return,
         },
     };
-    let socket = seat.watch(arrival.socket, false);
-    speak_http1(seat, socket, false, arrival.peer, answer).await;
+    let peer = arrival.peer;
+    let socket = seat.watch(arrival, false);
+    speak_http1(seat, socket, false, peer, answer).await;
 }
 
 async fn speak_http1<T, H, F, B>(seat: Seat, io: T, keep_alive: bool, peer: Peer, answer: H)

@@ -16,7 +16,7 @@ pub(super) async fn explain(mut socket: TcpStream, answer: Response<Bytes>) -> i
 }
 
 /// The answer as it stands on the wire; a date is not worth a clock here.
-fn written(answer: &Response<Bytes>) -> Vec<u8> {
+pub(super) fn written(answer: &Response<Bytes>) -> Vec<u8> {
     let mut bytes = format!("HTTP/1.1 {}\r\n", answer.status()).into_bytes();
     for (name, value) in answer.headers() {
         bytes.extend_from_slice(name.as_str().as_bytes());

@@ -44,6 +44,11 @@ impl Registry {
         &self.tick
     }
 
+    /// What that clock says.
+    pub(super) fn now(&self) -> u32 {
+        self.tick.load(Ordering::Relaxed)
+    }
+
     /// Takes a connection under the sweep; pair with `leave`.
     pub(super) fn join(&self, client: &Rc<Client>) {
         let mut clients = self.clients.borrow_mut();
@@ -151,7 +156,7 @@ impl Limits {
 }
 
 /// Ticks that surely last this long once exceeded.
-fn ticks(span: Duration) -> u32 {
+pub(super) fn ticks(span: Duration) -> u32 {
     let ticks = span.as_millis().div_ceil(PERIOD.as_millis());
     u32::try_from(ticks).unwrap_or(u32::MAX)
 }
@@ -271,7 +276,7 @@ impl View {
 }
 
 /// How long a fresh connection may still bring its first request when the drain begins: 1 s.
-const DRAIN_GRACE: u32 = 4;
+pub(super) const DRAIN_GRACE: u32 = 4;
 /// How long a drain leaves a kept HTTP/1.1 connection open for a request that is on its way already: half a second.
 const IDLE_GRACE: u32 = 2;
 /// How long a drain waits for the rest of a head or a handshake: 2 s.
@@ -279,7 +284,7 @@ const DRAIN_HEAD: u32 = 8;
 /// How long a connection without a request may take to say goodbye: 2 s.
 const FINISH_GRACE: u32 = 8;
 /// How long a closed connection is read from so that the client gets our last bytes: 2 s.
-const LINGER: u32 = 8;
+pub(super) const LINGER: u32 = 8;
 
 #[cfg(test)]
 mod tests {

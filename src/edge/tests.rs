@@ -149,12 +149,14 @@ impl Gateway {
                     .enable_all()
                     .build()
                     .unwrap();
+                let _entered = runtime.enter();
                 let edge = Edge::new(
                     Box::new(move || settings.clone()),
                     tls,
                     counters,
                     Box::new(in_clear),
-                );
+                )
+                .unwrap();
                 let (secure, plain) = (start_secure(hold), start_plain());
                 tokio::task::LocalSet::new()
                     .block_on(&runtime, edge.run(sockets, secure, plain, watch))
@@ -557,6 +559,141 @@ async fn a_slow_handshake_is_cut() {
     let _ = read_to_end(&mut slow).await;
     becomes(&gateway.counters.handshake_timeout, 1).await;
     assert!(get(&mut quick).await.ends_with("hello"));
+}
+
+impl Gateway {
+    /// So many connections that say nothing, let in.
+    async fn silent(&self, count: usize) -> Vec<TcpStream> {
+        let accepted = value(&self.counters.accepted) + count as u64;
+        let mut silent = Vec::new();
+        for _ in 0..count {
+            silent.push(TcpStream::connect(self.https).await.unwrap());
+        }
+        becomes(&self.counters.accepted, accepted).await;
+        silent
+    }
+
+    /// Waits until so many connections are open.
+    async fn holds(&self, open: usize) {
+        let reached = async {
+            while self.counters.active.load(Ordering::Relaxed) != open {
+                tokio::task::yield_now().await;
+            }
+        };
+        patient(reached).await;
+    }
+}
+
+// S22: who says nothing is cut in time and counted, and its place is free again.
+#[tokio::test]
+async fn silent_connections_are_cut_and_counted() {
+    let mut settings = settings();
+    settings.connections.handshake_timeout = Duration::from_millis(500);
+    let gateway = Gateway::start(settings);
+    let mut quick = gateway.connect().await;
+    let begun = tokio::time::Instant::now();
+    for socket in &mut gateway.silent(50).await {
+        assert_eq!(read_to_end(socket).await.unwrap(), b"");
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    becomes(&gateway.counters.handshake_timeout, 50).await;
+    gateway.holds(1).await;
+    assert!(get(&mut quick).await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn who_speaks_late_is_served_whoever_left_before() {
+    let gateway = Gateway::start(settings());
+    let mut silent = gateway.silent(30).await;
+    let mut odd = false;
+    silent.retain(|_| {
+        odd = !odd;
+        odd
+    });
+    gateway.holds(15).await;
+    silent.extend(gateway.silent(30).await);
+    for socket in silent {
+        let mut stream = gateway
+            .handshake(socket, NAME, &[&TLS13], &[])
+            .await
+            .unwrap();
+        assert!(get(&mut stream).await.ends_with("hello"));
+    }
+    gateway.holds(0).await;
+    becomes(&gateway.counters.handshake_failed, 0).await;
+}
+
+#[tokio::test]
+async fn a_hello_in_pieces_is_put_together() {
+    let gateway = Gateway::start(settings());
+    let hello = {
+        let mut client = rustls::ClientConnection::new(
+            Arc::new(
+                ClientConfig::builder()
+                    .with_root_certificates(RootCertStore::empty())
+                    .with_no_client_auth(),
+            ),
+            ServerName::try_from(NAME).unwrap(),
+        )
+        .unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        hello
+    };
+    let mut socket = gateway.silent(1).await.remove(0);
+    for byte in hello {
+        socket.write_all(&[byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    // A ServerHello, not an alert.
+    let mut first = [0];
+    patient(socket.read_exact(&mut first)).await.unwrap();
+    assert_eq!(first, [0x16]);
+}
+
+// S25: the same whether the words were there at once or came later; who does not close is not waited for.
+#[tokio::test]
+async fn plain_http_after_a_silence_gets_the_same_400() {
+    let gateway = Gateway::start(settings());
+    let mut socket = gateway.silent(1).await.remove(0);
+    socket.write_all(GET).await.unwrap();
+    let answer = String::from_utf8(read_to_end(&mut socket).await.unwrap()).unwrap();
+    assert!(answer.ends_with("\r\n\r\nin clear"), "{answer}");
+    becomes(&gateway.counters.plaintext_on_tls, 1).await;
+    socket.write_all(GET).await.unwrap();
+    gateway.holds(0).await;
+    becomes(&gateway.counters.plaintext_on_tls, 1).await;
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_the_silent_but_hears_who_speaks_in_time() {
+    let mut gateway = Gateway::start(settings());
+    let mut silent = gateway.silent(2).await;
+    let speaks = silent.remove(0);
+    gateway.shutdown.terminate(PATIENCE);
+    let mut stream = gateway
+        .handshake(speaks, NAME, &[&TLS13], &[])
+        .await
+        .unwrap();
+    assert!(get(&mut stream).await.ends_with("hello"));
+    drop(stream);
+    assert_eq!(read_to_end(&mut silent[0]).await.unwrap(), b"");
+    gateway.ended().await;
+    assert_eq!(gateway.counters.active.load(Ordering::Relaxed), 0);
+    assert_eq!(value(&gateway.counters.handshake_timeout), 0);
+}
+
+#[tokio::test]
+async fn a_second_terminate_cuts_the_silent_at_once() {
+    let mut gateway = Gateway::start(settings());
+    let mut silent = gateway.silent(3).await;
+    gateway.shutdown.terminate(PATIENCE * 10);
+    gateway.shutdown.terminate(PATIENCE * 10);
+    for socket in &mut silent {
+        assert_eq!(read_to_end(socket).await.unwrap(), b"");
+    }
+    gateway.ended().await;
+    assert_eq!(gateway.counters.active.load(Ordering::Relaxed), 0);
 }
 
 /// Writes a byte now and then until the other side is gone.

@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 
+use bytes::Buf;
+use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
@@ -86,6 +88,13 @@ impl Progress {
         self.reading_since.load(Ordering::Relaxed)
     }
 
+    /// Notes that something has come.
+    pub(super) fn note_begun(&self) {
+        if self.reading_since() == 0 {
+            self.reading_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
     /// Starts waiting for a first byte anew.
     pub(super) fn forget_reads(&self) {
         self.reading_since.store(0, Ordering::Relaxed);
@@ -148,11 +157,7 @@ impl Progress {
 
     fn note_read(&self, result: &Poll<io::Result<()>>, bytes: usize) {
         match result {
-            Poll::Ready(Ok(())) if bytes > 0 => {
-                if self.reading_since() == 0 {
-                    self.reading_since.store(self.now(), Ordering::Relaxed);
-                }
-            }
+            Poll::Ready(Ok(())) if bytes > 0 => self.note_begun(),
             Poll::Ready(_) => self.ended.store(true, Ordering::Relaxed),
             Poll::Pending => {}
         }
@@ -176,15 +181,23 @@ impl Progress {
 pub(super) struct Watched {
     /// `None` only while it is being dropped.
     socket: Option<TcpStream>,
+    /// What was read from it before it was watched, and is still to be given out.
+    said: Bytes,
     progress: Arc<Progress>,
     /// Whether the next byte is the first and must open a TLS record.
     expect_tls: bool,
 }
 
 impl Watched {
-    pub(super) fn new(socket: TcpStream, progress: Arc<Progress>, expect_tls: bool) -> Watched {
+    pub(super) fn new(
+        socket: TcpStream,
+        said: Bytes,
+        progress: Arc<Progress>,
+        expect_tls: bool,
+    ) -> Watched {
         Watched {
             socket: Some(socket),
+            said,
             progress,
             expect_tls,
         }
@@ -193,6 +206,18 @@ impl Watched {
     fn socket(&mut self) -> Pin<&mut TcpStream> {
         let socket = self.socket.as_mut();
         Pin::new(socket.expect("the socket is there until drop"))
+    }
+
+    /// Gives out what was read before.
+    fn repeat(&mut self, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let count = self.said.len().min(buffer.remaining());
+        buffer.put_slice(&self.said[..count]);
+        self.said.advance(count);
+        if self.said.is_empty() {
+            // Its memory is given back.
+            self.said = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Looks at the first byte of a TLS port while it passes: a peek would cost a system call per connection. The error
@@ -232,7 +257,10 @@ impl AsyncRead for Watched {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let result = self.socket().poll_read(cx, buffer);
+        let result = match self.said.is_empty() {
+            true => self.socket().poll_read(cx, buffer),
+            false => self.repeat(buffer),
+        };
         let bytes = &buffer.filled()[before..];
         self.progress.note_read(&result, bytes.len());
         if self.expect_tls {
