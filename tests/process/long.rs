@@ -54,6 +54,13 @@ const P99_MAX: Duration = Duration::from_millis(500);
 
 const RELOADS: usize = 3_000;
 
+/// Keys that are made, used, regenerated and revoked while memory is watched, and before that, until the store's own cache (2 MiB a database) is full.
+const LIVES: usize = 2_000;
+const LIVES_BEFORE: usize = 1_500;
+
+/// What a key that has ended may still hold in memory, bytes: its tombstone, and for an hour its windows and what it used.
+const BYTES_PER_LIFE_MAX: usize = 1_024;
+
 /// The text of the key with this number: of our shape, with its checksum.
 fn text(number: usize, letter: u8) -> String {
     let mut random = [letter; 30];
@@ -291,4 +298,79 @@ fn thousands_of_reloads() {
     assert_eq!(left, QUOTA - took.len() as u64);
     assert!(grown < RELOADS_BYTES_MAX, "{grown} bytes more");
     assert!(p99(&took) < P99_MAX, "{:?}", p99(&took));
+}
+
+/// One call of the API over the admin socket, without starting a process for it.
+fn call(site: &Site, path: &str, body: &str) -> serde_json::Value {
+    let mut socket = UnixStream::connect(site.setup.directory().join("admin.sock")).unwrap();
+    let length = body.len();
+    write!(
+        socket,
+        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap()
+}
+
+/// A key is made, used, given a new text, used, and revoked.
+fn live(site: &Site, client: &mut Http1) {
+    let made = call(
+        site,
+        "/v1/keys",
+        r#"{"tenant": "acme", "name": "one of many", "inherit": true}"#,
+    );
+    let id = made["id"].as_str().unwrap();
+    let mut status = |text: &serde_json::Value| {
+        let request = Request::get("/any").bearer(text.as_str().unwrap());
+        client.exchange(&request).status
+    };
+    assert_eq!(status(&made["text"]), 200);
+    let fresh = call(site, &format!("/v1/keys/{id}/regenerate"), "{}");
+    assert_eq!(status(&fresh["text"]), 200);
+    call(site, &format!("/v1/keys/{id}/revoke"), "");
+    assert_eq!(status(&fresh["text"]), 401);
+}
+
+// CHECK15: a key that has ended leaves rows on disk and little else: what the soak's memory goes on growing by is bounded by key.
+#[test]
+#[ignore = "thousands of keys, for a minute or more: tests/run --long"]
+fn thousands_of_keys_come_and_go() {
+    let upstream = Upstream::start();
+    let setup = Setup::limited(&upstream, "100000000/hour", "unlimited")
+        .set("log", "access", "\"off\"")
+        .set("auth", "failures", "\"unlimited\"");
+    let site = Site::of(setup);
+    let running = start(&site);
+    let mut client = Http1::tls(site.https);
+    let size = |name: &str| {
+        fs::metadata(site.setup.directory().join("state").join(name)).map_or(0, |data| data.len())
+    };
+    let told = |lives: usize| {
+        let bytes = resident_bytes(&running);
+        println!(
+            "{lives} keys: {} KiB, keys.db {} KiB, counters.db {} KiB",
+            bytes / 1024,
+            size("keys.db") / 1024,
+            size("counters.db") / 1024
+        );
+        bytes
+    };
+    told(0);
+    let mut before = 0;
+    for lives in 1..=LIVES_BEFORE + LIVES {
+        live(&site, &mut client);
+        if lives % 500 == 0 {
+            let bytes = told(lives);
+            if lives == LIVES_BEFORE {
+                before = bytes;
+            }
+        }
+    }
+    let each = resident_bytes(&running).saturating_sub(before) / LIVES;
+    println!("{LIVES} keys came and went: {each} bytes for each");
+    assert!(each < BYTES_PER_LIFE_MAX, "{each} bytes for each");
 }
