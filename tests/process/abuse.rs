@@ -266,6 +266,13 @@ fn slowhttptest_finds_no_open_door() {
             .output()
             .expect("this test needs slowhttptest; install it, or leave it out by PORTCULLIS_WITHOUT=slowhttptest");
         let text = without_colours(&String::from_utf8_lossy(&output.stdout));
+        let end = text
+            .lines()
+            .filter(|line| line.starts_with("Test ended") || line.starts_with("Exit status"));
+        println!(
+            "slowhttptest {words:?}: {}",
+            end.collect::<Vec<_>>().join("; ")
+        );
         // A reader this slow does not see that it is cut; the gateway's own count tells.
         assert!(
             words[0] == "-X" || text.contains("No open connections left"),
