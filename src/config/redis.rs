@@ -28,6 +28,10 @@ pub struct Redis {
     pub user: Option<String>,
     /// Its password; `None` is none.
     pub password: Option<SecretSource>,
+    /// The ACL user of the Sentinels; `None` is `default`.
+    pub sentinel_user: Option<String>,
+    /// Their password, which is never that of the primary by itself; `None` is none.
+    pub sentinel_password: Option<SecretSource>,
     /// Whether it is spoken to over TLS (the Sentinels too).
     pub tls: bool,
     /// Certificates that its own is checked against; `None` is the system's.
@@ -51,6 +55,8 @@ impl Default for Redis {
             sentinel: None,
             user: None,
             password: None,
+            sentinel_user: None,
+            sentinel_password: None,
             tls: false,
             ca: None,
             prefix: PREFIX.to_owned(),
@@ -79,17 +85,22 @@ impl Redis {
             read.and_then(Spanned::into_inner)
         };
         let (sentinel, user, node) = (name("redis_sentinel"), name("redis_user"), name("node"));
-        if let Some(at) = table
-            .place("redis_password")
-            .filter(|_| table.has("redis_password"))
-        {
-            // It may be the secret itself.
-            table.notes().hide(at);
-        }
-        let password = table.word("redis_password", |text| match text {
-            "" => Ok(None),
-            text => secrets::source(text, base).map(Some),
-        });
+        let sentinel_user = name("redis_sentinel_user");
+        let mut password = |key: &'static str| {
+            if let Some(at) = table.place(key).filter(|_| table.has(key)) {
+                // It may be the secret itself.
+                table.notes().hide(at);
+            }
+            let read = table.word(key, |text| match text {
+                "" => Ok(None),
+                text => secrets::source(text, base).map(Some),
+            });
+            read.and_then(Spanned::into_inner)
+        };
+        let (own, of_sentinel) = (
+            password("redis_password"),
+            password("redis_sentinel_password"),
+        );
         let ca = table.word("redis_ca", |text| match text {
             "" => Ok(None),
             text => path(base, text).map(Some),
@@ -100,7 +111,9 @@ impl Redis {
             sentinel,
             user,
             node,
-            password: password.and_then(Spanned::into_inner),
+            password: own,
+            sentinel_user,
+            sentinel_password: of_sentinel,
             tls: table.flag("redis_tls", false),
             ca: ca.and_then(Spanned::into_inner),
             prefix: prefix.map_or_else(|| PREFIX.to_owned(), Spanned::into_inner),
@@ -170,6 +183,20 @@ impl Redis {
                 "write redis_password = \"env:NAME\" or \"file:PATH\"",
             );
         }
+        if self.sentinel_user.is_some() && self.sentinel_password.is_none() {
+            refuse(
+                "redis_sentinel_user",
+                "redis_sentinel_user has no password",
+                "write redis_sentinel_password = \"env:NAME\" or \"file:PATH\"",
+            );
+        }
+        if self.sentinel_password.is_some() && self.sentinel.is_none() {
+            refuse(
+                "redis_sentinel_password",
+                "redis_sentinel_password is of no use without Sentinel",
+                "write redis_sentinel = \"NAME\", or take it out; the password of the server itself is redis_password",
+            );
+        }
         if self.ca.is_some() && !self.tls {
             refuse(
                 "redis_ca",
@@ -184,8 +211,16 @@ impl Redis {
         out.list("redis_servers", &self.servers);
         out.text("redis_sentinel", &name(&self.sentinel));
         out.text("redis_user", &name(&self.user));
-        let password = self.password.as_ref().map(secrets::show);
-        out.text("redis_password", &password.unwrap_or_default());
+        let password = |from: &Option<SecretSource>| {
+            let shown = from.as_ref().map(secrets::show);
+            shown.unwrap_or_default()
+        };
+        out.text("redis_password", &password(&self.password));
+        out.text("redis_sentinel_user", &name(&self.sentinel_user));
+        out.text(
+            "redis_sentinel_password",
+            &password(&self.sentinel_password),
+        );
         out.bare("redis_tls", self.tls);
         out.path("redis_ca", self.ca.as_deref().unwrap_or(Path::new("")));
         out.text("redis_prefix", &self.prefix);
@@ -209,11 +244,13 @@ fn word(text: &str) -> Result<String, Wrong> {
     }
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
     "redis_servers",
     "redis_sentinel",
     "redis_user",
     "redis_password",
+    "redis_sentinel_user",
+    "redis_sentinel_password",
     "redis_tls",
     "redis_ca",
     "redis_prefix",

@@ -13,9 +13,11 @@ use redis::RedisConnectionInfo;
 use redis::RedisError;
 use redis::RedisResult;
 use redis::TlsCertificates;
+use zeroize::Zeroizing;
 
 use crate::config::Redis;
 use crate::config::secrets;
+use crate::model::issuer::SecretSource;
 use crate::store::StoreError;
 
 /// One connection, made when it is needed and thrown away when it fails. Blocking: for control threads and commands alone.
@@ -141,7 +143,12 @@ impl Link {
 
     /// Who the primary is, by one Sentinel.
     fn primary(&self, sentinel: &str, master: &str) -> Result<Option<String>, StoreError> {
-        let mut connection = self.open(sentinel, None)?;
+        let (user, password) = (
+            &self.settings.sentinel_user,
+            &self.settings.sentinel_password,
+        );
+        let password = self.secret("redis_sentinel_password", password.as_ref())?;
+        let mut connection = self.open(sentinel, user.as_deref(), password.as_ref())?;
         let found: RedisResult<Option<(String, u16)>> = redis::cmd("SENTINEL")
             .arg("get-master-addr-by-name")
             .arg(master)
@@ -155,13 +162,9 @@ impl Link {
 
     /// A connection to a server that is a primary and drops nothing when its memory is full.
     fn usable(&mut self, address: &str) -> Result<Connection, StoreError> {
-        let password = self.settings.password.as_ref();
-        let password = password.map(secrets::read).transpose();
-        let password = password.map_err(|why| StoreError::Unfit {
-            server: self.shown(),
-            what: format!("redis_password: {why}"),
-        })?;
-        let mut connection = self.open(address, password.as_ref().map(|text| text.as_str()))?;
+        let password = self.secret("redis_password", self.settings.password.as_ref())?;
+        let user = self.settings.user.as_deref();
+        let mut connection = self.open(address, user, password.as_ref())?;
         let info: String = redis::cmd("INFO")
             .query(&mut connection)
             .map_err(|error| self.sorted(&error))?;
@@ -196,8 +199,25 @@ impl Link {
         }
     }
 
-    fn open(&self, address: &str, password: Option<&str>) -> Result<Connection, StoreError> {
-        let client = self.client(address, password);
+    fn secret(
+        &self,
+        key: &str,
+        source: Option<&SecretSource>,
+    ) -> Result<Option<Zeroizing<String>>, StoreError> {
+        let secret = source.map(secrets::read).transpose();
+        secret.map_err(|why| StoreError::Unfit {
+            server: self.shown(),
+            what: format!("{key}: {why}"),
+        })
+    }
+
+    fn open(
+        &self,
+        address: &str,
+        user: Option<&str>,
+        password: Option<&Zeroizing<String>>,
+    ) -> Result<Connection, StoreError> {
+        let client = self.client(address, user, password);
         let opened =
             client.and_then(|client| client.get_connection_with_timeout(self.settings.timeout));
         let connection = opened.map_err(|error| self.sorted_at(address, &error))?;
@@ -209,7 +229,12 @@ impl Link {
         Ok(connection)
     }
 
-    fn client(&self, address: &str, password: Option<&str>) -> RedisResult<Client> {
+    fn client(
+        &self,
+        address: &str,
+        user: Option<&str>,
+        password: Option<&Zeroizing<String>>,
+    ) -> RedisResult<Client> {
         let (host, port) = address.rsplit_once(':').unwrap_or((address, "6379"));
         let host = host
             .trim_start_matches('[')
@@ -218,8 +243,8 @@ impl Link {
         let port = port.parse().unwrap_or(6_379);
         let mut signing = RedisConnectionInfo::default();
         if let Some(password) = password {
-            signing = signing.set_password(password);
-            if let Some(user) = &self.settings.user {
+            signing = signing.set_password(password.as_str());
+            if let Some(user) = user {
                 signing = signing.set_username(user);
             }
         }
