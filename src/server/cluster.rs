@@ -39,9 +39,7 @@ pub(crate) fn join(
         return Ok(None);
     }
     let last_heard = store.last_heard()?;
-    let mut nodes = Nodes::join(&settings.redis, &store.node_id()?)?;
-    // Before anything is read: a fence that is asked for from now on waits for this node.
-    let joined = nodes.beat(&Position::default(), false);
+    let (nodes, joined) = join_as_one(store, settings)?;
     let member = Membership(Some(nodes));
     if let Ok(all) = &joined {
         store.note_peers(all.len().max(1))?;
@@ -53,6 +51,40 @@ pub(crate) fn join(
     };
     let max_stale = settings.redis.max_stale;
     Ok(Some((Contact::new(now.mono, before, max_stale), member)))
+}
+
+/// Joins under an id that no other live node has.
+fn join_as_one(
+    store: &mut Store,
+    settings: &StoreConfig,
+) -> Result<(Nodes, Result<Vec<Node>, StoreError>), StoreError> {
+    let place = store.place()?;
+    let mut nodes = Nodes::join(&settings.redis, &store.node_id()?, &place)?;
+    // Before anything is read: a fence that is asked for from now on waits for this node.
+    let mut joined = nodes.beat(&Position::default(), false);
+    let twin = match &joined {
+        Ok(all) => nodes.lives_elsewhere(all),
+        Err(_) => Ok(false),
+    };
+    match twin {
+        Ok(false) => {}
+        Err(error) => joined = Err(error),
+        Ok(true) => {
+            let known = store.node_id()?;
+            store.take_new_id()?;
+            let id = store.node_id()?;
+            tracing::warn!(
+                known,
+                id,
+                "another gateway runs under the id of this node: the directory of [store] path was copied from there; this node has an id of its own from now on"
+            );
+            let earlier = Membership(Some(nodes));
+            nodes = Nodes::join(&settings.redis, &id, &place)?;
+            joined = nodes.beat(&Position::default(), false);
+            drop(earlier);
+        }
+    }
+    Ok((nodes, joined))
 }
 
 /// A place among the nodes; given up when a start comes to nothing.

@@ -269,7 +269,8 @@ fn ended_alone(current: &Snapshot, state: &State) -> Result<Snapshot, StoreError
 }
 
 /// Waits until change `seq` is in force on every node, or those that lack it have been silent for a lease; says on how many it is. `own` is
-/// the node that asks, where it is one of them: a store that was emptied knows nobody until the nodes have told it, this one among them.
+/// the node that asks, where it is one of them: a store that was emptied knows nobody until the nodes have told it, this one among them. Who asks and
+/// is none of them waits until any has.
 ///
 /// # Errors
 /// Nodes lack it: each is named, with the latest moment until which it may still admit (exit 69).
@@ -279,19 +280,23 @@ pub fn fence(settings: &Redis, own: Option<&str>, seq: u64) -> Result<usize, Ver
     loop {
         looks += 1;
         let all = nodes.beat(&Position::default(), false).map_err(unknown)?;
-        let knows_own = own.is_none_or(|own| all.iter().any(|node| node.id == own));
+        let knows = match own {
+            Some(own) => all.iter().any(|node| node.id == own),
+            None => nodes.are_known(),
+        };
         let (done, lack): (Vec<Node>, Vec<Node>) =
             all.into_iter().partition(|node| node.applied >= seq);
-        if lack.is_empty() && knows_own {
+        if lack.is_empty() && knows {
             return Ok(done.len());
         }
         let may_come = |node: &Node| node.is_there() && !node.held_up;
-        let waiting = (!knows_own || lack.iter().any(may_come)) && looks < FENCE_LOOKS;
+        let waiting = (!knows || lack.iter().any(may_come)) && looks < FENCE_LOOKS;
         if !waiting && lack.is_empty() {
-            return Err(unknown(StoreError::away(
-                settings.servers.join(", "),
-                "it has not heard of this node since it was emptied",
-            )));
+            let what = match own {
+                Some(_) => "it has not heard of this node since it was emptied",
+                None => "it was emptied, and has heard of no node since",
+            };
+            return Err(unknown(StoreError::away(settings.servers.join(", "), what)));
         }
         if !waiting {
             return Err(not_everywhere(&done, &lack));

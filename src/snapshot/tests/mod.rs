@@ -376,7 +376,7 @@ fn a_fence_in_an_emptied_store_waits_for_its_own_node() {
         assert!(!fence.is_finished(), "it waits: {:?}", fence.join());
         std::thread::yield_now();
     }
-    let mut nodes = Nodes::join(&server.settings, "one").unwrap();
+    let mut nodes = Nodes::join(&server.settings, "one", "at-/srv1").unwrap();
     nodes.beat(&Position::default(), false).unwrap();
     assert_eq!(fence.join().unwrap().unwrap(), 1);
 }

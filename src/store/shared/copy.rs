@@ -28,6 +28,12 @@ pub(in crate::store) fn node_id(connection: &Connection) -> rusqlite::Result<Str
     connection.query_row("SELECT node FROM shared", [], |row| row.get(0))
 }
 
+/// From now on it is called something else: the file is a copy of another node's.
+pub(in crate::store) fn take_new_id(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("UPDATE shared SET node = lower(hex(randomblob(6)))", [])?;
+    Ok(())
+}
+
 /// When the shared store was last heard, as far as the file says.
 pub(in crate::store) fn last_heard(connection: &Connection) -> rusqlite::Result<Wall> {
     let micros: i64 = connection.query_row("SELECT heard FROM shared", [], |row| row.get(0))?;

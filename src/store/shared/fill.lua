@@ -1,8 +1,8 @@
 -- Some rows of an empty shared store that one node fills; nothing when its turn is over.
--- KEYS: whose turn it is, facts, log, when each bucket changed last, prefix of buckets
+-- KEYS: whose turn it is, facts, log, when each bucket changed last, prefix of buckets, when the last sign of life was given
 -- ARGV: the caller's turn, how long it has for the next rows (ms), number of the change that the store begins at,
 --       then 'begin' and buckets that may have rows left, 'rows' and (bucket, field, text), or 'end', name of that change, its header, name of the
---       store, name of this filling
+--       store, name of this filling, 1 if it begins, so that no node can be there yet
 if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 if ARGV[4] == 'begin' then
@@ -21,5 +21,6 @@ redis.call('HSET', KEYS[2], 'seq', ARGV[3], 'head', ARGV[5], 'header', ARGV[6], 
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[2], 'store', ARGV[7]) end
 -- So that whoever is at another change with this number finds that out.
 if ARGV[3] ~= '0' then redis.call('XADD', KEYS[3], ARGV[3] .. '-0', 'n', ARGV[5], 'h', '') end
+if ARGV[9] == '1' then redis.call('SET', KEYS[6], redis.call('TIME')[1] .. '000') end
 redis.call('DEL', KEYS[1])
 return 1

@@ -31,7 +31,8 @@ impl Shared {
             ));
         }
         let store = copy::store(connection).map_err(broken)?;
-        self.fill(connection, &at.unwrap_or_default(), &store)
+        let begins = at.is_none();
+        self.fill(connection, &at.unwrap_or_default(), &store, begins)
     }
 
     /// Writes everything that the copy holds into an empty shared store, which begins at `at`. One node at a time: whoever loses its turn, since
@@ -41,6 +42,7 @@ impl Shared {
         connection: &mut Connection,
         at: &Position,
         store: &str,
+        begins: bool,
     ) -> Result<(), StoreError> {
         let turn = nonce()?;
         if !self.take_turn(&turn)? {
@@ -69,7 +71,13 @@ impl Shared {
         for some in images.chunks(FILL_ROWS) {
             self.fill_some(&turn, at, "rows", &words(some))?;
         }
-        let end = [at.head.clone(), text(&header), store.to_owned(), nonce()?];
+        let end = [
+            at.head.clone(),
+            text(&header),
+            store.to_owned(),
+            nonce()?,
+            i32::from(begins).to_string(),
+        ];
         self.fill_some(&turn, at, "end", &end)?;
         if copy::position(&transaction).map_err(broken)?.is_none() {
             copy::remember(&transaction, at, None, None).map_err(broken)?;
@@ -98,7 +106,8 @@ impl Shared {
         what: &str,
         words: &[String],
     ) -> Result<(), StoreError> {
-        let keys = ["filling", "facts", "log", "changed", ""].map(|rest| self.link.name(rest));
+        let keys = ["filling", "facts", "log", "changed", "", "beat"];
+        let keys = keys.map(|rest| self.link.name(rest));
         let bytes = words.iter().map(String::len).sum();
         let mut ask = self.fill.prepare_invoke();
         for key in &keys {
@@ -128,7 +137,7 @@ impl Shared {
             ));
         }
         let store = nonce()?;
-        self.fill(connection, &Position::default(), &store)?;
+        self.fill(connection, &Position::default(), &store, true)?;
         let compared = copy::note_store(connection, &store)
             .map_err(broken)
             .and_then(|()| self.compare(connection));

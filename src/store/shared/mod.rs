@@ -31,6 +31,7 @@ pub(super) use copy::node_id;
 pub(super) use copy::note_peers;
 pub(super) use copy::peers;
 pub(super) use copy::position;
+pub(super) use copy::take_new_id;
 
 /// The shared end of a store.
 #[derive(Debug)]

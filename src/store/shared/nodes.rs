@@ -27,6 +27,8 @@ pub struct Nodes {
     store: String,
     /// The others at the last sign of life, as they stand in the store: it may forget them, and hears of them again.
     others: Vec<(String, String)>,
+    /// Whether any node has been heard by the store since it was begun or emptied.
+    known: bool,
 }
 
 /// A node that has not left.
@@ -40,6 +42,9 @@ pub struct Node {
     pub applied: u64,
     /// Whole seconds since its last sign of life, by the store's clock.
     pub silent_seconds: u64,
+    /// Its last sign of life, in milliseconds by the store's clock.
+    #[serde(skip)]
+    heard: u64,
     /// Until then it may serve with what it knew then, by the store's clock; RFC 3339.
     pub serves_until: String,
     /// Whether what others changed does not fit its gateway.toml: then only what ends rights is in force there.
@@ -79,16 +84,17 @@ impl Nodes {
             },
             store: String::new(),
             others: Vec::new(),
+            known: false,
         }
     }
 
-    /// A node that takes part: two processes with one id, since a directory was copied, are two.
+    /// A node that takes part. `place` tells directories apart, in eight letters: two processes with one id, since a directory was copied, are two.
     ///
     /// # Errors
     /// This machine has no randomness.
-    pub fn join(settings: &Redis, id: &str) -> Result<Nodes, StoreError> {
+    pub fn join(settings: &Redis, id: &str, place: &str) -> Result<Nodes, StoreError> {
         let run = super::nonce()?;
-        Ok(Nodes::new(settings, &format!("{id}.{}", &run[..8])))
+        Ok(Nodes::new(settings, &format!("{id}.{place}{}", &run[..8])))
     }
 
     /// What people call this node.
@@ -105,9 +111,48 @@ impl Nodes {
     /// Whether another process gives signs of life under this node's id.
     #[must_use]
     pub fn has_twin(&self, all: &[Node]) -> bool {
+        self.twins(all).next().is_some()
+    }
+
+    fn twins<'a>(&'a self, all: &'a [Node]) -> impl Iterator<Item = &'a Node> {
         let own = id_of(&self.field);
         all.iter()
-            .any(|node| node.id == own && node.field != self.field && node.is_there())
+            .filter(move |node| node.id == own && node.field != self.field && node.is_there())
+    }
+
+    /// At a start: whether another process that was heard of lately under this node's id still lives, since one directory is a copy of the other.
+    /// What is silent meanwhile was an earlier run of this node elsewhere, and is there no more. Blocking, for three seconds at most.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub fn lives_elsewhere(&mut self, all: &[Node]) -> Result<bool, StoreError> {
+        let heard = |node: &Node| (node.field.clone(), node.heard);
+        let before: Vec<(String, u64)> = self.twins(all).map(heard).collect();
+        if before.is_empty() {
+            return Ok(false);
+        }
+        for _ in 0..TWIN_LOOKS {
+            std::thread::sleep(TWIN_PAUSE);
+            let all = self.beat(&Position::default(), false)?;
+            if (self.twins(&all).map(heard)).any(|now| !before.contains(&now)) {
+                return Ok(true);
+            }
+        }
+        let nodes = self.link.name("nodes");
+        let gone: Vec<String> = before.into_iter().map(|(field, _)| field).collect();
+        self.link.call(0, |connection| {
+            redis::cmd("HDEL")
+                .arg(nodes)
+                .arg(gone)
+                .query::<i64>(connection)
+        })?;
+        Ok(false)
+    }
+
+    /// Whether the store can know who is there, by the last `beat`: one that was emptied cannot before a node has told it.
+    #[must_use]
+    pub fn are_known(&self) -> bool {
+        self.known
     }
 
     /// Gives a sign of life, and hears who is there.
@@ -117,7 +162,7 @@ impl Nodes {
     pub fn beat(&mut self, applied: &Position, held_up: bool) -> Result<Vec<Node>, StoreError> {
         // Connected first: which run of the server it is, is part of the question.
         self.link.ready()?;
-        let keys = ["nodes", "facts", "log"].map(|rest| self.link.name(rest));
+        let keys = ["nodes", "facts", "log", "beat"].map(|rest| self.link.name(rest));
         let lasts = self.link.settings().max_stale.as_millis() as u64;
         let says = format!(
             "{} {lasts} {} {} {}",
@@ -139,7 +184,8 @@ impl Nodes {
         }
         let answer: Vec<String> = self.link.call(0, |connection| ask.invoke(connection))?;
         let now: u64 = answer.first().and_then(|now| now.parse().ok()).unwrap_or(0);
-        let nodes = answer.get(2..).unwrap_or_default().chunks_exact(3);
+        self.known = answer.get(2).is_some_and(|known| known == "1");
+        let nodes = answer.get(3..).unwrap_or_default().chunks_exact(3);
         self.store = answer.get(1).cloned().unwrap_or_default();
         self.others = nodes
             .clone()
@@ -210,6 +256,7 @@ fn node(now: u64, field: &str, text: &str, ours: bool) -> Option<Node> {
         name: parts.next()?.to_owned(),
         applied: if ours { applied } else { 0 },
         silent_seconds: now.saturating_sub(heard) / 1_000,
+        heard,
         held_up: held_up == 1,
         serves_until: rfc3339(Wall(heard.saturating_add(lasts).saturating_mul(1_000))),
         field: field.to_owned(),
@@ -218,3 +265,6 @@ fn node(now: u64, field: &str, text: &str, ours: bool) -> Option<Node> {
 
 /// How long the store is asked to wait for a change; also how often a sign of life is given.
 const BLOCK: Duration = Duration::from_secs(1);
+/// How long a node that may be a twin is listened for at a start: longer than two signs of life are apart.
+const TWIN_LOOKS: u32 = 12;
+const TWIN_PAUSE: Duration = Duration::from_millis(250);

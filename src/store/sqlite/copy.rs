@@ -1,5 +1,11 @@
 //! What a store has to say where it is this node's copy of one that nodes share.
 
+use std::fs;
+use std::hash::DefaultHasher;
+use std::hash::Hash;
+use std::hash::Hasher;
+use std::os::unix::fs::MetadataExt;
+
 use crate::clock::Wall;
 use crate::config::Redis;
 use crate::store::error::StoreError;
@@ -30,6 +36,28 @@ impl Store {
     /// The database cannot be read.
     pub fn node_id(&self) -> Result<String, StoreError> {
         self.read(shared::node_id)
+    }
+
+    /// Has the others call this node something else: its directory is a copy of another's.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn take_new_id(&mut self) -> Result<(), StoreError> {
+        self.read(shared::take_new_id)
+    }
+
+    /// Tells this directory from any other that is in use, in eight letters: which start of which machine, and which directory there.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn place(&self) -> Result<String, StoreError> {
+        let about = fs::metadata(&self.directory)
+            .map_err(|error| StoreError::from_io(&self.directory, error))?;
+        // Without /proc two machines may look alike: then a twin is taken for an earlier run.
+        let boot = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let mut hasher = DefaultHasher::new();
+        (boot, about.dev(), about.ino()).hash(&mut hasher);
+        Ok(format!("{:08x}", hasher.finish() as u32))
     }
 
     /// When the shared store was last heard, as far as the copy says.
