@@ -16,10 +16,15 @@ pub(super) struct Told {
     pub(super) full_in: u64,
     /// Whether a quota window is open.
     pub(super) open: bool,
+    /// What other nodes used and hold of it.
+    pub(super) others: u64,
 }
 
 impl Told {
-    /// Five fields of an answer, from here.
+    /// How many fields of an answer are about one subject.
+    pub(super) const FIELDS: usize = 6;
+
+    /// Some fields of an answer, from here.
     pub(super) fn read(answer: &[String], at: usize) -> Told {
         Told {
             quota_left: number(answer, at),
@@ -27,13 +32,14 @@ impl Told {
             burst_left: number(answer, at + 2),
             full_in: number(answer, at + 3),
             open: number(answer, at + 4) == 1,
+            others: number(answer, at + 5),
         }
     }
 
     /// For the headers.
     pub(super) fn numbers(&self, limits: &Limits, now: u64, is_tenants: bool) -> Numbers {
         Numbers {
-            quota_is_tenants: is_tenants,
+            quota_is_tenants: is_tenants && limits.quota.is_some(),
             quota: limits.quota.map(|rate| {
                 let ends = self.opened + micros(rate.seconds);
                 WindowNumbers {

@@ -18,28 +18,43 @@ local node = ARGV[2]
 if now < learn or ARGV[4] ~= text(learn) then return {'learning', text(now), text(math.max(learn - now, 0)), text(learn)} end
 
 -- One subject as it is now. `at`: where its limits stand in ARGV: quota count, quota seconds, burst count, burst seconds (count -1: no such window).
-local look = function(first, at)
-  local s = {quota = KEYS[first], log = KEYS[first + 1], sum = KEYS[first + 2], used = 0, total = 0}
+-- `only`: it is looked at, and nothing is changed. When a record may go says for how long it was last counted (see `take` and `keep`): where that is
+-- another length than the one in force, what has passed under either is over.
+local look = function(first, at, only)
+  local s = {quota = KEYS[first], log = KEYS[first + 1], sum = KEYS[first + 2], used = 0, own = 0, total = 0, only = only}
   s.qn, s.qs, s.bn, s.bs = tonumber(ARGV[at]), ARGV[at + 1] * 1000000, tonumber(ARGV[at + 2]), ARGV[at + 3] * 1000000
   if s.qn >= 0 then
     local all = redis.call('HGETALL', s.quota)
     for i = 1, #all, 2 do
       if all[i] == 'opened' then s.opened = tonumber(all[i + 1]) else s.used = s.used + all[i + 1] end
+      if all[i] == node then s.own = tonumber(all[i + 1]) end
     end
-    if s.opened and now >= s.opened + s.qs then
-      redis.call('DEL', s.quota)
-      s.opened, s.used = nil, 0
+    if s.opened then
+      local ends, before = s.opened + s.qs, redis.call('PEXPIRETIME', s.quota) * 1000 - 1000000
+      local other = before > 0 and math.abs(before - ends) > 1000
+      if now >= ends or other and now >= before then
+        if not only then redis.call('DEL', s.quota) end
+        s.opened, s.used, s.own = nil, 0, 0
+      elseif other and not only then
+        redis.call('PEXPIREAT', s.quota, text(ends / 1000 + 1000))
+      end
     end
   end
   if s.bn >= 0 then
-    local gone = redis.call('ZRANGEBYSCORE', s.log, '-inf', text(now - s.bs))
+    local span, last = s.bs, redis.call('ZRANGE', s.log, -1, -1, 'WITHSCORES')[2]
+    if last then
+      local before = redis.call('PEXPIRETIME', s.log) * 1000 - 1000000 - last
+      if before > 0 then span = math.min(span, math.floor(before / 1000000 + 0.5) * 1000000) end
+    end
+    s.over = now - span
+    local gone = redis.call('ZRANGEBYSCORE', s.log, '-inf', text(s.over))
     local less = 0
     for _, member in ipairs(gone) do less = less + string.match(member, '^(%d+)') end
-    if #gone > 0 then redis.call('ZREMRANGEBYSCORE', s.log, '-inf', text(now - s.bs)) end
+    if #gone > 0 and not only then redis.call('ZREMRANGEBYSCORE', s.log, '-inf', text(s.over)) end
     if redis.call('EXISTS', s.log) == 1 then
       local kept = redis.call('GET', s.sum)
       if not kept then
-        kept = less
+        kept = only and 0 or less
         for _, member in ipairs(redis.call('ZRANGE', s.log, 0, -1)) do kept = kept + string.match(member, '^(%d+)') end
       end
       s.total = kept - less
@@ -73,25 +88,27 @@ local take = function(s, count)
   end
   if count ~= 0 then redis.call('HINCRBY', s.quota, node, text(count)) end
   redis.call('PEXPIREAT', s.quota, text((s.opened + s.qs) / 1000 + 1000))
-  s.used = s.used + count
+  s.used, s.own = s.used + count, s.own + count
 end
 
 -- Puts the log's sum beside it, and says until when both matter.
 local keep = function(s)
   if s.bn < 0 then return end
   local last = redis.call('ZRANGE', s.log, -1, -1, 'WITHSCORES')
-  s.full = last[2] and last[2] + s.bs - now or 0
+  s.full = last[2] and tonumber(last[2]) > s.over and last[2] + s.bs - now or 0
+  if s.only then return end
   if not last[2] then return redis.call('DEL', s.sum) end
   local ends = text((now + s.full) / 1000 + 1000)
   redis.call('PEXPIREAT', s.log, ends)
   redis.call('SET', s.sum, text(s.total), 'PXAT', ends)
 end
 
--- What the headers say: left, opened, left of the burst, until that is full, whether a window is open.
+-- What the headers say: left, opened, left of the burst, until that is full, whether a window is open; and what others have used of it.
 local tell = function(answer, s)
   answer[#answer + 1] = text(math.max(s.qn - s.used, 0))
   answer[#answer + 1] = text(s.opened or now - now % 1000000)
   answer[#answer + 1] = text(math.max(s.bn - s.total, 0))
   answer[#answer + 1] = text(math.max(s.full or 0, 0))
   answer[#answer + 1] = s.opened and '1' or '0'
+  answer[#answer + 1] = text(math.max(s.used - s.own, 0))
 end

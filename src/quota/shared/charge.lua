@@ -3,7 +3,7 @@
 -- ARGV: as begin.lua says; then cost, 1 to charge or 0 to look, a name for this charge, then the limits of each subject
 local cost, wait, subjects = tonumber(ARGV[5]), 0, {}
 for index = 1, (#KEYS - 1) / 3 do
-  local s = look(index * 3 - 1, 4 + index * 4)
+  local s = look(index * 3 - 1, 4 + index * 4, ARGV[6] ~= '1')
   wait = math.max(wait, wait_for(s, cost))
   subjects[index] = s
 end

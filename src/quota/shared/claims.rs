@@ -14,6 +14,7 @@ use crate::store::counters::Row;
 use crate::store::shared::link::Link;
 
 use super::answers::MICROS;
+use super::answers::Told;
 use super::answers::micros;
 
 /// What this node has admitted of one subject, in the store's time: what it says again to a server that may have lost it, and what it
@@ -24,6 +25,9 @@ pub(super) struct Claim {
     pub(super) opened: Option<u64>,
     seconds: u32,
     pub(super) used: u64,
+    /// The quota window that the store spoke of last, and how much others had used of it then: what an earlier run of this node admitted, or one that
+    /// is cut off, an emptied store hears of whoever heard it.
+    others: Option<(u64, u64)>,
     /// (Rounded up to 1/512 of the length, count), in order.
     burst: VecDeque<(u64, u64)>,
     burst_seconds: u32,
@@ -54,10 +58,19 @@ impl Claim {
         {
             (self.opened, self.used) = (None, 0);
         }
+        let length = micros(self.seconds) + SLACK;
+        self.others.take_if(|(opened, _)| now >= *opened + length);
         // The store's time may be guessed too late here by one trip.
         let length = micros(self.burst_seconds) + SLACK;
         while self.burst.front().is_some_and(|(at, _)| at + length <= now) {
             self.burst.pop_front();
+        }
+    }
+
+    /// Notes what the store says of the quota window that is open.
+    pub(super) fn hear(&mut self, told: &Told) {
+        if told.open {
+            self.others = Some((told.opened, told.others)).filter(|(_, others)| *others > 0);
         }
     }
 
@@ -88,7 +101,7 @@ impl Claim {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.opened.is_none() && self.burst.is_empty()
+        self.opened.is_none() && self.others.is_none() && self.burst.is_empty()
     }
 
     /// The call that says it, and what it holds besides; `name` is of this claim alone. What is held stands in the burst log as `entry_name` says.
@@ -105,8 +118,11 @@ impl Claim {
         let (opened, used) = match self.opened {
             Some(opened) if holding.count == 0 || opened > holding.window => (opened, self.used),
             Some(opened) if opened == holding.window => (opened, self.used + holding.count),
+            None if holding.count == 0 => (self.others.map_or(0, |(opened, _)| opened), 0),
             _ => (holding.window, holding.count),
         };
+        let others = self.others.filter(|(window, _)| *window == opened);
+        let others = others.map_or(0, |(_, used)| used);
         pipe.cmd("EVALSHA").arg(script.get_hash()).arg(keys.len());
         for key in keys {
             pipe.arg(key);
@@ -116,7 +132,8 @@ impl Claim {
             .arg(used)
             .arg(opened + micros(self.seconds))
             .arg(micros(self.burst_seconds))
-            .arg(name);
+            .arg(name)
+            .arg(others);
         if self.burst_seconds > 0 {
             if holding.count > 0 {
                 pipe.arg(holding.count).arg(holding.lasts);
@@ -131,7 +148,7 @@ impl Claim {
 
     /// The name in the burst log under which `say` has put what is held: it is the first of its pairs.
     pub(super) fn entry_name(name: &str) -> String {
-        format!("{name}.7")
+        format!("{name}.8")
     }
 }
 

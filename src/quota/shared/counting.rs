@@ -199,7 +199,7 @@ impl Counting {
     }
 
     /// Finds out about a server that went or forgot, before a request does: it has to hear what was admitted here.
-    fn keep_house(&mut self) {
+    pub(super) fn keep_house(&mut self) {
         let now = self.clock.now().mono;
         if now.since(self.heard) >= TICK
             && let Some(mut link) = self.link.take()
@@ -441,11 +441,14 @@ impl Counting {
         self.heard_at(now, asked_at);
         let mut numbers: Option<Numbers> = None;
         for (index, (name, limits)) in ask.subjects.iter().enumerate() {
-            let told = Told::read(answer, 4 + index * 5);
-            if admitted && ask.charges {
+            let told = Told::read(answer, 4 + index * Told::FIELDS);
+            if ask.charges {
                 let claim = self.claims.entry(name.clone()).or_default();
                 claim.roll(limits, now);
-                claim.take(limits, u64::from(ask.cost), told.opened, now);
+                claim.hear(&told);
+                if admitted {
+                    claim.take(limits, u64::from(ask.cost), told.opened, now);
+                }
             }
             let of = told.numbers(limits, now, name.starts_with("t:"));
             numbers = Some(both(numbers, Some(of)));

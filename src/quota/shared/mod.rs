@@ -38,7 +38,7 @@ mod renewals;
 #[cfg(test)]
 mod steady;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 
 pub use claims::carry_over;
 use counting::Counting;

@@ -72,6 +72,7 @@ impl Counting {
                 quota_left: left(limits.quota, claim.used),
                 opened,
                 open: open || wait == 0,
+                others: 0,
                 burst_left: left(limits.burst, claim.total()),
                 full_in: (claim.span()).map_or(0, |(_, last)| (last + length).saturating_sub(now)),
             };

@@ -191,12 +191,12 @@ impl Counting {
         {
             let mut held = self.leases.hold(group.key, &group.limits, sent);
             let ended = held.renewed(&group.limits, report, name, &grant);
-            if !ended.is_empty() {
-                let claim = self.claims.entry(group.name.clone()).or_default();
-                for (at, count) in ended {
-                    claim.take(&group.limits, count, report.window, at);
-                }
+            let claim = self.claims.entry(group.name.clone()).or_default();
+            for (at, count) in ended {
+                claim.take(&group.limits, count, report.window, at);
             }
+            claim.roll(&group.limits, grant.now);
+            claim.hear(&grant.told);
             for asked in group.waiting.drain(..) {
                 let cost = asked.ask.cost;
                 if let Some(numbers) = held.take_held(&group.limits, cost, heard) {

@@ -15,6 +15,7 @@ use crate::model::limit::Limits;
 use crate::model::limit::Rate;
 use crate::quota::Charge;
 use crate::quota::Numbers;
+use crate::store::counters::Subject;
 use crate::store::shared::link::Link;
 use crate::store::shared::testing::Server;
 
@@ -52,10 +53,12 @@ pub(super) enum Fate {
     Late,
 }
 
-pub(super) struct Cluster {
+pub(in crate::quota) struct Cluster {
     server: Server,
     store: redis::Connection,
-    pub(super) clock: Clock,
+    pub(in crate::quota) clock: Clock,
+    /// What the store's time is ahead of the monotonic clock: no wall clock of a node counts.
+    ahead: u64,
     pub(super) nodes: Vec<Node>,
     /// Of each key, when and how much was admitted, and the end of the quota window that the answer named.
     pub(super) admitted: BTreeMap<KeyId, Vec<(u64, u32, Option<u64>)>>,
@@ -82,26 +85,28 @@ struct Waiting {
 
 impl Cluster {
     /// `None`, loudly, where redis-server is left out.
-    pub(super) fn start(nodes: usize) -> Option<Cluster> {
+    pub(in crate::quota) fn start(nodes: usize) -> Option<Cluster> {
         let server = Server::start()?;
         let address = &server.settings.servers[0];
         let client = redis::Client::open(format!("redis://{address}/")).unwrap();
         // Ahead of the server's own, or it would take our windows for expired.
+        let (mono, wall) = (1_000_000_000, Clock::system().now().wall.0 + 3_600_000_000);
         let clock = Clock::still(Now {
-            mono: Mono(1_000_000_000),
-            wall: Wall(Clock::system().now().wall.0 + 1_000_000),
+            mono: Mono(mono),
+            wall: Wall(wall),
         });
         let mut cluster = Cluster {
             store: client.get_connection().unwrap(),
             server,
             clock,
+            ahead: wall - mono,
             nodes: Vec::new(),
             admitted: BTreeMap::new(),
             fell: 0,
             trips: 0,
             born: 0,
         };
-        cluster.set_time();
+        cluster.set_time(cluster.now());
         for _ in 0..nodes {
             let node = cluster.born();
             cluster.nodes.push(node);
@@ -135,12 +140,13 @@ impl Cluster {
         }
     }
 
-    pub(super) fn now(&self) -> u64 {
-        self.clock.now().wall.0
+    /// The store's time.
+    pub(in crate::quota) fn now(&self) -> u64 {
+        self.clock.now().mono.0 + self.ahead
     }
 
-    fn set_time(&mut self) {
-        let now = self.now();
+    /// Has the store's clock say this.
+    pub(in crate::quota) fn set_time(&mut self, now: u64) {
         let _: () = redis::cmd("HSET")
             .arg("portcullis:limits")
             .arg("test_s")
@@ -151,9 +157,9 @@ impl Cluster {
             .unwrap();
     }
 
-    pub(super) fn advance(&mut self, micros: u64) {
+    pub(in crate::quota) fn advance(&mut self, micros: u64) {
         self.clock.advance(std::time::Duration::from_micros(micros));
-        self.set_time();
+        self.set_time(self.now());
     }
 
     /// A request as the gate makes it: from what is held if that will do, else it waits for the node's next trip.
@@ -167,7 +173,7 @@ impl Cluster {
     }
 
     pub(super) fn ask(&mut self, node: usize, key: KeyId, charge: &Charge<'_>) {
-        let now = self.clock.now();
+        let (now, at) = (self.clock.now(), self.now());
         let node = &mut self.nodes[node];
         if let Some((key, limits)) = super::leased(charge) {
             let taken = node.leases.take(key, limits, charge.cost, now.mono);
@@ -176,7 +182,7 @@ impl Cluster {
             }
             match taken.verdict {
                 Some(Verdict::Admitted(numbers)) => {
-                    self.admit(key, charge.cost, now.wall.0, &numbers);
+                    self.admit(key, charge.cost, at, &numbers);
                     return;
                 }
                 Some(_) => return,
@@ -286,7 +292,7 @@ impl Cluster {
     }
 
     pub(super) fn greet(&mut self, node: usize) {
-        self.set_time();
+        self.set_time(self.now());
         let one = &mut self.nodes[node];
         one.counting.greet(&mut one.link);
         assert!(!one.counting.epoch.is_empty());
@@ -307,18 +313,46 @@ impl Cluster {
         }
     }
 
-    /// What one charge alone is answered.
-    pub(super) fn verdict(&mut self, charge: &Charge<'_>) -> Verdict {
-        let (reply, mut answer) = oneshot::channel();
-        let ask = Ask::of(charge).unwrap();
-        let messages = vec![Message::Charge(Asked { ask, reply })];
-        let one = &mut self.nodes[0];
+    /// What a charge is answered that comes so many times in one trip of a node, or, without `charges`, what it would find; nothing where nothing is
+    /// limited.
+    pub(in crate::quota) fn verdicts(
+        &mut self,
+        node: usize,
+        charge: &Charge<'_>,
+        times: usize,
+        charges: bool,
+    ) -> Vec<Verdict> {
+        let Some(ask) = Ask::of(charge) else {
+            return Vec::new();
+        };
+        let cost = if charges { ask.cost } else { 0 };
+        let ask = Ask {
+            cost,
+            charges,
+            ..ask
+        };
+        let (mut messages, mut heard) = (Vec::new(), Vec::new());
+        for _ in 0..times {
+            let (reply, answer) = oneshot::channel();
+            let ask = ask.clone();
+            messages.push(Message::Charge(Asked { ask, reply }));
+            heard.push(answer);
+        }
+        let one = &mut self.nodes[node];
         let work = one.counting.sorted(messages, &[], &mut Vec::new());
         let trip = one.counting.prepare(&one.link, &work);
         let answers = one.link.call(0, |connection| trip.pipe.query(connection));
         let answers: Vec<Vec<String>> = answers.unwrap();
         one.counting.finish(work, &trip, &answers);
-        answer.try_recv().unwrap()
+        let heard = heard.into_iter().map(|mut one| one.try_recv().unwrap());
+        heard.collect()
+    }
+
+    /// Each node lets go of what it need not know any more.
+    pub(in crate::quota) fn sweep(&mut self) {
+        for node in &mut self.nodes {
+            node.counting.keep_house();
+        }
     }
 
     /// Whether a node has something to say to the store.
@@ -328,8 +362,14 @@ impl Cluster {
         !one.messages.is_empty() || due.is_some_and(|at| at <= self.clock.now().mono)
     }
 
+    /// Permits that a node can use now.
+    pub(super) fn held(&self, node: usize, key: KeyId) -> u64 {
+        let held = self.nodes[node].leases.find(key);
+        held.map_or(0, |held| held.usable(self.clock.now().mono).into())
+    }
+
     /// A node dies and comes back knowing nothing.
-    pub(super) fn kill(&mut self, node: usize) {
+    pub(in crate::quota) fn kill(&mut self, node: usize) {
         let fresh = self.born();
         self.nodes[node] = fresh;
     }
@@ -345,8 +385,7 @@ impl Cluster {
 
     /// The store forgets everything; each node finds out within the time that a new server learns.
     pub(super) fn flush(&mut self) {
-        let _: () = redis::cmd("FLUSHDB").query(&mut self.store).unwrap();
-        self.set_time();
+        self.forget();
         for node in 0..self.nodes.len() {
             self.greet(node);
             self.advance(100_000);
@@ -361,8 +400,36 @@ impl Cluster {
         command.query(&mut self.store).unwrap()
     }
 
-    /// Never over the limit: in no span as long as the burst's, in no quota window; and windows do not overlap.
-    pub(super) fn check(&self, limits: &Limits) {
+    /// The store forgets everything, and nobody has found out yet.
+    pub(super) fn forget(&mut self) {
+        let _: () = redis::cmd("FLUSHDB").query(&mut self.store).unwrap();
+        self.set_time(self.now());
+    }
+
+    /// What the store counts of a key: used of its quota, in its burst log, and the sum that stands beside that.
+    pub(super) fn counted(&mut self, key: KeyId) -> (u64, u64, u64) {
+        let name = |kind: &str| format!("portcullis:{kind}:{}", Subject::Key(key));
+        let quota: Vec<(String, String)> = self.ask_store(&["HGETALL", &name("lq")]);
+        let quota = quota.iter().filter(|(field, _)| field != "opened");
+        let log: Vec<String> = self.ask_store(&["ZRANGE", &name("lb"), "0", "-1"]);
+        let log = log.iter().map(|entry| entry.split(':').next().unwrap());
+        let sum: Option<u64> = self.ask_store(&["GET", &name("ls")]);
+        let number = |text: &str| text.parse::<u64>().unwrap();
+        let log = log.map(number).sum();
+        (
+            quota.map(|(_, used)| number(used)).sum(),
+            log,
+            sum.unwrap_or(log),
+        )
+    }
+
+    /// Never over the limit: in no span as long as the burst's, in no quota window; and windows do not overlap. Nothing is counted twice in the store.
+    pub(super) fn check(&mut self, limits: &Limits) {
+        let keys: Vec<KeyId> = self.admitted.keys().copied().collect();
+        for key in keys {
+            let (_, log, sum) = self.counted(key);
+            assert_eq!(log, sum, "{key}: the log and its sum");
+        }
         for (key, all) in &self.admitted {
             let mut all = all.clone();
             all.sort_unstable();
