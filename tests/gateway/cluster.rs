@@ -15,8 +15,11 @@ use crate::support::gateway::Gateway;
 use crate::support::gateway::Key;
 use crate::support::gateway::Setup;
 use crate::support::gateway::new_key;
+use crate::support::nodes::heard_of;
+use crate::support::nodes::knows_nodes;
 use crate::support::redis::Redis;
 use crate::support::redis::left_out;
+use crate::support::relay::Relay;
 use crate::support::request::Request;
 use crate::support::timed;
 use crate::support::upstream::Upstream;
@@ -496,14 +499,6 @@ fn a_failover_that_loses_a_revocation_is_healed() {
     known(&third, &late);
 }
 
-/// Waits until the key is in force on this node, without a request that would be charged.
-#[track_caller]
-fn heard_of(gateway: &Gateway, key: &Key) {
-    eventually("the key is known", || {
-        (gateway.command(&["keys", "show", &key.id]).0 == 0).then_some(())
-    });
-}
-
 /// How many of `tries` requests, spread over these nodes from as many threads, were admitted; and that none got anything but 200 and 429.
 fn admitted(all: &[Gateway], key: &Key, tries: usize) -> usize {
     let counts = std::thread::scope(|scope| {
@@ -717,6 +712,82 @@ fn command(setup: &Setup, words: &[&str]) -> (i32, String) {
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     (output.status.code().unwrap(), text)
+}
+
+// Sentinels that ask for a password get their own, and never the primary's; without it, or with another, the start says why and repeats none.
+#[test]
+fn a_sentinel_with_a_user_and_a_password_is_used() {
+    if left_out() {
+        return;
+    }
+    let (primary, upstream) = (Redis::start(), Upstream::start());
+    let lines = "user default off\nuser watcher on >sesame-of-sentinel -@all +sentinel|get-master-addr-by-name\n";
+    let sentinel = Redis::sentinel_with(&primary, lines);
+    let setup = Setup::limited(&upstream, "5/hour", "unlimited");
+    let secret = |name: &str, text: &str| {
+        std::fs::write(setup.directory().join(name), text).unwrap();
+    };
+    secret("right", "sesame-of-sentinel\n");
+    secret("wrong", "sesame-of-somebody\n");
+    let bare =
+        sentinel
+            .node(setup.clone(), "gw-1")
+            .set("store", "redis_sentinel", r#""portcullis""#);
+    let with = |user: &str, file: &str| {
+        bare.clone()
+            .set("store", "redis_sentinel_user", &format!("{user:?}"))
+            .set("store", "redis_sentinel_password", &format!("{file:?}"))
+    };
+    let clock = portcullis::clock::Clock::movable();
+    for (wrong, words) in [
+        (bare.clone(), "NOAUTH"),
+        (with("watcher", "file:wrong"), "authentication failed"),
+        (with("somebody", "file:right"), "authentication failed"),
+        (with("watcher", "file:none"), "redis_sentinel_password: "),
+    ] {
+        let error = wrong.try_start(&clock).err().unwrap_or_default();
+        assert!(error.contains(words), "{words}: {error}");
+        assert!(!error.contains("sesame"), "{error}");
+    }
+    let gateway = with("watcher", "file:right").start();
+    let key = gateway.key("acme");
+    assert_eq!((0..8).filter(|_| status(&gateway, &key) == 200).count(), 5);
+}
+
+// A command without a gateway, right after the store was emptied: it fills the store, and cannot know which nodes there are before one has spoken. It never
+// says "0 of 0 nodes" then, but that it does not know (exit 69); and once a node has spoken, how many there are.
+#[test]
+fn an_emptied_store_does_not_count_as_one_without_nodes() {
+    if left_out() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let relay = Relay::to(redis.port);
+    let far = relay.node(Setup::usual(&upstream), "gw-1").start();
+    let key = far.key("acme");
+    let near = node(&redis, &upstream, "gw-2");
+    known(&near, &key);
+    let setup = near.setup.clone();
+    near.stop();
+    // Or it would tell of one that has left.
+    knows_nodes(&far, 1);
+    relay.freeze();
+    let _: () = redis.ask(&["FLUSHALL"]);
+    let words = ["keys", "revoke", &key.id, "--yes"];
+    let (code, said) = command(&setup, &words);
+    assert_eq!(code, 69, "{said}");
+    assert!(said.contains("has heard of no node since"), "{said}");
+    assert_eq!(status(&far, &key), 200, "it cannot know");
+    relay.thaw();
+    eventually("the revocation is heard of", || {
+        (status(&far, &key) == 401).then_some(())
+    });
+    let (code, said) = command(&setup, &words);
+    assert_eq!(code, 0, "{said}");
+    // With nobody there, and a store that knows it, it is everywhere.
+    far.stop();
+    let (code, said) = command(&setup, &words);
+    assert_eq!(code, 0, "{said}");
 }
 
 // Moving up and down: the same keys work on the way, windows go on where they were, and what would mix or lose is refused.

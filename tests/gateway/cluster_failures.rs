@@ -16,6 +16,8 @@ use crate::support::eventually;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Key;
 use crate::support::gateway::Setup;
+use crate::support::nodes::heard_of;
+use crate::support::nodes::knows_nodes;
 use crate::support::redis::Redis;
 use crate::support::redis::left_out;
 use crate::support::relay::Relay;
@@ -25,14 +27,6 @@ use crate::support::upstream::Upstream;
 
 fn status(gateway: &Gateway, key: &Key) -> u16 {
     gateway.get("/any/x", key).status
-}
-
-/// Waits until the key is in force on this node, without a request that would be charged.
-#[track_caller]
-fn heard_of(gateway: &Gateway, key: &Key) {
-    eventually("the key is known", || {
-        (gateway.command(&["keys", "show", &key.id]).0 == 0).then_some(())
-    });
 }
 
 /// Exit code and words of the command line.
@@ -64,13 +58,6 @@ fn limited(redis: &Redis, upstream: &Upstream, quota: &str, outage: &str) -> Vec
         knows_nodes(gateway, 3);
     }
     all
-}
-
-#[track_caller]
-fn knows_nodes(gateway: &Gateway, count: u64) {
-    eventually("it knows how many they are", || {
-        (gateway.metric("portcullis_shared_store_nodes") == count).then_some(())
-    });
 }
 
 /// What a burst got.
@@ -875,4 +862,179 @@ fn the_audit_log_of_all_is_shortened_by_one() {
     });
     let rows: Vec<String> = redis.ask(&["HKEYS", "portcullis:u:0"]);
     assert!(!rows.contains(&"1".to_owned()), "gone from the store too");
+}
+
+// A failover that loses a change, and with it goes the one node that had it: the command said that it was not everywhere, and the others go on as if it
+// had never been. It is on that node's disk alone, and comes back with it.
+#[test]
+fn a_change_that_one_dead_node_alone_knew_comes_back_with_its_disk() {
+    if left_out() {
+        return;
+    }
+    let (mut primary, upstream) = (Redis::start(), Upstream::start());
+    let replica = Redis::replica_of(&primary);
+    let relay = Relay::to(primary.port);
+    let dies = node(&primary, Setup::usual(&upstream), "gw-1");
+    let stays = relay.node(Setup::usual(&upstream), "gw-2").start();
+    let key = dies.key("acme");
+    heard_of(&stays, &key);
+    eventually("the replica has it", || {
+        let seq: Option<String> = replica.ask(&["HGET", "portcullis:facts", "seq"]);
+        (seq.as_deref() == Some("1")).then_some(())
+    });
+    replica.freeze();
+    let _: i64 = primary.ask(&["CLIENT", "KILL", "TYPE", "replica"]);
+    relay.freeze();
+    let (code, said) = revoke(&dies, &key);
+    assert_eq!(code, 69, "{said}");
+    says(&said, "in force on 1 of 2 nodes");
+    primary.kill();
+    replica.thaw();
+    let _: () = replica.ask(&["REPLICAOF", "NO", "ONE"]);
+    let disk = dies.setup.clone();
+    dies.stop();
+    relay.lead_to(replica.port);
+    relay.thaw();
+    let kept = eventually("the new primary takes changes", || {
+        let create = Verb::KeyCreate(crate::support::gateway::new_key("acme"));
+        stays.execute(create).ok()
+    });
+    let kept = crate::support::gateway::key_of(&kept);
+    assert_eq!(status(&stays, &key), 200, "nobody is left who knows");
+    let back = node(&replica, disk, "gw-1");
+    for gateway in [&stays, &back] {
+        eventually("the revocation is in force", || {
+            (status(gateway, &key) == 401).then_some(())
+        });
+        eventually("what was made meanwhile is known", || {
+            (status(gateway, &kept) == 200).then_some(())
+        });
+    }
+}
+
+// A directory that was copied with its node's id: the copy takes an id of its own when it finds the other alive, and keeps it. Neither is ever missing
+// among those that a revocation waits for.
+#[test]
+fn a_copied_directory_gets_an_id_of_its_own() {
+    if left_out() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let first = node(&redis, Setup::usual(&upstream), "gw-1");
+    let key = first.key("acme");
+    let (original, copy) = (first.setup.clone(), Setup::usual(&upstream));
+    first.stop();
+    std::fs::create_dir(copy.directory().join("state")).unwrap();
+    for file in std::fs::read_dir(original.directory().join("state")).unwrap() {
+        let file = file.unwrap();
+        let to = copy.directory().join("state").join(file.file_name());
+        std::fs::copy(file.path(), to).unwrap();
+    }
+    let first = original.start();
+    let second = node(&redis, copy, "gw-2");
+    let ids = || {
+        let fields: Vec<String> = redis.ask(&["HKEYS", "portcullis:nodes"]);
+        let ids = fields.iter().filter_map(|field| field.split('.').next());
+        let ids: std::collections::BTreeSet<String> = ids.map(str::to_owned).collect();
+        ids
+    };
+    let known = ids();
+    assert_eq!(known.len(), 2, "{known:?}");
+    for gateway in [&first, &second] {
+        knows_nodes(gateway, 2);
+        assert_eq!(status(gateway, &key), 200);
+    }
+    let second = second.restart();
+    assert_eq!(ids(), known);
+    let (code, said) = revoke(&second, &key);
+    assert_eq!(code, 0, "{said}");
+    says(&said, "in force on 2 of 2 nodes");
+    assert_eq!(status(&first, &key), 401);
+}
+
+// CHECK4, promise 2: a store is emptied while one node is cut off and another has been restarted, so that neither run that admitted most can say so. The
+// node that is left tells what it heard of them, and the limit holds; said by themselves later, it counts once.
+#[test]
+fn check4_what_those_admitted_who_cannot_speak_is_not_forgotten() {
+    if left_out() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let relay = Relay::to(redis.port);
+    let limited = || {
+        Setup::limited(&upstream, "100/hour", "unlimited").set(
+            "store",
+            "limits_outage",
+            r#""deny""#,
+        )
+    };
+    let (near, restarted) = (
+        node(&redis, limited(), "gw-1"),
+        node(&redis, limited(), "gw-3"),
+    );
+    let far = relay.node(limited(), "gw-2").start();
+    let key = near.key("acme");
+    for gateway in [&near, &far, &restarted] {
+        heard_of(gateway, &key);
+    }
+    let passed = |gateway: &Gateway, tries: usize| {
+        let answers = (0..tries).map(|_| status(gateway, &key));
+        answers.filter(|status| *status == 200).count()
+    };
+    assert_eq!((passed(&far, 40), passed(&restarted, 30)), (40, 30));
+    let restarted = restarted.restart();
+    heard_of(&restarted, &key);
+    assert_eq!(passed(&near, 5), 5);
+    relay.freeze();
+    let _: () = redis.ask(&["FLUSHALL"]);
+    let mut more = 0;
+    eventually("the limit is reached", || {
+        match status(&near, &key) {
+            200 => more += 1,
+            429 => return Some(()),
+            other => assert_eq!(other, 503),
+        }
+        None
+    });
+    assert_eq!((more, passed(&restarted, 5)), (25, 0));
+    relay.thaw();
+    eventually("it is heard again", || {
+        (status(&far, &key) == 429).then_some(())
+    });
+    assert_eq!(upstream.hits(), 100);
+}
+
+// What stays open: bursts of those who cannot speak, and windows that nobody who can has been told of. An emptied store gives such a limit once more, to
+// the others, and no more than that.
+#[test]
+fn what_nobody_else_heard_of_may_be_given_once_more() {
+    if left_out() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let relay = Relay::to(redis.port);
+    let limited = || Setup::limited(&upstream, "60/hour", "40/min");
+    let near = node(&redis, limited(), "gw-1");
+    let far = relay.node(limited(), "gw-2").start();
+    let key = near.key("acme");
+    for gateway in [&near, &far] {
+        heard_of(gateway, &key);
+    }
+    let passed = |gateway: &Gateway, tries: usize| {
+        let answers = (0..tries).map(|_| status(gateway, &key));
+        answers.filter(|status| *status == 200).count()
+    };
+    assert_eq!(passed(&far, 50), 40);
+    relay.freeze();
+    let _: () = redis.ask(&["FLUSHALL"]);
+    eventually("the store has learnt", || {
+        let learn: Option<String> = redis.ask(&["HGET", "portcullis:limits", "learn"]);
+        learn.map(|_| ())
+    });
+    assert_eq!(passed(&near, 80), 40, "once more, and no more");
+    relay.thaw();
+    eventually("it is heard again", || {
+        (status(&far, &key) == 429).then_some(())
+    });
+    assert_eq!(upstream.hits(), 80);
 }

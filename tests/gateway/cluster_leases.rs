@@ -8,58 +8,20 @@ use std::time::Duration;
 
 use crate::support::client::Http1;
 use crate::support::eventually;
-use crate::support::gateway::Gateway;
-use crate::support::gateway::Key;
+use crate::support::gateway::Access;
 use crate::support::gateway::Setup;
+use crate::support::nodes::addresses;
+use crate::support::nodes::admitted;
+use crate::support::nodes::ask;
+use crate::support::nodes::heard_of;
+use crate::support::nodes::knows_nodes;
+use crate::support::nodes::nodes;
+use crate::support::nodes::used;
 use crate::support::redis::Redis;
 use crate::support::redis::left_out;
 use crate::support::request::Answer;
 use crate::support::request::Request;
 use crate::support::upstream::Upstream;
-
-fn nodes(redis: &Redis, upstream: &Upstream, quota: &str, burst: &str) -> [Gateway; 3] {
-    ["gw-1", "gw-2", "gw-3"].map(|name| {
-        let setup = Setup::limited(upstream, quota, burst);
-        redis.node(setup, name).start()
-    })
-}
-
-/// Waits until the key is in force on this node, without a request that would be charged.
-#[track_caller]
-fn heard_of(gateway: &Gateway, key: &Key) {
-    eventually("the key is known", || {
-        (gateway.command(&["keys", "show", &key.id]).0 == 0).then_some(())
-    });
-}
-
-fn addresses(all: &[Gateway]) -> Vec<SocketAddr> {
-    all.iter().map(Gateway::https).collect()
-}
-
-/// As many requests at each node, from two connections that stay: the answers, which are all 200 or 429.
-fn ask(all: &[SocketAddr], key: &Key, each: usize) -> Vec<Answer> {
-    std::thread::scope(|scope| {
-        let asking = all.iter().flat_map(|address| [address; 2]).map(|address| {
-            scope.spawn(move || {
-                let mut connection = Http1::tls(*address);
-                let request = Request::get("/any/x").bearer(&key.text);
-                let answers = (0..each / 2).map(|_| connection.exchange(&request));
-                answers.collect::<Vec<_>>()
-            })
-        });
-        let asking: Vec<_> = asking.collect();
-        let answers = asking.into_iter().flat_map(|one| one.join().unwrap());
-        let answers: Vec<Answer> = answers.collect();
-        let known = |answer: &Answer| [200, 429].contains(&answer.status);
-        assert!(answers.iter().all(known));
-        answers
-    })
-}
-
-fn admitted(answers: &[Answer]) -> usize {
-    let admitted = answers.iter().filter(|answer| answer.status == 200);
-    admitted.count()
-}
 
 /// How many scripts the server has run.
 fn scripts(redis: &Redis) -> u64 {
@@ -69,14 +31,6 @@ fn scripts(redis: &Redis) -> u64 {
         .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
     let calls = calls.and_then(|rest| rest.split(',').next());
     calls.map_or(0, |calls| calls.parse().unwrap())
-}
-
-/// What the store counts as used of the quota: permits that are held count too.
-fn used(redis: &Redis, key: &Key) -> u64 {
-    let name = format!("portcullis:lq:k:{}", key.id.trim_start_matches("key_"));
-    let all: Vec<(String, u64)> = redis.ask(&["HGETALL", &name]);
-    let of_nodes = all.iter().filter(|(field, _)| field != "opened");
-    of_nodes.map(|(_, used)| used).sum()
 }
 
 // CHECK11, DESIGN promise 2: three nodes, a hot key, counted at the backend. The store is asked far less than once a request, since most take a permit
@@ -303,4 +257,82 @@ fn a_store_that_is_emptied_is_told_again() {
     });
     ask(&addresses(&all), &key, 300);
     assert!(upstream.hits() <= 900, "{} of 900", upstream.hits());
+}
+
+// DESIGN promise 2: more requests wait at once than there are permits. Whoever gets none is refused.
+#[test]
+fn no_more_are_given_than_there_are_however_many_wait() {
+    if left_out() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let setup = Setup::limited(&upstream, "600/hour", "unlimited").route_to(
+        "legacy",
+        "/dear/{*rest}",
+        &[],
+        Access::AnyKey,
+        "cost = 50\n",
+    );
+    let gateway = redis
+        .node(setup, "gw-1")
+        .set("store", "redis_timeout", r#""10s""#)
+        .start();
+    let key = gateway.key("acme");
+    heard_of(&gateway, &key);
+    let mut connections: Vec<Http1> = (0..30).map(|_| gateway.connect()).collect();
+    redis.freeze();
+    let request = Request::get("/dear/x").bearer(&key.text);
+    for connection in &mut connections {
+        connection.send(request.bytes());
+    }
+    eventually("they wait", || {
+        (gateway.metric("http_server_active_requests") >= 30).then_some(())
+    });
+    redis.thaw();
+    let answers: Vec<Answer> = connections.iter_mut().map(Http1::read).collect();
+    assert_eq!(admitted(&answers), 12);
+    assert_eq!(upstream.hits(), 12);
+}
+
+// `limits_outage = "share"` where permits are held: each node goes on with what it holds, and then up to its share, by what it has admitted itself. So no
+// node passes its share by more than a lease, an eighth of the limit; and where one had used all of it, the others add their shares at most.
+#[test]
+fn without_the_store_each_node_has_what_it_holds_or_its_share() {
+    if left_out() {
+        return;
+    }
+    for (before, most) in [([200, 200, 200], 900 + 2 * 112), ([900, 0, 0], 900 + 600)] {
+        let (mut redis, upstream) = (Redis::start(), Upstream::start());
+        let all = nodes(&redis, &upstream, "900/hour", "unlimited");
+        let key = all[0].key("acme");
+        for gateway in &all {
+            heard_of(gateway, &key);
+            knows_nodes(gateway, 3);
+        }
+        let ask_each = |counts: [usize; 3]| {
+            let counts = all.iter().zip(counts);
+            counts
+                .map(|(gateway, count)| admitted(&ask(&[gateway.https()], &key, count)))
+                .collect::<Vec<_>>()
+        };
+        let used = ask_each(before);
+        redis.kill();
+        let more = ask_each([500; 3]);
+        for (used, more) in used.iter().zip(&more) {
+            let whole = used + more;
+            let held = if *used < 900 { 112 } else { 0 };
+            assert!(
+                (300..=300.max(used + held)).contains(&whole),
+                "{used} and {more}"
+            );
+        }
+        let hits = upstream.hits();
+        assert!(hits <= most, "{hits}, {most} at most");
+        redis.restart();
+        for gateway in &all {
+            eventually("what was admitted meanwhile is told", || {
+                (gateway.get("/any/x", &key).status == 429).then_some(())
+            });
+        }
+    }
 }

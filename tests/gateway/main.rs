@@ -20,6 +20,7 @@ mod audit;
 mod authentication;
 mod browsers;
 mod cluster;
+mod cluster_clocks;
 mod cluster_failures;
 mod cluster_leases;
 mod conformance;

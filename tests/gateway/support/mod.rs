@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod grpc;
 pub mod h2_upstream;
 pub mod idp;
+pub mod nodes;
 pub mod ports;
 pub mod real;
 pub mod redis;

@@ -3,7 +3,9 @@
 
 use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
@@ -21,6 +23,8 @@ pub struct Redis {
     pub port: u16,
     more: Vec<String>,
     directory: TempDir,
+    /// What is preloaded, and the file that says what its wall clock is ahead.
+    clock: Option<[PathBuf; 2]>,
     child: Child,
 }
 
@@ -42,13 +46,47 @@ impl Redis {
         let directory = tempfile::tempdir().unwrap();
         let port = free_port();
         let more: Vec<String> = more.iter().map(|word| (*word).to_owned()).collect();
-        let child = run(port, &more, &directory);
+        let child = run(port, &more, &directory, None);
         Redis {
             port,
             more,
             directory,
+            clock: None,
             child,
         }
+    }
+
+    /// An empty one with a clock of its own; `set_clock_by` sets it.
+    #[track_caller]
+    pub fn start_with_clock() -> Redis {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = ["clock.so", "clock.shift"].map(|name| directory.path().join(name));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/clock.c");
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(&clock[0])
+            .arg(source);
+        assert!(cc.status().unwrap().success(), "{cc:?}");
+        std::fs::write(&clock[1], 0_i64.to_ne_bytes()).unwrap();
+        let port = free_port();
+        let child = run(port, &[], &directory, Some(&clock));
+        Redis {
+            port,
+            more: Vec::new(),
+            directory,
+            clock: Some(clock),
+            child,
+        }
+    }
+
+    /// Its wall clock is as many seconds before or behind the machine's from now on.
+    #[track_caller]
+    pub fn set_clock_by(&self, seconds: i64) {
+        let [_, shift] = self.clock.as_ref().expect("it has a clock of its own");
+        let shift = std::fs::OpenOptions::new().write(true).open(shift).unwrap();
+        let micros = (seconds * 1_000_000).to_ne_bytes();
+        // In place: the server has it in its memory.
+        shift.write_all_at(&micros, 0).unwrap();
     }
 
     /// One that is spoken to over TLS alone, by the user `gateway` alone, who may do what a gateway needs with names that begin `pc:live:`.
@@ -82,6 +120,7 @@ impl Redis {
             port,
             more: Vec::new(),
             directory,
+            clock: None,
             child,
         }
     }
@@ -101,11 +140,17 @@ impl Redis {
     /// A Sentinel that watches `primary` under the name `portcullis`, alone, and takes half a second of silence for death.
     #[track_caller]
     pub fn sentinel_of(primary: &Redis) -> Redis {
+        Redis::sentinel_with(primary, "")
+    }
+
+    /// The same with more lines of its file.
+    #[track_caller]
+    pub fn sentinel_with(primary: &Redis, lines: &str) -> Redis {
         let directory = tempfile::tempdir().unwrap();
         let port = free_port();
         let file = directory.path().join("sentinel.conf");
         let text = format!(
-            "port {port}\nbind 127.0.0.1\nsentinel monitor portcullis 127.0.0.1 {} 1\nsentinel down-after-milliseconds portcullis 500\nsentinel failover-timeout portcullis 5000\n",
+            "port {port}\nbind 127.0.0.1\nsentinel monitor portcullis 127.0.0.1 {} 1\nsentinel down-after-milliseconds portcullis 500\nsentinel failover-timeout portcullis 5000\n{lines}",
             primary.port
         );
         std::fs::write(&file, text).unwrap();
@@ -116,6 +161,7 @@ impl Redis {
             port,
             more: Vec::new(),
             directory,
+            clock: None,
             child,
         }
     }
@@ -146,7 +192,7 @@ impl Redis {
     #[track_caller]
     pub fn restart(&mut self) {
         self.kill();
-        self.child = run(self.port, &self.more, &self.directory);
+        self.child = run(self.port, &self.more, &self.directory, self.clock.as_ref());
     }
 
     /// Keeps it from answering, without closing a connection.
@@ -190,8 +236,11 @@ fn server() -> Command {
 }
 
 #[track_caller]
-fn run(port: u16, more: &[String], directory: &TempDir) -> Child {
+fn run(port: u16, more: &[String], directory: &TempDir, clock: Option<&[PathBuf; 2]>) -> Child {
     let mut command = server();
+    if let Some([library, shift]) = clock {
+        command.env("LD_PRELOAD", library).env("CLOCK_SHIFT", shift);
+    }
     command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no"])
