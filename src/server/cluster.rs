@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::clock::Now;
+use crate::clock::Wall;
 use crate::config::StoreConfig;
 use crate::quota::Quota;
 use crate::quota::shared::SharedCounters;
@@ -139,6 +140,7 @@ impl Tending {
             failing: false,
             told: Told::Heard,
             twin: false,
+            apart: false,
         };
         let thread = std::thread::Builder::new().name("shared-store".to_owned());
         let thread = thread.spawn(move || work.run());
@@ -166,6 +168,8 @@ struct Work {
     told: Told,
     /// Whether another gateway was seen under this node's id.
     twin: bool,
+    /// Whether the store's clock and this node's were apart.
+    apart: bool,
 }
 
 /// What was said of it in the log last.
@@ -209,6 +213,7 @@ impl Work {
                 "what was read and what takes signs of life were two servers",
             ));
         }
+        self.compare_clocks(asked.wall);
         self.keeper.note_peers(all.len())?;
         if let Some(contact) = self.keeper.contact() {
             contact.heard(asked.mono, self.max_stale);
@@ -217,6 +222,19 @@ impl Work {
         self.tell();
         let copied = self.keeper.copied()?;
         self.nodes.wait(copied)
+    }
+
+    /// Windows and signs of life go by the store's clock; one that is set lets windows end early, or late.
+    fn compare_clocks(&mut self, asked: Wall) {
+        let millis = self.nodes.apart(asked, self.clock.now().wall);
+        let apart = millis.abs() > APART_MILLIS;
+        if apart && !self.apart {
+            tracing::error!(
+                millis,
+                "the clocks of the shared store and of this node are apart (below zero the store's is behind): limits go by the store's, expiry by this node's"
+            );
+        }
+        self.apart = apart;
     }
 
     /// For metrics: what was heard, or that nothing was.
@@ -269,5 +287,7 @@ impl Work {
     }
 }
 
+/// Beyond this clocks are said to be apart.
+const APART_MILLIS: i64 = 1_000;
 /// Between two tries of a store that is away.
 const PAUSE: Duration = Duration::from_millis(200);

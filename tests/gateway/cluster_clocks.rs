@@ -16,6 +16,7 @@ use crate::support::nodes::nodes;
 use crate::support::redis::Redis;
 use crate::support::redis::left_out;
 use crate::support::relay::Relay;
+use crate::support::site::Site;
 use crate::support::upstream::Upstream;
 
 /// Does one thing after the other while `asked` goes on, each when the backend has had some more requests.
@@ -169,4 +170,31 @@ fn nodes_whose_clocks_are_set_amid_a_burst_change_no_limit() {
     let reset = |gateway: &Gateway| gateway.get("/any/x", &key).number("x-ratelimit-reset");
     let resets: Vec<u64> = all.iter().map(reset).collect();
     assert_eq!(resets, [resets[0]; 3]);
+}
+
+// Nobody finds out by refusals: each node says once that the store's clock is not its own.
+#[test]
+fn a_store_with_another_clock_is_told_of() {
+    if left_out() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start_with_clock(), Upstream::start());
+    let site = Site::of(redis.node(Setup::usual(&upstream), "gw-1"));
+    let _running = site.start();
+    let told = || {
+        let text = site.stderr();
+        text.matches("clocks of the shared store and of this node")
+            .count()
+    };
+    for (seconds, times) in [(30, 1), (0, 1), (-30, 2)] {
+        redis.set_clock_by(seconds);
+        eventually("it is told", || (told() == times).then_some(()));
+        // Some signs of life more, which say nothing new.
+        let beat = || redis.ask::<String>(&["GET", "portcullis:beat"]);
+        for _ in 0..2 {
+            let before = beat();
+            eventually("a sign of life", || (beat() != before).then_some(()));
+        }
+        assert_eq!(told(), times);
+    }
 }

@@ -86,10 +86,11 @@ impl Claim {
     /// Counts what was admitted at `now` in the window that was opened then.
     pub(super) fn take(&mut self, limits: &Limits, cost: u64, opened: u64, now: u64) {
         if limits.quota.is_some() {
-            if self.opened != Some(opened) {
-                (self.opened, self.used) = (Some(opened), 0);
+            self.enter(opened);
+            // Of an earlier window that is over nothing has to be known.
+            if self.opened == Some(opened) {
+                self.used += cost;
             }
-            self.used += cost;
         }
         if limits.burst.is_some() {
             let at = now.next_multiple_of(grid(self.burst_seconds));
@@ -97,6 +98,16 @@ impl Claim {
                 Some((last, count)) if *last >= at => *count += cost,
                 _ => self.burst.push_back((at, cost)),
             }
+        }
+    }
+
+    /// The window that the store names. Where two overlap, since a store that had forgotten heard of both, it has what was used in either.
+    fn enter(&mut self, opened: u64) {
+        let length = micros(self.seconds);
+        match self.opened {
+            Some(known) if opened + length <= known => {}
+            Some(known) if opened < known + length => self.opened = Some(opened),
+            _ => (self.opened, self.used) = (Some(opened), 0),
         }
     }
 
@@ -244,3 +255,35 @@ const STAMPS: u64 = 512;
 
 /// How much longer than it counts a use is known here, in microseconds.
 const SLACK: u64 = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::limit::Rate;
+
+    /// Two nodes opened windows while the store was away, and it goes on with the earlier one: what was used in the later one is of that too, also when
+    /// the store forgets once more. A report that comes after a window's end takes nothing from the next one.
+    #[test]
+    fn windows_that_overlap_are_one() {
+        let rate = Rate {
+            count: 100,
+            seconds: 60,
+        };
+        let limits = Limits {
+            quota: Some(rate),
+            burst: None,
+        };
+        let at = |seconds: u64| (1_700_000_000 + seconds) * MICROS;
+        let mut claim = Claim::default();
+        claim.roll(&limits, at(30));
+        claim.take(&limits, 50, at(30), at(30));
+        claim.roll(&limits, at(40));
+        claim.take(&limits, 1, at(20), at(40));
+        assert_eq!((claim.opened, claim.used), (Some(at(20)), 51));
+        claim.roll(&limits, at(90));
+        claim.take(&limits, 2, at(90), at(90));
+        assert_eq!((claim.opened, claim.used), (Some(at(90)), 2));
+        claim.take(&limits, 7, at(20), at(79));
+        assert_eq!((claim.opened, claim.used), (Some(at(90)), 2));
+    }
+}

@@ -8,6 +8,16 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local text = function(number) return string.format('%.0f', number) end
 local facts = redis.call('HMGET', KEYS[2], 'seq', 'head', 'filling')
 local is = ARGV[4] .. ' ' .. (facts[3] or '')
+if ARGV[1] ~= '' and ARGV[3] == '' then
+  -- It begins: an earlier run of it is over, if it was in the same directory, which one process holds, or is silent. Else it may be another's.
+  local id, place = string.match(ARGV[1], '^([^.]*)%.?(.?.?.?.?.?.?.?.?)')
+  local all = redis.call('HGETALL', KEYS[1])
+  for at = 1, #all, 2 do
+    local of, where = string.match(all[at], '^([^.]*)%.?(.?.?.?.?.?.?.?.?)')
+    local heard = tonumber(string.match(all[at + 1], '^%d+') or 0)
+    if of == id and (where == place or now - heard >= 10000) then redis.call('HDEL', KEYS[1], all[at]) end
+  end
+end
 local last = tonumber(redis.call('GET', KEYS[4]) or now)
 if now < last or now > last + 10000 then
   -- The clock of the store was set, or nobody was there to see how it went on: there is a sign of life each second while one node lives. Nobody is there
@@ -22,16 +32,7 @@ if ARGV[1] == '' then
   redis.call('SET', KEYS[4], text(now), 'XX')
 else
   redis.call('SET', KEYS[4], text(now))
-  if ARGV[3] == '' then
-    -- It begins: an earlier run of it is over, if it was in the same directory, which one process holds, or is silent. Else it may be another's.
-    local id, place = string.match(ARGV[1], '^([^.]*)%.?(.?.?.?.?.?.?.?.?)')
-    local all = redis.call('HGETALL', KEYS[1])
-    for at = 1, #all, 2 do
-      local of, where = string.match(all[at], '^([^.]*)%.?(.?.?.?.?.?.?.?.?)')
-      local heard = tonumber(string.match(all[at + 1], '^%d+') or 0)
-      if of == id and (where == place or now - heard >= 10000) then redis.call('HDEL', KEYS[1], all[at]) end
-    end
-  elseif ARGV[3] ~= is then
+  if ARGV[3] ~= '' and ARGV[3] ~= is then
     -- Another server, or one that was emptied: whom it forgot is there until it leaves.
     for at = 5, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[at], ARGV[at + 1]) end
   end

@@ -29,6 +29,8 @@ pub struct Nodes {
     others: Vec<(String, String)>,
     /// Whether any node has been heard by the store since it was begun or emptied.
     known: bool,
+    /// The store's time at the last sign of life, in milliseconds.
+    now: u64,
 }
 
 /// A node that has not left.
@@ -85,6 +87,7 @@ impl Nodes {
             store: String::new(),
             others: Vec::new(),
             known: false,
+            now: 0,
         }
     }
 
@@ -184,6 +187,7 @@ impl Nodes {
         }
         let answer: Vec<String> = self.link.call(0, |connection| ask.invoke(connection))?;
         let now: u64 = answer.first().and_then(|now| now.parse().ok()).unwrap_or(0);
+        self.now = now;
         self.known = answer.get(2).is_some_and(|known| known == "1");
         let nodes = answer.get(3..).unwrap_or_default().chunks_exact(3);
         self.store = answer.get(1).cloned().unwrap_or_default();
@@ -195,6 +199,17 @@ impl Nodes {
         Ok(nodes
             .filter_map(|of| node(now, &of[0], &of[1], of[2] == "1"))
             .collect())
+    }
+
+    /// By how many milliseconds the store's clock is ahead of this node's, or, below zero, behind it; at the least, since the last `beat` was carried
+    /// out at some time between these.
+    #[must_use]
+    pub fn apart(&self, asked: Wall, heard: Wall) -> i64 {
+        let [asked, heard] = [asked, heard].map(|at| at.0 / 1_000);
+        match self.now > heard {
+            true => (self.now - heard) as i64,
+            false => -(asked.saturating_sub(self.now) as i64),
+        }
     }
 
     /// Waits for a change after the one with this number, a second at most.
