@@ -463,6 +463,9 @@ where
         if arrival.said.is_empty() {
             // A client that says nothing costs no session of TLS. What goes wrong here goes wrong below as well.
             let _ = arrival.socket.readable().await;
+        } else {
+            // What cannot be written at once is lost where the first bytes already end the handshake: the alert that says why.
+            let _ = arrival.socket.writable().await;
         }
         let acceptor = TlsAcceptor::from(seat.edge.tls.load_full());
         acceptor.accept(seat.watch(arrival, true)).await

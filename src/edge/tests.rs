@@ -450,12 +450,12 @@ async fn tls_1_2_and_1_3_are_spoken_and_alpn_chooses_the_protocol() {
             assert!(get(&mut stream).await.ends_with("hello"), "kept alive");
         }
     }
-    assert!(
-        gateway
-            .try_connect(NAME, &[&TLS13], &[b"spdy"])
-            .await
-            .is_err()
-    );
+    let old = gateway.try_connect(NAME, &[&TLS13], &[b"http/1.0"]).await;
+    assert!(get(&mut old.unwrap()).await.ends_with("hello"));
+    // Told, and not only closed.
+    let refused = gateway.try_connect(NAME, &[&TLS13], &[b"spdy"]).await;
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("ApplicationProtocol"), "{said}");
 }
 
 #[tokio::test]

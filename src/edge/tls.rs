@@ -95,7 +95,7 @@ fn server_config(
         .with_protocol_versions(versions)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(chooser));
-    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
     // No early data (rustls' default, said here because S23 rests on it): a 0-RTT request can be replayed.
     config.max_early_data_size = 0;
     // Tickets only, keys rotated every 6 hours: no session table that strangers fill. One ticket per handshake is what it is worth.
@@ -224,7 +224,8 @@ impl ResolvesServerCert for Chooser {
 
 /// ALPN of HTTP/2 over TLS.
 pub(super) const ALPN_HTTP2: &[u8] = b"h2";
-const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// What is spoken, best first; some clients of HTTP/1.0 say so (`curl --http1.0`).
+const ALPN: [&[u8]; 3] = [ALPN_HTTP2, b"http/1.1", b"http/1.0"];
 
 #[cfg(test)]
 mod tests {
