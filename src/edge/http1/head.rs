@@ -224,7 +224,9 @@ pub(crate) fn parse(lines: &Lines, limits: &Limits) -> Result<Head, Unfit> {
         return Err(Unfit::TargetTooLong);
     }
     let target = head.slice(target);
-    if target.contains(&DELETE) {
+    // Behind a `#` nobody else looks at it.
+    let is_text = std::str::from_utf8(&target).is_ok();
+    if !is_text || target.iter().any(|byte| *byte <= b' ' || *byte == DELETE) {
         return Err(NO_TARGET);
     }
     let uri = Uri::from_maybe_shared(target).map_err(|_| NO_TARGET)?;

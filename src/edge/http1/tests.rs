@@ -69,6 +69,8 @@ fn only_a_request_line_begins_a_request() {
         "G(T / HTTP/1.1",
         "GET /\x01 HTTP/1.1",
         "GET /\x7f HTTP/1.1",
+        "GET /#\t HTTP/1.1",
+        "GET /#\x7f HTTP/1.1",
         "GET /<> HTTP/1.1",
         "PRI * HTTP/2.0",
     ];
