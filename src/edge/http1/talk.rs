@@ -208,7 +208,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Talk<T> {
             self.out = spare::buffer();
         }
         // A 100 now would be taken for an answer to what comes next, and what comes next may be this body or another request.
-        let is_last = is_last || std::mem::take(&mut self.awaits_100) || self.is_lost();
+        let awaited_100 = std::mem::take(&mut self.awaits_100);
+        let is_last = is_last || awaited_100 || self.is_lost();
         self.continues = false;
         let begun = answer::write(head, length, asked, is_last, tick, &mut self.out);
         self.answering = match begun.framing {

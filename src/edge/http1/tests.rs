@@ -1,9 +1,25 @@
 //! Requests that must be taken, and those that must not.
 
-use proptest::prelude::*;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::Context;
+use std::task::Waker;
 
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+use proptest::prelude::*;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+
+use crate::upstream::BodySource;
+
+use super::answer::Asked;
 use super::properties::is_taken;
 use super::properties::requests;
+use super::talk::Talk;
+use super::talk::Upload;
+use super::talk::poll_answer;
 
 const START: &str = "POST / HTTP/1.1\r\nHost: x\r\n";
 
@@ -146,6 +162,36 @@ fn what_begins_wrongly_is_told_at_once() {
             super::head::take(&mut received, &mut seen, &limits).is_err(),
             "{start:?}"
         );
+    }
+}
+
+// RFC 9110 section 10.1.1: once an answer has begun, a 100 would stand in the middle of it, whoever reads the body on.
+#[tokio::test]
+async fn no_100_comes_behind_the_beginning_of_an_answer() {
+    for is_last in [true, false] {
+        let (near, mut far) = tokio::io::duplex(4096);
+        let request = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+        far.write_all(request).await.unwrap();
+        let limits = super::head::Limits {
+            bytes_max: 1024,
+            fields_max: 10,
+        };
+        let mut talk = Talk::new(near);
+        let lines = std::future::poll_fn(|cx| talk.poll_head(cx, &limits)).await;
+        let lines = lines.unwrap().unwrap();
+        talk.expect(&super::head::parse(&lines, &limits).unwrap());
+        let (head, mut body) = Response::new(Full::<Bytes>::from("late")).into_parts();
+        assert!(talk.begin(&head, &body, Asked::default(), is_last, 1));
+        let talk = Rc::new(RefCell::new(talk));
+        let mut upload = Upload(Rc::clone(&talk));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(upload.poll_data(&mut cx).is_pending());
+        assert!(poll_answer(&talk, &mut cx, &mut body).is_ready());
+        drop(talk.borrow_mut().let_go());
+        let mut said = String::new();
+        far.read_to_string(&mut said).await.unwrap();
+        assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with("\r\n\r\nlate"));
+        assert!(!said.contains("100"), "{said}");
     }
 }
 
