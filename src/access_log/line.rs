@@ -8,45 +8,50 @@ use crate::access_log::Entry;
 /// A text in a line is cut after this many bytes.
 pub(super) const TEXT_BYTES_MAX: usize = 2048;
 
-pub(super) fn write_entry(out: &mut Vec<u8>, entry: &Entry<'_>) {
+/// Room for an everyday line, had once for all of its texts.
+const LINE_BYTES: usize = 1024;
+
+/// Letters or digits in a row behind the last underscore of every key that this gateway makes.
+const RUN_OF_KEY: usize = 30;
+
+pub(super) fn write_entry(out: &mut Vec<u8>, stamp: &mut Stamp, entry: &Entry<'_>) {
+    out.reserve(LINE_BYTES);
     out.extend_from_slice(b"{\"time\":\"");
-    write_time(out, entry.unix_micros);
-    out.push(b'"');
-    text(out, ",\"request_id\":\"", entry.request_id);
-    out.extend_from_slice(b",\"client.address\":\"");
+    stamp.write(out, entry.unix_micros);
+    text(out, b"\",\"request_id\":\"", entry.request_id);
+    out.extend_from_slice(b"\",\"client.address\":\"");
     write_address(out, entry.client);
-    out.push(b'"');
-    from_client(out, ",\"http.request.method\":\"", entry.method);
-    from_client(out, ",\"server.address\":\"", entry.host);
-    from_client(out, ",\"url.path\":\"", entry.path);
-    text(out, ",\"network.protocol.version\":\"", entry.protocol);
+    from_client(out, b"\",\"http.request.method\":\"", entry.method);
+    from_client(out, b"\",\"server.address\":\"", entry.host);
+    from_client(out, b"\",\"url.path\":\"", entry.path);
+    word(out, b"\",\"network.protocol.version\":\"", entry.protocol);
     number(
         out,
-        ",\"http.response.status_code\":",
+        b"\",\"http.response.status_code\":",
         u64::from(entry.status),
     );
-    text(out, ",\"decision\":\"", entry.decision);
-    text(out, ",\"reason\":\"", entry.reason);
-    text(out, ",\"would_refuse\":\"", entry.would_refuse);
-    text(out, ",\"http.route\":\"", entry.route);
-    text(out, ",\"tenant\":\"", entry.tenant);
-    text(out, ",\"key_id\":\"", entry.key_id);
+    word(out, b",\"decision\":\"", entry.decision);
+    word(out, b"\",\"reason\":\"", entry.reason);
+    word(out, b"\",\"would_refuse\":\"", entry.would_refuse);
+    text(out, b"\",\"http.route\":\"", entry.route);
+    text(out, b"\",\"tenant\":\"", entry.tenant);
+    text(out, b"\",\"key_id\":\"", entry.key_id);
     if let Some(token) = &entry.token {
-        text(out, ",\"credential\":\"", token.kind);
-        text(out, ",\"token.issuer\":\"", token.issuer);
-        text(out, ",\"token.subject\":\"", token.subject);
-        text(out, ",\"token.client\":\"", token.client);
-        text(out, ",\"token.id\":\"", token.jti);
+        text(out, b"\",\"credential\":\"", token.kind);
+        text(out, b"\",\"token.issuer\":\"", token.issuer);
+        text(out, b"\",\"token.subject\":\"", token.subject);
+        text(out, b"\",\"token.client\":\"", token.client);
+        text(out, b"\",\"token.id\":\"", token.jti);
     }
-    text(out, ",\"upstream\":\"", entry.upstream);
-    text(out, ",\"upstream.address\":\"", entry.server);
-    text(out, ",\"detail\":\"", entry.detail);
-    number(out, ",\"http.request.body.size\":", entry.request_bytes);
-    number(out, ",\"http.response.body.size\":", entry.response_bytes);
-    number(out, ",\"duration_us\":", entry.total_micros);
-    number(out, ",\"upstream_us\":", entry.upstream_micros);
-    text(out, ",\"end\":\"", entry.end);
-    out.extend_from_slice(b"}\n");
+    text(out, b"\",\"upstream\":\"", entry.upstream);
+    text(out, b"\",\"upstream.address\":\"", entry.server);
+    text(out, b"\",\"detail\":\"", entry.detail);
+    number(out, b"\",\"http.request.body.size\":", entry.request_bytes);
+    number(out, b",\"http.response.body.size\":", entry.response_bytes);
+    number(out, b",\"duration_us\":", entry.total_micros);
+    number(out, b",\"upstream_us\":", entry.upstream_micros);
+    word(out, b",\"end\":\"", entry.end);
+    out.extend_from_slice(b"\"}\n");
 }
 
 /// An address as `Display` has it. By hand for IPv4: the formatting machinery takes 1,300 instructions.
@@ -63,42 +68,61 @@ pub(crate) fn write_address(out: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
-/// `name` is all that stands before the value: `,"name":`.
-fn number(out: &mut Vec<u8>, name: &'static str, value: u64) {
-    out.extend_from_slice(name.as_bytes());
+/// `name` is all that stands before the value, the end of the text before it included. Each use has code of its own, which knows how long it is.
+#[inline(always)]
+fn number<const N: usize>(out: &mut Vec<u8>, name: &'static [u8; N], value: u64) {
+    out.extend_from_slice(name);
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// `name` is all that stands before the value: `,"name":"`.
-fn text(out: &mut Vec<u8>, name: &'static str, value: &str) {
-    if value.is_empty() {
-        return;
+/// The same for a text. Its end is written by what follows.
+#[inline(always)]
+fn text<const N: usize>(out: &mut Vec<u8>, name: &'static [u8; N], value: &str) {
+    if !value.is_empty() {
+        out.extend_from_slice(name);
+        escape(out, value);
     }
-    out.extend_from_slice(name.as_bytes());
-    escape(out, value);
-    out.push(b'"');
+}
+
+/// The same for a word of our own, which needs no escape.
+#[inline(always)]
+fn word<const N: usize>(out: &mut Vec<u8>, name: &'static [u8; N], value: &'static str) {
+    if !value.is_empty() {
+        out.extend_from_slice(name);
+        out.extend_from_slice(value.as_bytes());
+    }
 }
 
 /// Method, host and path are the client's words and may hold a key that somebody pasted there: what looks like one is masked, plain,
 /// percent-encoded or encoded twice (S26).
-fn from_client(out: &mut Vec<u8>, name: &'static str, value: &str) {
+#[inline(always)]
+fn from_client<const N: usize>(out: &mut Vec<u8>, name: &'static [u8; N], value: &str) {
+    let value = match may_hold_key(value) {
+        true => "[redacted]",
+        false => value,
+    };
+    text(out, name, value);
+}
+
+fn may_hold_key(value: &str) -> bool {
     let decoded = || PercentDecoded(value.bytes());
     let has = |byte| memchr::memchr(byte, value.as_bytes()).is_some();
-    let masked = (has(b'_') && holds_key(value.bytes()))
-        || (has(b'%') && (holds_key(decoded()) || holds_key(PercentDecoded(decoded()))));
-    text(out, name, if masked { "[redacted]" } else { value });
+    // Shorter than the run that a key has.
+    value.len() > RUN_OF_KEY
+        && ((has(b'_') && holds_key(value.bytes()))
+            || (has(b'%') && (holds_key(decoded()) || holds_key(PercentDecoded(decoded())))))
 }
 
 /// Whether 30 letters or digits in a row follow an underscore: the shape of every key this gateway makes.
 fn holds_key(bytes: impl Iterator<Item = u8>) -> bool {
-    let mut run: Option<u32> = None;
+    let mut run: Option<usize> = None;
     for byte in bytes {
         run = match (byte, run) {
             (b'_', _) => Some(0),
             (byte, Some(length)) if byte.is_ascii_alphanumeric() => Some(length + 1),
             _ => None,
         };
-        if run == Some(30) {
+        if run == Some(RUN_OF_KEY) {
             return true;
         }
     }
@@ -171,35 +195,55 @@ fn needs_escape(byte: u8) -> bool {
     (byte.wrapping_sub(b' ') > b'~' - b' ') | (byte == b'"') | (byte == b'\\')
 }
 
-/// RFC 3339 in UTC with microseconds.
-fn write_time(out: &mut Vec<u8>, unix_micros: u64) {
-    let seconds = unix_micros / 1_000_000;
-    let (year, month, day) = civil(seconds / 86_400);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let micros = unix_micros % 1_000_000;
-    for (mark, value, digits) in [
-        (None, year, 4),
-        (Some(b'-'), month, 2),
-        (Some(b'-'), day, 2),
-        (Some(b'T'), hour, 2),
-        (Some(b':'), minute, 2),
-        (Some(b':'), second, 2),
-        (Some(b'.'), micros, 6),
-    ] {
-        out.extend(mark);
-        decimal(out, value, digits);
-    }
-    out.push(b'Z');
+/// The time of a line, of which all but the last digits are written once a second.
+#[derive(Debug)]
+pub(super) struct Stamp {
+    unix_seconds: u64,
+    /// RFC 3339 in UTC, up to the point behind the seconds.
+    text: [u8; 20],
 }
 
-/// The last digits of a number, zeros in front.
-fn decimal(out: &mut Vec<u8>, mut value: u64, digits: usize) {
-    let mut text = [b'0'; 8];
-    for place in text[..digits].iter_mut().rev() {
+impl Stamp {
+    pub(super) fn new() -> Stamp {
+        Stamp::of(0)
+    }
+
+    fn of(unix_seconds: u64) -> Stamp {
+        let (year, month, day) = civil(unix_seconds / 86_400);
+        let time = unix_seconds % 86_400;
+        let mut text = *b"0000-00-00T00:00:00.";
+        for (at, digits, value) in [
+            (0, 4, year),
+            (5, 2, month),
+            (8, 2, day),
+            (11, 2, time / 3_600),
+            (14, 2, time / 60 % 60),
+            (17, 2, time % 60),
+        ] {
+            decimal(&mut text[at..at + digits], value);
+        }
+        Stamp { unix_seconds, text }
+    }
+
+    /// Writes this time: RFC 3339 in UTC with microseconds.
+    fn write(&mut self, out: &mut Vec<u8>, unix_micros: u64) {
+        let (seconds, micros) = (unix_micros / 1_000_000, unix_micros % 1_000_000);
+        if self.unix_seconds != seconds {
+            *self = Stamp::of(seconds);
+        }
+        let mut digits = *b"000000Z";
+        decimal(&mut digits[..6], micros);
+        out.extend_from_slice(&self.text);
+        out.extend_from_slice(&digits);
+    }
+}
+
+/// The last digits of a number, as many as there is room for.
+fn decimal(room: &mut [u8], mut value: u64) {
+    for place in room.iter_mut().rev() {
         *place = b'0' + (value % 10) as u8;
         value /= 10;
     }
-    out.extend_from_slice(&text[..digits]);
 }
 
 /// Year, month and day of a count of days since 1970-01-01 in the Gregorian calendar.
@@ -255,7 +299,7 @@ pub(super) mod tests {
 
     fn line(entry: &Entry<'_>) -> String {
         let mut out = Vec::new();
-        write_entry(&mut out, entry);
+        write_entry(&mut out, &mut Stamp::new(), entry);
         String::from_utf8(out).unwrap()
     }
 
@@ -287,7 +331,7 @@ pub(super) mod tests {
             (253_402_300_799_999_999, "9999-12-31T23:59:59.999999Z"),
         ] {
             let mut out = Vec::new();
-            write_time(&mut out, micros);
+            Stamp::new().write(&mut out, micros);
             assert_eq!(String::from_utf8(out).unwrap(), text);
         }
     }

@@ -30,15 +30,15 @@ pub struct Entry<'a> {
     /// Path without query.
     pub path: &'a str,
     /// `1.0`, `1.1` or `2`.
-    pub protocol: &'a str,
+    pub protocol: &'static str,
     /// Status sent.
     pub status: u16,
     /// `forwarded`, `refused`, `failed` or `preflight`.
-    pub decision: &'a str,
+    pub decision: &'static str,
     /// Why it was refused or how it failed, one word.
-    pub reason: &'a str,
+    pub reason: &'static str,
     /// Why it would have been refused by a rule that is only observed, one word.
-    pub would_refuse: &'a str,
+    pub would_refuse: &'static str,
     /// The route's pattern.
     pub route: &'a str,
     /// The tenant's id.
@@ -62,7 +62,7 @@ pub struct Entry<'a> {
     /// From there to the head of the backend's answer; 0 when none was asked.
     pub upstream_micros: u64,
     /// `complete`, `client_left`, `client_failed`, `upstream_cut`, `timed_out` or `revoked`.
-    pub end: &'a str,
+    pub end: &'static str,
 }
 
 /// Who came with a token: what an operator can deny. Never the token itself.

@@ -13,14 +13,21 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use crate::access_log::Entry;
+use crate::access_log::line::Stamp;
 use crate::access_log::line::write_entry;
 
 /// A worker hands its lines over once they exceed this many bytes (or when it is told to, every 200 ms).
-const HAND_OVER_BYTES: usize = 32 * 1024;
+const HAND_OVER_BYTES: usize = 64 * 1024;
+
+/// Room of a buffer: what is gathered, and the line that goes beyond.
+const BUFFER_BYTES: usize = HAND_OVER_BYTES + 4 * 1024;
+
+/// Empty buffers that a worker has at most.
+const EMPTIES: usize = 4;
 
 /// Orders to the writing thread.
 enum Order {
-    Lines(Vec<u8>),
+    Lines(Lines),
     Reopen,
     Stop,
 }
@@ -34,6 +41,26 @@ pub enum Target {
     File(PathBuf),
 }
 
+/// Lines, and where their buffer goes when it is empty: memory that is given back is had again only page by page.
+struct Lines {
+    bytes: Vec<u8>,
+    back: mpsc::SyncSender<Vec<u8>>,
+}
+
+impl Lines {
+    fn count(&self) -> usize {
+        self.bytes.iter().filter(|byte| **byte == b'\n').count()
+    }
+
+    fn give_back(mut self) {
+        if self.bytes.capacity() <= 2 * BUFFER_BYTES {
+            self.bytes.clear();
+            // Without room there, or anybody, it is one too many.
+            let _ = self.back.try_send(self.bytes);
+        }
+    }
+}
+
 /// The writing thread.
 #[derive(Debug)]
 pub struct Writer {
@@ -45,7 +72,10 @@ pub struct Writer {
 #[derive(Debug)]
 pub struct Sink {
     lines: RefCell<Vec<u8>>,
+    stamp: RefCell<Stamp>,
     orders: Option<mpsc::SyncSender<Order>>,
+    back: mpsc::SyncSender<Vec<u8>>,
+    empties: mpsc::Receiver<Vec<u8>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -56,11 +86,14 @@ impl Writer {
     /// When the file cannot be opened or no thread can be had.
     pub fn start(target: Target, queue_bytes_max: usize) -> io::Result<Writer> {
         let mut out = open(&target)?;
-        let (orders, inbox) = mpsc::sync_channel(queue_bytes_max / HAND_OVER_BYTES);
+        let (orders, inbox) = mpsc::sync_channel((queue_bytes_max / HAND_OVER_BYTES).max(1));
         let thread = std::thread::Builder::new().name(String::from("access-log")).spawn(move || {
             for order in inbox {
                 match order {
-                    Order::Lines(lines) => write_lines(&mut *out, &lines),
+                    Order::Lines(lines) => {
+                        write_lines(&mut *out, &lines.bytes);
+                        lines.give_back();
+                    }
                     Order::Reopen => match open(&target) {
                         Ok(fresh) => out = fresh,
                         Err(error) => tracing::error!(%error, "access log not reopened, the old file goes on"),
@@ -78,11 +111,7 @@ impl Writer {
     /// A worker's end. `dropped` counts lines that could not be handed over.
     #[must_use]
     pub fn sink(&self, dropped: Arc<AtomicU64>) -> Sink {
-        Sink {
-            lines: RefCell::new(Vec::new()),
-            orders: Some(self.orders.clone()),
-            dropped,
-        }
+        Sink::to(Some(self.orders.clone()), dropped)
     }
 
     /// Opens the file anew, after it was moved away (USR1).
@@ -103,10 +132,18 @@ impl Sink {
     /// A sink that writes nowhere (`access = "off"`).
     #[must_use]
     pub fn off() -> Sink {
+        Sink::to(None, Arc::default())
+    }
+
+    fn to(orders: Option<mpsc::SyncSender<Order>>, dropped: Arc<AtomicU64>) -> Sink {
+        let (back, empties) = mpsc::sync_channel(EMPTIES);
         Sink {
             lines: RefCell::new(Vec::new()),
-            orders: None,
-            dropped: Arc::default(),
+            stamp: RefCell::new(Stamp::new()),
+            orders,
+            back,
+            empties,
+            dropped,
         }
     }
 
@@ -117,7 +154,7 @@ impl Sink {
         }
         let full = {
             let mut lines = self.lines.borrow_mut();
-            write_entry(&mut lines, entry);
+            write_entry(&mut lines, &mut self.stamp.borrow_mut(), entry);
             lines.len() >= HAND_OVER_BYTES
         };
         if full {
@@ -131,16 +168,20 @@ impl Sink {
         if self.lines.borrow().is_empty() {
             return;
         }
-        let lines = self
-            .lines
-            .replace(Vec::with_capacity(HAND_OVER_BYTES + 4096));
+        let empty = self.empties.try_recv();
+        let empty = empty.unwrap_or_else(|_| Vec::with_capacity(BUFFER_BYTES));
+        let lines = Lines {
+            bytes: self.lines.replace(empty),
+            back: self.back.clone(),
+        };
         if let Err(
             mpsc::TrySendError::Full(Order::Lines(lost))
             | mpsc::TrySendError::Disconnected(Order::Lines(lost)),
         ) = orders.try_send(Order::Lines(lines))
         {
-            let count = lost.iter().filter(|byte| **byte == b'\n').count();
-            self.dropped.fetch_add(count as u64, Ordering::Relaxed);
+            self.dropped
+                .fetch_add(lost.count() as u64, Ordering::Relaxed);
+            lost.give_back();
         }
     }
 }
