@@ -24,6 +24,7 @@ pub mod usage;
 
 // The operator.
 pub mod admin;
+pub mod aside;
 pub mod cli;
 pub mod clock;
 pub mod descriptors;

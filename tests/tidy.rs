@@ -10,7 +10,8 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// The rooms, lowest first: each imports only from those before it.
-const LAYERS: [&str; 25] = [
+const LAYERS: [&str; 26] = [
+    "aside",
     "clock",
     "descriptors",
     "pem",
@@ -39,7 +40,8 @@ const LAYERS: [&str; 25] = [
 ];
 
 /// Import nothing of this crate, but for what stands in [`LEAF_EXCEPTIONS`].
-const LEAVES: [&str; 6] = [
+const LEAVES: [&str; 7] = [
+    "aside",
     "clock",
     "descriptors",
     "pem",

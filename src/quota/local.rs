@@ -3,6 +3,7 @@
 use std::hash::Hash;
 use std::sync::PoisonError;
 
+use crate::aside::give_way;
 use crate::clock::Now;
 use crate::quota::window;
 use crate::quota::window::Windows;
@@ -91,7 +92,9 @@ impl<K: Eq + Hash + Clone + Ord> Table<K> {
         ids.sort_unstable();
         ids.dedup();
         ids.into_iter()
-            .map(|id| {
+            .enumerate()
+            .map(|(index, id)| {
+                give_way(index);
                 let windows = self.entries.get_mut(&id).map(|mut entry| {
                     entry.changed = false;
                     entry.windows.clone()

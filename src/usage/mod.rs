@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
+use crate::aside::give_way;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
 use crate::store::history::HourRow;
@@ -156,7 +157,9 @@ impl Usage {
             .noted
             .iter()
             .map(|lane| std::mem::take(&mut *lock(lane)));
-        for slot in noted.collect::<Vec<_>>().into_iter().flatten() {
+        let noted = noted.collect::<Vec<_>>();
+        for (index, slot) in noted.into_iter().flatten().enumerate() {
+            give_way(index);
             let Some(mut meter) = self.meters.get_mut(&slot) else {
                 continue;
             };

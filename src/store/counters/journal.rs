@@ -15,6 +15,7 @@ use rusqlite::types::Type;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::aside::give_way;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
 use crate::model::tenant::TenantId;
@@ -81,7 +82,8 @@ pub(super) fn is_empty(transaction: &Transaction<'_>) -> rusqlite::Result<bool> 
 /// Adds a save.
 pub(super) fn append(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite::Result<()> {
     let mut parts: BTreeMap<u8, (Vec<u8>, Vec<u8>)> = BTreeMap::new();
-    for row in batch.rows {
+    for (index, row) in batch.rows.iter().enumerate() {
+        give_way(index);
         let (limits, _) = parts.entry(part_of(&row.subject)).or_default();
         pack(&LimitLine::of(row), limits)?;
     }
@@ -94,7 +96,8 @@ pub(super) fn append(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqli
         };
         pack(&line, limits)?;
     }
-    for row in batch.usage {
+    for (index, row) in batch.usage.iter().enumerate() {
+        give_way(index);
         let (_, usage) = parts.entry(row.key.0[0]).or_default();
         pack(&UsageLine::of(row), usage)?;
     }

@@ -92,6 +92,7 @@ pub(in crate::store) fn load(
     whole::leave_alone(&connection, false)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.progress_handler(STEPS, Some(step_aside))?;
     Ok((connection, rows))
 }
 
@@ -311,6 +312,12 @@ pub(super) fn put(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite:
     history::add(transaction, batch.usage)
 }
 
+/// A statement that has got so far lets others run, and goes on.
+fn step_aside() -> bool {
+    std::thread::yield_now();
+    false
+}
+
 /// A key that was only refused was not used.
 fn was_used(row: &HourRow) -> bool {
     row.tally.last_used_unix_seconds > 0 || row.tally.requests() > 0
@@ -372,6 +379,9 @@ const JOURNAL_FROM: usize = 1_000;
 const BUSY: std::time::Duration = std::time::Duration::from_secs(2);
 
 const PACKED_BYTES: usize = 12;
+
+/// Steps of SQLite's machine, some ten microseconds.
+const STEPS: i32 = 500;
 
 /// Times are microseconds on the monotonic clock of the boot that `meta` names; `clock_offset` leads from there to the wall clock.
 const SCHEMA: &str = "
