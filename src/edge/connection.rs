@@ -10,7 +10,6 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use bytes::Bytes;
 use http::Request;
 use http::Response;
 use http_body::Body;
@@ -27,6 +26,7 @@ use crate::config::Connections;
 use crate::config::Http;
 use crate::edge::BoxError;
 use crate::gate::Peer;
+use crate::handler::Answered;
 use crate::handler::in_flight::Carrier;
 use crate::upstream::ClientBody;
 use crate::upstream::Transport;
@@ -93,7 +93,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
     T: Transport,
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: Answered + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     client.enter(Phase::Http1);
@@ -118,7 +118,7 @@ pub(super) async fn serve_http2<T, H, F, B>(
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: Answered + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     client.enter(Phase::Http2);

@@ -18,7 +18,6 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Request;
 use http::Response;
-use http_body::Body;
 use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::io::AsyncRead;
@@ -36,6 +35,7 @@ use crate::descriptors;
 use crate::gate;
 use crate::gate::Peer;
 use crate::gate::Via;
+use crate::handler::Answered;
 use crate::handler::Worker;
 use crate::handler::handle;
 use crate::handler::in_flight::Carrier;
@@ -448,7 +448,7 @@ async fn secure<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
 where
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: Answered + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     let (seat, arrival) = match seat.place.is_named() {
@@ -492,7 +492,7 @@ async fn plain<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
 where
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: Answered + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     let (seat, arrival) = match seat.place.is_named() {
@@ -512,7 +512,7 @@ where
     T: Transport,
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: Answered + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     let bounds = (seat.edge.settings)().bounds;
@@ -525,7 +525,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
-    B: Body<Data = Bytes> + Unpin + 'static,
+    B: Answered + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     let bounds = (seat.edge.settings)().bounds;

@@ -299,6 +299,8 @@ fn text(status: StatusCode, text: &str) -> Response<TestBody> {
     response
 }
 
+impl crate::handler::Answered for UnsyncBoxBody<Bytes, BoxError> {}
+
 struct Endless;
 
 impl Body for Endless {

@@ -37,6 +37,7 @@ use crate::quota::headers;
 use crate::quota::headers::Shown;
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
+use crate::upstream::ResponseBody;
 
 use super::account::Account;
 use super::body::Body;
@@ -192,6 +193,38 @@ pub(crate) fn pass_on<B>(
     answer.map(|stream| body(stream, account))
 }
 
+/// Writes the fields of a backend's answer that go on line by line, and what it carries of ours; says whether a date is among them.
+pub(crate) fn write_fields(
+    stream: &mut ResponseBody,
+    account: &Account,
+    out: &mut Vec<u8>,
+) -> bool {
+    let Some(flight) = account.flight() else {
+        return false;
+    };
+    let admission = flight.admission();
+    let config = &admission.snapshot().config;
+    let (numbers, hsts) = (admission.numbers(), &config.http.hsts);
+    let speaks_of_limits = numbers.is_some() || admission.principal().is_some();
+    let is_ours = |name: &str| match name {
+        "x-request-id" => true,
+        "strict-transport-security" => hsts.is_some(),
+        _ => speaks_of_limits && headers::speaks_of_limits(name),
+    };
+    let is_dated = stream.write_fields(is_ours, out);
+    if let Some(numbers) = numbers {
+        headers::write(numbers, &shown(config), out);
+    }
+    out.extend_from_slice(b"x-request-id: ");
+    out.extend_from_slice(account.request_id().as_bytes());
+    if let Some(hsts) = hsts {
+        out.extend_from_slice(b"\r\nstrict-transport-security: ");
+        out.extend_from_slice(hsts.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+    is_dated
+}
+
 /// What every backend's answer carries of ours.
 pub(crate) fn finish<T>(
     mut answer: Response<T>,
@@ -281,15 +314,15 @@ pub(crate) fn metadata(
 
 fn rate_headers(headers: &mut HeaderMap, config: &Config, numbers: Option<&Numbers>) {
     if let Some(numbers) = numbers {
-        headers::apply(
-            headers,
-            numbers,
-            &Shown {
-                x: config.limits.x_headers,
-                ietf: config.limits.ietf_headers,
-                reset_as_delta: config.limits.reset_as_delta,
-            },
-        );
+        headers::apply(headers, numbers, &shown(config));
+    }
+}
+
+fn shown(config: &Config) -> Shown {
+    Shown {
+        x: config.limits.x_headers,
+        ietf: config.limits.ietf_headers,
+        reset_as_delta: config.limits.reset_as_delta,
     }
 }
 

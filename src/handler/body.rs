@@ -20,6 +20,7 @@ use crate::upstream::ResponseBody;
 use super::account::Account;
 use super::account::Deed;
 use super::account::End;
+use super::answer;
 use super::guarded::Guarded;
 
 /// An answer's body. Dropping it, at its end or before, counts and logs the request.
@@ -41,6 +42,29 @@ enum Source {
     /// Nothing more; the account knows how it ended.
     Closed,
 }
+
+/// The body of an answer, which may hold fields of its head.
+pub trait Answered: http_body::Body<Data = Bytes> {
+    /// Writes fields of the head behind what `out` holds, line by line: those that do not stand in the map that the head has. Says whether a date is
+    /// among them. To be called once, before any of the body is asked for.
+    fn write_fields(&mut self, _out: &mut Vec<u8>) -> bool {
+        false
+    }
+}
+
+impl Answered for Body {
+    fn write_fields(&mut self, out: &mut Vec<u8>) -> bool {
+        match (&mut self.source, &self.account) {
+            (Source::Upstream(stream), Some(account)) if stream.has_fields() => {
+                answer::write_fields(stream, account, out)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Answered for http_body_util::Full<Bytes> {}
+impl Answered for http_body_util::Empty<Bytes> {}
 
 impl Body {
     pub(crate) fn local(text: Bytes, account: Box<Account>) -> Body {

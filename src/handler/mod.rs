@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Request;
 use http::Response;
+use http::Version;
 use http::request::Parts;
 use tokio::sync::mpsc;
 
@@ -44,6 +45,7 @@ use crate::upstream::drain;
 use crate::usage::Usage;
 
 use account::Account;
+pub use body::Answered;
 pub use body::Body;
 use in_flight::Carrier;
 use in_flight::Flight;
@@ -349,14 +351,16 @@ async fn forward(
         twin::prepare(&mut head.headers, foreign);
     }
     let guard = guard::of(admission);
+    let by_line = head.version < Version::HTTP_2;
     let marked = guard.is_some_and(|guard| guard::ask(guard, &mut head.headers));
     let outcome = {
         // Dropped here when the request is ended: that closes the backend's connection before the client is told.
-        let mut exchange = pin!(
-            worker
-                .pools
-                .forward(admission, &peer, &request_id, head, body)
-        );
+        let mut exchange =
+            pin!(
+                worker
+                    .pools
+                    .forward(admission, &peer, &request_id, by_line, head, body)
+            );
         poll_fn(|cx| flight.poll_unless_ended(cx, |cx| exchange.as_mut().poll(cx))).await
     };
     account.answered(worker.clock.now());
@@ -396,6 +400,9 @@ async fn forward(
                 .await;
             }
             flight.answers(account.ends_in_trailers());
+            if forwarded.response.body().has_fields() {
+                return (forwarded.response).map(|stream| Body::upstream(stream, account));
+            }
             answer::pass_on(forwarded.response, admission, account, Body::upstream)
         }
         Ok(Ok(Forwarded::Switched(switched))) => {

@@ -34,10 +34,7 @@ pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
     };
     let mut text = Text::new();
     let remaining = text.part(|out| number(out, reported.remaining.into()));
-    let reset = text.part(|out| match shown.reset_as_delta {
-        true => number(out, reported.reset_in_seconds.into()),
-        false => number(out, reported.reset_unix_seconds),
-    });
+    let reset = text.part(|out| reset(out, &reported, shown));
     let state = match shown.ietf {
         true => text.part(|out| each(out, numbers, state_item)),
         false => 0..0,
@@ -65,6 +62,54 @@ pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
             headers.insert(&POLICY, fixed.policy.clone());
         }
     });
+}
+
+/// Writes the same fields as lines behind what `out` holds. Whoever else speaks of limits there is to be left out by the caller, see `speaks_of_limits`.
+pub fn write(numbers: &Numbers, shown: &Shown, out: &mut Vec<u8>) {
+    let Some(reported) = numbers.quota.or(numbers.burst) else {
+        return;
+    };
+    fixed(numbers, |fixed| {
+        if shown.x {
+            line(out, b"x-ratelimit-limit: ", |out| {
+                out.extend_from_slice(fixed.limit.as_bytes());
+            });
+        }
+        if shown.ietf {
+            line(out, b"ratelimit-policy: ", |out| {
+                out.extend_from_slice(fixed.policy.as_bytes());
+            });
+        }
+    });
+    if shown.x {
+        line(out, b"x-ratelimit-remaining: ", |out| {
+            number(out, reported.remaining.into());
+        });
+        line(out, b"x-ratelimit-reset: ", |out| {
+            reset(out, &reported, shown)
+        });
+    }
+    if shown.ietf {
+        line(out, b"ratelimit: ", |out| each(out, numbers, state_item));
+    }
+}
+
+fn reset(out: &mut Vec<u8>, reported: &WindowNumbers, shown: &Shown) {
+    match shown.reset_as_delta {
+        true => number(out, reported.reset_in_seconds.into()),
+        false => number(out, reported.reset_unix_seconds),
+    }
+}
+
+#[inline(always)]
+fn line<const N: usize>(
+    out: &mut Vec<u8>,
+    name: &'static [u8; N],
+    write: impl FnOnce(&mut Vec<u8>),
+) {
+    out.extend_from_slice(name);
+    write(out);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// What the fields say of a plan, whoever asks: made once for each worker, and kept for the plans that were asked for last.
@@ -108,13 +153,15 @@ impl Fixed {
 
 /// Removes every field whose name begins with `X-RateLimit` or `RateLimit`.
 pub fn strip(headers: &mut HeaderMap) {
-    while let Some(name) = headers.keys().find(|name| speaks_of_limits(name)).cloned() {
+    let speaks = |name: &&HeaderName| speaks_of_limits(name.as_str());
+    while let Some(name) = headers.keys().find(speaks).cloned() {
         headers.remove(name);
     }
 }
 
-fn speaks_of_limits(name: &HeaderName) -> bool {
-    let name = name.as_str();
+/// Whether this name, in small letters, is one of those fields, or one that a backend would say the same with.
+#[must_use]
+pub fn speaks_of_limits(name: &str) -> bool {
     name.strip_prefix("x-")
         .unwrap_or(name)
         .starts_with("ratelimit")

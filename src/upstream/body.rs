@@ -22,6 +22,7 @@ use crate::upstream::deadline::Silence;
 use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers::Identity;
+use crate::upstream::headers::Passing;
 use crate::upstream::headers::clean_trailers;
 use crate::upstream::health::Health;
 use crate::upstream::http1::Connection;
@@ -467,6 +468,8 @@ pub struct ResponseBody {
     upload: Rc<Upload>,
     silence: Silence,
     identity: Identity,
+    /// How the answer's fields go on, where its head has none of them.
+    passing: Option<Passing>,
     bytes: u64,
     outcome: Outcome,
     /// It broke off, and the client is about to be cut off.
@@ -487,6 +490,7 @@ impl ResponseBody {
             upload,
             silence,
             identity,
+            passing: None,
             bytes: 0,
             outcome: Outcome::Unfinished,
             broke: false,
@@ -496,6 +500,34 @@ impl ResponseBody {
             body.complete();
         }
         body
+    }
+
+    /// Keeps the answer's fields until they are asked for.
+    pub(super) fn pass(&mut self, passing: Passing) {
+        self.passing = Some(passing);
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether the answer's fields are here and not in its head: all of them, but for framing, which is its writer's.
+    #[must_use]
+    pub fn has_fields(&self) -> bool {
+        self.passing.is_some()
+    }
+
+    /// Writes them behind what `out` holds, without those that `is_ours`, and lets go of them; says whether a date is among them. To be called
+    /// before any of the body is asked for.
+    pub fn write_fields(&mut self, is_ours: impl Fn(&str) -> bool, out: &mut Vec<u8>) -> bool {
+        let (Some(passing), Source::Own(Some(connection))) =
+            (self.passing.take(), &mut self.incoming)
+        else {
+            return false;
+        };
+        let is_dated = passing.write(connection.lines(), &self.identity, is_ours, out);
+        connection.forget_lines();
+        is_dated
     }
 
     /// Bytes of body passed on so far.

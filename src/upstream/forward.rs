@@ -26,7 +26,7 @@ use crate::config::HostHeader;
 use crate::config::Upstream;
 use crate::config::UpstreamProtocol;
 use crate::gate::Admission;
-use crate::gate::Peer;
+use crate::gate::Manner;
 use crate::model::limit::Mode;
 use crate::refusal::UpstreamFailure;
 use crate::snapshot::place::Place;
@@ -50,6 +50,8 @@ use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers;
 use crate::upstream::headers::Identity;
+use crate::upstream::headers::Own;
+use crate::upstream::headers::Passing;
 use crate::upstream::http1::Connection;
 use crate::upstream::http1::Fault;
 use crate::upstream::inject::Inject;
@@ -75,14 +77,15 @@ use crate::upstream::websocket::Handshake;
 pub(super) fn forward<'a>(
     directory: &'a Directory,
     admission: &'a Admission,
-    peer: &Peer,
-    request_id: &HeaderValue,
+    own: Own,
+    by_line: bool,
     head: Parts,
     body: ClientBody,
 ) -> impl Future<Output = Result<Forwarded, Failure>> + use<'a> {
     // Prepared before the future is made, which would else keep room for the request as it came in and as it goes out.
-    let exchange = Exchange::new(directory, admission, &head, &body);
-    let request = exchange.request(peer, request_id, head, body);
+    let mut exchange = Exchange::new(directory, admission, own, &head, &body);
+    exchange.by_line = by_line && passes_by_line(admission, &head.method);
+    let request = exchange.request(head, body);
     async move {
         let mut request = request?;
         if let Some(rules) = references::of(admission, request.method()) {
@@ -107,6 +110,10 @@ pub(super) struct Exchange<'a> {
     pub(super) upstream: &'a Upstream,
     pub(super) servers: Servers,
     pub(super) upload: Rc<Upload>,
+    /// What the gateway says, where it does not stand among the fields of the request: it is written behind them then.
+    own: Option<Own>,
+    /// Whether the answer's fields may go on line by line.
+    by_line: bool,
     /// The client's host as a header value.
     client_host: Option<HeaderValue>,
     /// The WebSocket that the client asks for.
@@ -131,6 +138,7 @@ impl<'a> Exchange<'a> {
     fn new(
         directory: &'a Directory,
         admission: &'a Admission,
+        own: Own,
         head: &Parts,
         body: &ClientBody,
     ) -> Exchange<'a> {
@@ -155,6 +163,8 @@ impl<'a> Exchange<'a> {
                 Place::Nowhere => directory.none(),
             },
             upload: Rc::default(),
+            own: Some(own),
+            by_line: false,
             client_host: headers::host_value(&head.headers, admission.host()),
             // Over HTTP/2 a WebSocket would be an extended CONNECT, which is not spoken: the Upgrade is taken out like any other.
             handshake: Some(upstream.protocol)
@@ -170,6 +180,8 @@ impl<'a> Exchange<'a> {
         Exchange {
             servers: Rc::clone(&self.servers),
             upload: Rc::default(),
+            own: None,
+            by_line: false,
             client_host: self.client_host.clone(),
             handshake: None,
             ..*self
@@ -178,9 +190,7 @@ impl<'a> Exchange<'a> {
 
     /// The request as it goes out, but for `Host`. Refuses a body that is announced as too large before anybody is contacted.
     fn request(
-        &self,
-        peer: &Peer,
-        request_id: &HeaderValue,
+        &mut self,
         mut head: Parts,
         body: ClientBody,
     ) -> Result<Request<RequestBody>, Failure> {
@@ -199,7 +209,14 @@ impl<'a> Exchange<'a> {
         };
         let http2 = self.upstream.protocol == UpstreamProtocol::Http2;
         let takes_trailers = http2 && headers::takes_trailers(&head.headers);
-        headers::prepare(&mut head, self.admission, peer, request_id);
+        headers::clear(&mut head, self.admission);
+        // Who looks things up among the fields finds ours there, too.
+        let looks = http2
+            || self.admission.route().json_as_form
+            || references::of(self.admission, &head.method).is_some();
+        if let Some(own) = self.own.take_if(|_| looks) {
+            own.insert(&mut head.headers, self.admission);
+        }
         let length = length.filter(|_| inject.is_none());
         if http2 {
             headers::frame_http2(&mut head, length, takes_trailers);
@@ -288,6 +305,9 @@ impl<'a> Exchange<'a> {
     }
 
     fn set_host(&self, headers: &mut HeaderMap, server: &Server) {
+        if self.own.is_some() {
+            return;
+        }
         match self.host(server) {
             Some(host) => headers.insert(header::HOST, host),
             None => headers.remove(header::HOST),
@@ -331,28 +351,72 @@ impl<'a> Exchange<'a> {
     ) -> Sent {
         let has_body = !body.is_end_stream();
         turn().await;
-        connection.begin(head, body);
-        // The room of the request's fields becomes that of the answer's.
-        let fields = &mut head.headers;
-        let answered = std::future::poll_fn(|cx| connection.poll_head(cx, fields));
-        match self.head_of(answered).await {
-            Some(Ok(status)) => {
-                let mut answer = Response::new(()).into_parts().0;
-                answer.status = status;
-                answer.headers = std::mem::take(&mut head.headers);
-                if status == StatusCode::SWITCHING_PROTOCOLS {
-                    return self.switch(lease, connection, answer);
-                }
-                let server = Rc::clone(lease.claimed());
-                let source = Source::Own(Some(connection));
-                Sent::Answered(self.answer(answer, source, Hold::Own(lease), &server))
+        match &self.own {
+            None => connection.begin(head, None, body),
+            Some(own) => {
+                let host = self.host(lease.server());
+                let write = |out: &mut Vec<u8>| own.write(host.as_ref(), self.admission, out);
+                connection.begin(head, Some(&write), body);
             }
-            Some(Err(fault)) => {
-                let may_repeat = !has_body && is_safe(&head.method);
-                self.after_fault(&lease, &mut connection, fault, may_repeat)
-            }
-            None => Sent::Failed(self.timed_out(lease.server())),
         }
+        let answered = std::future::poll_fn(|cx| connection.poll_head(cx));
+        let fault = match self.head_of(answered).await {
+            Some(Ok(status)) => {
+                let passing = self.passing(status, &connection);
+                // The room of the request's fields becomes that of the answer's.
+                head.headers.clear();
+                let mapped = match passing {
+                    Some(_) => Ok(()),
+                    None => connection.map_lines(&mut head.headers),
+                };
+                match mapped {
+                    Ok(()) => {
+                        let mut answer = Response::new(()).into_parts().0;
+                        answer.status = status;
+                        answer.headers = std::mem::take(&mut head.headers);
+                        return self.answered(lease, connection, answer, passing);
+                    }
+                    Err(fault) => fault,
+                }
+            }
+            Some(Err(fault)) => fault,
+            None => return Sent::Failed(self.timed_out(lease.server())),
+        };
+        let may_repeat = !has_body && is_safe(&head.method);
+        self.after_fault(&lease, &mut connection, fault, may_repeat)
+    }
+
+    /// How the answer's fields go on line by line; `None` where a map is to be made of them.
+    fn passing(&self, status: StatusCode, connection: &Connection) -> Option<Passing> {
+        let usual = status.as_u16() >= 200
+            && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        // Of an answer without a body the connection is given back at once, and with it goes what it keeps.
+        let passes = self.by_line && usual && !connection.is_end_stream();
+        passes.then(|| Passing::of(connection.lines(), self.keys()))?
+    }
+
+    fn answered(
+        &self,
+        lease: Lease,
+        connection: Box<Connection>,
+        head: response::Parts,
+        passing: Option<Passing>,
+    ) -> Sent {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(lease, connection, head);
+        }
+        let server = Rc::clone(lease.claimed());
+        let source = Source::Own(Some(connection));
+        let hold = Hold::Own(lease);
+        let Some(passing) = passing else {
+            return Sent::Answered(self.answer(head, source, hold, &server));
+        };
+        let mut body = self.body(source, hold);
+        body.pass(passing);
+        Sent::Answered(Forwarded::Answer(Answer {
+            response: Response::from_parts(head, body),
+            server: Rc::clone(&server.name),
+        }))
     }
 
     /// Waits for the answer's head; `None` when it did not come in time. The backend's time runs from the last piece of the request that its
@@ -414,17 +478,20 @@ impl<'a> Exchange<'a> {
         hold: Hold,
         server: &Server,
     ) -> Forwarded {
-        let identity = Identity::of(&self.admission.snapshot().config.headers);
-        headers::clean(&mut head, &identity, self.keys());
+        let body = self.body(source, hold);
+        headers::clean(&mut head, body.identity(), self.keys());
         location::rewrite(&mut head, self.admission, server);
-        let server = Rc::clone(&server.name);
-        let silence = Silence::new(self.upstream.idle_timeout, self.end);
-        let upload = Rc::clone(&self.upload);
-        let body = ResponseBody::new(source, hold, upload, silence, identity);
         Forwarded::Answer(Answer {
             response: Response::from_parts(head, body),
-            server,
+            server: Rc::clone(&server.name),
         })
+    }
+
+    fn body(&self, source: Source, hold: Hold) -> ResponseBody {
+        let identity = Identity::of(&self.admission.snapshot().config.headers);
+        let silence = Silence::new(self.upstream.idle_timeout, self.end);
+        let upload = Rc::clone(&self.upload);
+        ResponseBody::new(source, hold, upload, silence, identity)
     }
 
     /// A 101 opens a tunnel where it grants what was asked; any other is a backend's failure, and closes its connection (S7, S42).
@@ -560,6 +627,18 @@ async fn turn() {
         Poll::Pending
     })
     .await;
+}
+
+/// Whether nobody on the way of the answer looks at its fields or changes them: no guard, no page of another origin. On a route that is tied to its
+/// callers what is another's must look like what is not there, the order of the fields included (FM7), and some of its answers have to be looked at.
+/// A `HEAD` is told a length that no body has.
+fn passes_by_line(admission: &Admission, method: &Method) -> bool {
+    let route = admission.route();
+    *method != Method::HEAD
+        && route.guard.is_none()
+        && route.bindings.is_none()
+        && route.references.is_none()
+        && *admission.manner() == Manner::default()
 }
 
 /// Whether it may be asked twice without harm.

@@ -11,6 +11,7 @@ use http::response;
 use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::refusal::UpstreamFailure;
+use crate::upstream::headers::Own;
 
 mod backends;
 mod balance;
@@ -172,7 +173,8 @@ impl Pools {
 
     /// Sends an admitted request and waits for the head of the answer. Headers are prepared here, last of all (DESIGN section 3, step 7).
     /// Dropping the future, or the answer's body before its end, closes the backend's connection, or resets the one stream of a shared one (S38, S44).
-    /// A tunnel comes only of a 101 for the WebSocket that was asked for (S7).
+    /// A tunnel comes only of a 101 for the WebSocket that was asked for (S7). `by_line` says that the caller looks whether the answer's body has its
+    /// fields, and writes them from there.
     ///
     /// # Errors
     /// `Failure` when no answer head came.
@@ -181,10 +183,12 @@ impl Pools {
         admission: &'a Admission,
         peer: &Peer,
         request_id: &HeaderValue,
+        by_line: bool,
         head: Parts,
         body: ClientBody,
     ) -> impl Future<Output = Result<Forwarded, Failure>> + use<'a> {
-        forward::forward(&self.directory, admission, peer, request_id, head, body)
+        let own = Own::new(peer, request_id, head.version);
+        forward::forward(&self.directory, admission, own, by_line, head, body)
     }
 
     /// Closes connections that were idle for too long; to be called about once a second.

@@ -34,6 +34,7 @@ use crate::store::Contents;
 use crate::token::Patience;
 use crate::token::Tokens;
 use crate::upstream::headers;
+use crate::upstream::headers::Own;
 
 /// `$` in a line of input stands for it, so that few bytes get through the gate.
 const KEY_RANDOM: &[u8; key_text::RANDOM_LENGTH] = b"zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ";
@@ -92,7 +93,9 @@ pub(crate) fn requests(data: &[u8]) {
     assert_ne!(admission.route().path, "/admin/{*rest}");
     assert_eq!(admission.principal().is_none(), public);
     let id = HeaderValue::from_static("ours");
-    headers::prepare(&mut head, &admission, &peer, &id);
+    let own = Own::new(&peer, &id, head.version);
+    headers::clear(&mut head, &admission);
+    own.insert(&mut head.headers, &admission);
     assert!(head.uri.authority().is_none() && head.uri.scheme().is_none());
     assert_eq!(head.uri.path_and_query(), Some(admission.target()));
     assert_backends_agree(head.uri.path(), &admission.route().path);

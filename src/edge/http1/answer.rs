@@ -40,10 +40,11 @@ pub(crate) struct Begun {
     pub(crate) is_last: bool,
 }
 
-/// Writes a head behind what `out` holds. `length` is the body's, if it is known; `is_last` says that the connection ends with this answer, which the client
+/// Writes a head behind what `out` holds. `more` writes fields that are not in its map, and says whether a date was among them. `length` is the body's, if it is known; `is_last` says that the connection ends with this answer, which the client
 /// is told. `tick` is the worker's.
 pub(crate) fn write(
     head: &Parts,
+    more: impl FnOnce(&mut Vec<u8>) -> bool,
     length: Option<u64>,
     asked: Asked,
     is_last: bool,
@@ -55,7 +56,7 @@ pub(crate) fn write(
     let is_last =
         is_last || switches || matches!(framing, Framing::UntilClose) || closes(&head.headers);
     write_status(head.status, asked.is_old, out);
-    let mut dated = false;
+    let mut dated = more(out);
     for (name, value) in &head.headers {
         if *name == header::CONTENT_LENGTH || *name == header::TRANSFER_ENCODING {
             continue;

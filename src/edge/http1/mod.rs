@@ -17,10 +17,10 @@ use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::Version;
-use http_body::Body;
 use http_body_util::Empty;
 
 use crate::gate::Peer;
+use crate::handler::Answered;
 use crate::handler::in_flight::Carrier;
 use crate::upstream::ClientBody;
 use crate::upstream::ClientStream;
@@ -105,7 +105,7 @@ where
     T: Transport,
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Answered + Unpin,
 {
     pub(super) fn new(
         io: T,
@@ -205,10 +205,10 @@ where
         tracing::debug!(?unfit, "a client's request is none");
         let mut answer = Response::new(Empty::<Bytes>::new());
         *answer.status_mut() = unfit.status();
-        let (head, body) = answer.into_parts();
+        let (head, mut body) = answer.into_parts();
         let tick = self.client.progress.now();
         let mut talk = self.talk.borrow_mut();
-        talk.begin(&head, &body, Asked::default(), true, tick);
+        talk.begin(&head, &mut body, Asked::default(), true, tick);
     }
 
     fn poll_handler(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -226,7 +226,8 @@ where
             || handling.under_way.is_last()
             || self.client.is_finishing();
         let tick = self.client.progress.now();
-        let is_last = (self.talk.borrow_mut()).begin(&head, &body, handling.asked, is_last, tick);
+        let is_last =
+            (self.talk.borrow_mut()).begin(&head, &mut body, handling.asked, is_last, tick);
         let then = match head.status {
             StatusCode::SWITCHING_PROTOCOLS => Then::Switch,
             _ if is_last => Then::Close,

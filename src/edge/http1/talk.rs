@@ -24,6 +24,7 @@ use http_body::Frame;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 
+use crate::handler::Answered;
 use crate::upstream::BodySource;
 use crate::upstream::ClientFault;
 use crate::upstream::poll_piece;
@@ -195,7 +196,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Talk<T> {
     pub(super) fn begin(
         &mut self,
         head: &Parts,
-        body: &impl Body,
+        body: &mut impl Answered,
         asked: Asked,
         is_last: bool,
         tick: u32,
@@ -211,7 +212,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Talk<T> {
         let awaited_100 = std::mem::take(&mut self.awaits_100);
         let is_last = is_last || awaited_100 || self.is_lost();
         self.continues = false;
-        let begun = answer::write(head, length, asked, is_last, tick, &mut self.out);
+        let more = |out: &mut Vec<u8>| body.write_fields(out);
+        let begun = answer::write(head, more, length, asked, is_last, tick, &mut self.out);
         self.answering = match begun.framing {
             Framing::Length(0) => Answering::Done,
             framing => Answering::Body(framing),
@@ -393,7 +395,7 @@ pub(super) fn poll_answer<T, B>(
 ) -> Poll<Result<(), Broken>>
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    B: Body<Data = Bytes> + Unpin,
+    B: Answered + Unpin,
 {
     loop {
         // A piece that is there already goes out with the head.

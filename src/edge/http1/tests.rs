@@ -181,7 +181,7 @@ async fn no_100_comes_behind_the_beginning_of_an_answer() {
         let lines = lines.unwrap().unwrap();
         talk.expect(&super::head::parse(&lines, &limits).unwrap());
         let (head, mut body) = Response::new(Full::<Bytes>::from("late")).into_parts();
-        assert!(talk.begin(&head, &body, Asked::default(), is_last, 1));
+        assert!(talk.begin(&head, &mut body, Asked::default(), is_last, 1));
         let talk = Rc::new(RefCell::new(talk));
         let mut upload = Upload(Rc::clone(&talk));
         let mut cx = Context::from_waker(Waker::noop());

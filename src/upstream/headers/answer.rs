@@ -33,7 +33,7 @@ impl Identity {
     }
 
     /// Whether this is one of them in any spelling.
-    fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         let is = |own: &HeaderName| same_name(name, own.as_str());
         is(&self.tenant) || self.subject.as_ref().is_some_and(is)
     }

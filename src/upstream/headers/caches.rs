@@ -14,10 +14,14 @@ pub(super) fn keep_for_one_caller(headers: &mut HeaderMap, auth: &Auth) {
         headers.insert(header::CACHE_CONTROL, PRIVATE);
         return;
     }
-    if says(headers, &["private", "no-store"]) {
+    let policy = || {
+        let lines = headers.get_all(header::CACHE_CONTROL).iter();
+        lines.map(HeaderValue::as_bytes)
+    };
+    if says(policy(), &["private", "no-store"]) {
         return;
     }
-    if says(headers, &["public", "s-maxage"]) {
+    if says(policy(), &["public", "s-maxage"]) {
         headers.append(header::VARY, credentials(auth));
         return;
     }
@@ -34,9 +38,8 @@ pub(super) fn keep_for_one_caller(headers: &mut HeaderMap, auth: &Auth) {
 }
 
 /// Whether one of these directives stands whole in the cache policy; `private="x-name"` is about that header alone.
-fn says(headers: &HeaderMap, directives: &[&str]) -> bool {
-    let lines = headers.get_all(header::CACHE_CONTROL).iter();
-    let mut there = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+pub(super) fn says<'a>(policy: impl Iterator<Item = &'a [u8]>, directives: &[&str]) -> bool {
+    let mut there = policy.flat_map(|line| line.split(|byte| *byte == b','));
     there.any(|directive| {
         let name = directive.trim_ascii();
         directives.iter().any(|wanted| {

@@ -16,14 +16,9 @@ use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::upstream::headers::names::remove_forbidden;
 
-/// Makes the head of an admitted request fit for a backend: first everything out that a client may not say, then ours in, last of all
-/// (DESIGN section 3, step 7; S8 to S11, S19). `Host` is set for each server by the caller, framing by `frame`.
-pub(crate) fn prepare(
-    head: &mut request::Parts,
-    admission: &Admission,
-    peer: &Peer,
-    request_id: &HeaderValue,
-) {
+/// Makes the head of an admitted request fit for a backend: everything out that a client may not say (DESIGN section 3, step 7; S8 to S11, S19).
+/// What the gateway says is `Own`, last of all; `Host` is set for each server by the caller, framing by `frame`.
+pub(crate) fn clear(head: &mut request::Parts, admission: &Admission) {
     // The path that was decided on and no other, the query untouched, never an authority (S17, S18).
     head.uri = Uri::from(admission.target().clone());
     let config = &admission.snapshot().config;
@@ -34,9 +29,6 @@ pub(crate) fn prepare(
         remove_credentials(&mut head.headers, config);
     }
     join_cookies(&mut head.headers);
-    set_identity(&mut head.headers, admission, request_id);
-    set_forwarded(&mut head.headers, admission, peer);
-    head.headers.append(header::VIA, via(head.version));
     // The backend is spoken to in HTTP/1.1 whatever the client spoke, and what else hyper leaves with it is the client's connection's.
     head.version = Version::HTTP_11;
     head.extensions.clear();
@@ -73,35 +65,100 @@ fn join_cookies(headers: &mut HeaderMap) {
     };
 }
 
-/// Exactly one tenant, ours; none where nobody was authenticated (DESIGN section 1, promise 3). The same for the subject (FA18).
-fn set_identity(headers: &mut HeaderMap, admission: &Admission, request_id: &HeaderValue) {
-    let names = &admission.snapshot().config.headers;
-    if let Some(entry) = admission.tenant() {
-        headers.insert(&names.tenant, entry.header_value.clone());
-    }
-    if let (Some(name), Some(subject)) = (&names.subject, admission.subject())
-        && let Ok(subject) = HeaderValue::from_str(subject)
-    {
-        headers.insert(name, subject);
-    }
-    headers.insert(&X_REQUEST_ID, request_id.clone());
+/// What a backend is told of a request by the gateway itself, where nothing of what the client says under these names is left.
+#[derive(Clone, Debug)]
+pub(crate) struct Own {
+    peer: Peer,
+    request_id: HeaderValue,
+    via: &'static str,
 }
 
-/// The client's address, scheme, host and port as this gateway saw them (S10).
-fn set_forwarded(headers: &mut HeaderMap, admission: &Admission, peer: &Peer) {
-    if !admission.snapshot().config.headers.forwarded {
-        return;
+impl Own {
+    /// Said of a request that came in this version of HTTP.
+    pub(crate) fn new(peer: &Peer, request_id: &HeaderValue, version: Version) -> Own {
+        Own {
+            peer: *peer,
+            request_id: request_id.clone(),
+            via: match version {
+                Version::HTTP_2 => "2 portcullis",
+                Version::HTTP_10 => "1.0 portcullis",
+                _ => "1.1 portcullis",
+            },
+        }
     }
-    let mut address = Vec::with_capacity(ADDRESS_BYTES);
-    write_address(&mut address, peer.address.ip().to_canonical());
-    if let Ok(address) = HeaderValue::from_maybe_shared(Bytes::from(address)) {
-        headers.insert(&X_FORWARDED_FOR, address);
+
+    /// Puts it among fields.
+    pub(crate) fn insert(&self, headers: &mut HeaderMap, admission: &Admission) {
+        let names = &admission.snapshot().config.headers;
+        if let Some(entry) = admission.tenant() {
+            headers.insert(&names.tenant, entry.header_value.clone());
+        }
+        if let (Some(name), Some(subject)) = (&names.subject, subject_of(admission)) {
+            headers.insert(name, subject);
+        }
+        headers.insert(&X_REQUEST_ID, self.request_id.clone());
+        if names.forwarded {
+            self.insert_forwarded(headers, admission);
+        }
+        headers.append(header::VIA, HeaderValue::from_static(self.via));
     }
-    headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("https"));
-    if let Some(host) = host_value(headers, admission.host()) {
-        headers.insert(&X_FORWARDED_HOST, host);
+
+    /// The client's address, scheme, host and port as this gateway saw them (S10).
+    fn insert_forwarded(&self, headers: &mut HeaderMap, admission: &Admission) {
+        let mut address = Vec::with_capacity(ADDRESS_BYTES);
+        write_address(&mut address, self.peer.address.ip().to_canonical());
+        if let Ok(address) = HeaderValue::from_maybe_shared(Bytes::from(address)) {
+            headers.insert(&X_FORWARDED_FOR, address);
+        }
+        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        if let Some(host) = host_value(headers, admission.host()) {
+            headers.insert(&X_FORWARDED_HOST, host);
+        }
+        headers.insert(&X_FORWARDED_PORT, HeaderValue::from(self.peer.local.port()));
     }
-    headers.insert(&X_FORWARDED_PORT, HeaderValue::from(peer.local.port()));
+
+    /// Writes the same as lines, the `Host` before them.
+    pub(crate) fn write(
+        &self,
+        host: Option<&HeaderValue>,
+        admission: &Admission,
+        out: &mut Vec<u8>,
+    ) {
+        let names = &admission.snapshot().config.headers;
+        if let Some(host) = host {
+            line(out, b"host", host.as_bytes());
+        }
+        if let Some(entry) = admission.tenant() {
+            let tenant = names.tenant.as_str();
+            line(out, tenant.as_bytes(), entry.header_value.as_bytes());
+        }
+        if let (Some(name), Some(subject)) = (&names.subject, subject_of(admission)) {
+            line(out, name.as_str().as_bytes(), subject.as_bytes());
+        }
+        line(out, b"x-request-id", self.request_id.as_bytes());
+        if names.forwarded {
+            out.extend_from_slice(b"x-forwarded-for: ");
+            write_address(out, self.peer.address.ip().to_canonical());
+            out.extend_from_slice(b"\r\nx-forwarded-proto: https\r\n");
+            line(out, b"x-forwarded-host", admission.host().as_bytes());
+            let mut port = itoa::Buffer::new();
+            let port = port.format(self.peer.local.port());
+            line(out, b"x-forwarded-port", port.as_bytes());
+        }
+        line(out, b"via", self.via.as_bytes());
+    }
+}
+
+fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whom the key acts for, where that can be said (FA18).
+fn subject_of(admission: &Admission) -> Option<HeaderValue> {
+    HeaderValue::from_str(admission.subject()?).ok()
 }
 
 /// The host that the client asked for as a header value; shares the client's own line where that says the same.
@@ -110,14 +167,6 @@ pub(crate) fn host_value(headers: &HeaderMap, host: &str) -> Option<HeaderValue>
         Some(line) if line.as_bytes() == host.as_bytes() => Some(line.clone()),
         _ => HeaderValue::from_str(host).ok(),
     }
-}
-
-fn via(version: Version) -> HeaderValue {
-    HeaderValue::from_static(match version {
-        Version::HTTP_2 => "2 portcullis",
-        Version::HTTP_10 => "1.0 portcullis",
-        _ => "1.1 portcullis",
-    })
 }
 
 /// The head of a lookup for the caller of a prepared request (FM10): who calls and from where, and nothing by which a client could have a backend

@@ -9,9 +9,12 @@ use http::Version;
 use http::request;
 use proptest::prelude::*;
 
+use super::Own;
+use super::clear;
 use super::names::folded;
-use super::prepare;
 use crate::config::Config;
+use crate::gate::Admission;
+use crate::upstream::http1;
 use crate::upstream::tests::admission;
 use crate::upstream::tests::config;
 use crate::upstream::tests::peer;
@@ -24,12 +27,32 @@ fn head(uri: &str, headers: &[(&str, &str)]) -> request::Parts {
     request.body(()).unwrap().into_parts().0
 }
 
+/// Makes a head fit, with what is ours within; and sees to it that the same goes over the wire where ours is written behind the others.
+fn prepare(head: &mut request::Parts, admission: &Admission, id: &HeaderValue) {
+    let own = Own::new(&peer(), id, head.version);
+    clear(head, admission);
+    let host = head.headers.get("host").cloned();
+    let write = |out: &mut Vec<u8>| own.write(host.as_ref(), admission, out);
+    let mut written = Vec::new();
+    http1::write(head, Some(&write), &mut written);
+    own.insert(&mut head.headers, admission);
+    let mut inserted = Vec::new();
+    http1::write(head, None, &mut inserted);
+    assert_eq!(sorted(&written), sorted(&inserted));
+}
+
+fn sorted(head: &[u8]) -> Vec<&[u8]> {
+    let mut lines: Vec<&[u8]> = head.split(|byte| *byte == b'\n').collect();
+    lines.sort_unstable();
+    lines
+}
+
 /// The head that the backend sees, as sorted lines.
 fn prepared(config: Config, authenticated: bool, head: request::Parts) -> Vec<String> {
     let mut head = head;
     let admission = admission(&Arc::new(config), authenticated, "/leases");
     let id = HeaderValue::from_static("ours");
-    prepare(&mut head, &admission, &peer(), &id);
+    prepare(&mut head, &admission, &id);
     let mut lines: Vec<String> = head
         .headers
         .iter()
@@ -274,7 +297,7 @@ fn the_target_is_the_admitted_one_whatever_the_head_says() {
         let mut head = head(uri, &[]);
         let admission = admission(&Arc::new(config(&[])), true, "/leases?a=1&b=%2f");
         let id = HeaderValue::from_static("ours");
-        prepare(&mut head, &admission, &peer(), &id);
+        prepare(&mut head, &admission, &id);
         assert_eq!(head.uri.to_string(), "/leases?a=1&b=%2f");
     }
 }
@@ -286,7 +309,7 @@ fn nothing_of_the_clients_connection_goes_on() {
     head.extensions.insert("upgrade handle");
     let admission = admission(&Arc::new(config(&[])), true, "/leases");
     let id = HeaderValue::from_static("ours");
-    prepare(&mut head, &admission, &peer(), &id);
+    prepare(&mut head, &admission, &id);
     assert_eq!(head.version, Version::HTTP_11);
     assert!(head.extensions.is_empty());
 }
@@ -307,7 +330,7 @@ proptest! {
         }
         let admission = admission(&Arc::new(config(&[])), true, "/leases");
         let id = HeaderValue::from_static("ours");
-        prepare(&mut head, &admission, &peer(), &id);
+        prepare(&mut head, &admission, &id);
         let fold = |name: &str| -> Vec<u8> { name.bytes().map(folded).collect() };
         let tenants: Vec<&HeaderValue> = head
             .headers

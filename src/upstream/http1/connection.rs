@@ -25,6 +25,7 @@ use crate::upstream::http1::chunks::Chunks;
 use crate::upstream::http1::chunks::Next;
 use crate::upstream::http1::head;
 use crate::upstream::http1::head::Framing;
+use crate::upstream::http1::lines::Lines;
 use crate::upstream::wire::Wire;
 
 /// What the head of an answer may measure.
@@ -60,6 +61,8 @@ pub(crate) struct Connection {
     asking: bool,
     received: BytesMut,
     searched: usize,
+    /// The fields of the answer.
+    lines: Lines,
     method: Method,
     interim: u32,
     reading: Reading,
@@ -113,6 +116,7 @@ impl Connection {
             asking: false,
             received: BytesMut::new(),
             searched: 0,
+            lines: Lines::default(),
             method: Method::GET,
             interim: 0,
             reading: Reading::Done,
@@ -125,10 +129,15 @@ impl Connection {
         self.received.is_empty() && self.wire.is_quiet()
     }
 
-    /// Begins an exchange; `poll_head` carries it on. Nothing is written yet.
-    pub(crate) fn begin(&mut self, head: &request::Parts, body: RequestBody) {
+    /// Begins an exchange; `poll_head` carries it on. Nothing is written yet. `own` writes the host and what is the gateway's, where `head` does not say it.
+    pub(crate) fn begin(
+        &mut self,
+        head: &request::Parts,
+        own: Option<&dyn Fn(&mut Vec<u8>)>,
+        body: RequestBody,
+    ) {
         self.out.clear();
-        head::write(head, &mut self.out);
+        head::write(head, own, &mut self.out);
         self.framing = if head.headers.contains_key(header::TRANSFER_ENCODING) {
             Outgoing::Chunked
         } else {
@@ -153,12 +162,8 @@ impl Connection {
         self.keeps_alive = false;
     }
 
-    /// Sends what can be sent, and waits for the head of the answer; interim ones are passed over. Its fields are then in `fields`.
-    pub(crate) fn poll_head(
-        &mut self,
-        cx: &mut Context<'_>,
-        fields: &mut HeaderMap,
-    ) -> Poll<Result<StatusCode, Fault>> {
+    /// Sends what can be sent, and waits for the head of the answer; interim ones are passed over. Its fields are then in `lines`.
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<StatusCode, Fault>> {
         // Whatever is ready of the request is written before anybody looks for the answer.
         self.send(cx)?;
         loop {
@@ -174,7 +179,7 @@ impl Connection {
                 &mut self.searched,
                 &self.method,
                 &self.limits,
-                fields,
+                &mut self.lines,
             )? {
                 if start.status.is_informational()
                     && start.status != StatusCode::SWITCHING_PROTOCOLS
@@ -197,6 +202,26 @@ impl Connection {
                 return Poll::Ready(Ok(start.status));
             }
         }
+    }
+
+    /// The fields of the answer whose head has come.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
+    /// Makes a map of them, in the room of this one, and lets go of them.
+    ///
+    /// # Errors
+    /// A field that no map takes.
+    pub(crate) fn map_lines(&mut self, fields: &mut HeaderMap) -> Result<(), Fault> {
+        let mapped = self.lines.to_map(fields);
+        self.forget_lines();
+        mapped
+    }
+
+    /// Lets go of them.
+    pub(crate) fn forget_lines(&mut self) {
+        self.lines.clear();
     }
 
     /// The body of a request of which nothing was sent, as it was.

@@ -2,11 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
 use bytes::BytesMut;
-use http::HeaderMap;
-use http::HeaderName;
-use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::header;
@@ -17,16 +13,24 @@ use httparse::Response;
 use httparse::Status;
 
 use crate::upstream::http1::Fault;
+use crate::upstream::http1::Kind;
 use crate::upstream::http1::Limits;
+use crate::upstream::http1::Lines;
 
-/// Writes a request head behind what `out` holds.
-pub(crate) fn write(head: &request::Parts, out: &mut Vec<u8>) {
+/// Writes a request head behind what `out` holds. `own` writes what the head does not say: its host, and what is the gateway's.
+pub(crate) fn write(head: &request::Parts, own: Option<&dyn Fn(&mut Vec<u8>)>, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     let target = head.uri.path_and_query();
     out.extend_from_slice(target.map_or("/", |target| target.as_str()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
+    if let Some(own) = own {
+        own(out);
+    }
     for (name, value) in &head.headers {
+        if own.is_some() && *name == header::HOST {
+            continue;
+        }
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());
@@ -55,7 +59,7 @@ pub(crate) struct Start {
     pub(crate) keeps_alive: bool,
 }
 
-/// Takes a head from the front of `received` if all of it is there; its fields are then in `fields`, which is emptied first.
+/// Takes a head from the front of `received` if all of it is there; its fields are then in `lines`.
 /// `searched` is kept by the caller from one call to the next: how many bytes have no end of a head in them.
 ///
 /// # Errors
@@ -65,7 +69,7 @@ pub(crate) fn take(
     searched: &mut usize,
     method: &Method,
     limits: &Limits,
-    fields: &mut HeaderMap,
+    lines: &mut Lines,
 ) -> Result<Option<Start>, Fault> {
     begins_well(received)?;
     let Some(length) = end_of_head(received, *searched) else {
@@ -79,8 +83,16 @@ pub(crate) fn take(
     if length > limits.head_bytes_max {
         return Err(Fault::HeadTooLarge);
     }
-    let head = received.split_to(length).freeze();
-    parse(&head, method, limits, fields).map(Some)
+    let head = received.split_to(length);
+    let (status, is_old) = parse(&head, limits, lines)?;
+    lines.keep(head);
+    let framing = framing(status, method, is_old, lines)?;
+    let keeps_alive = framing != Framing::UntilClose && keeps_alive(is_old, lines);
+    Ok(Some(Start {
+        status,
+        framing,
+        keeps_alive,
+    }))
 }
 
 /// Whether the first bytes can become an answer: what is not HTTP is told at once, and not when its time is up.
@@ -108,16 +120,12 @@ fn end_of_head(received: &[u8], from: usize) -> Option<usize> {
     None
 }
 
-fn parse(
-    head: &Bytes,
-    method: &Method,
-    limits: &Limits,
-    fields: &mut HeaderMap,
-) -> Result<Start, Fault> {
+/// The status, whether the version is 1.0, and where the fields are.
+fn parse(head: &[u8], limits: &Limits, lines: &mut Lines) -> Result<(StatusCode, bool), Fault> {
     let mut few = [const { MaybeUninit::<Header<'_>>::uninit() }; FEW];
     let mut many = Vec::new();
-    let lines = match few.get_mut(..limits.header_count_max) {
-        Some(lines) => lines,
+    let room = match few.get_mut(..limits.header_count_max) {
+        Some(room) => room,
         None => {
             many.resize_with(limits.header_count_max, MaybeUninit::uninit);
             &mut many[..]
@@ -125,7 +133,7 @@ fn parse(
     };
     let mut answer = Response::new(&mut []);
     let parser = ParserConfig::default();
-    match parser.parse_response_with_uninit_headers(&mut answer, head, lines) {
+    match parser.parse_response_with_uninit_headers(&mut answer, head, room) {
         Ok(Status::Complete(length)) if length == head.len() => {}
         Ok(_) => return Err(Fault::Protocol("the head ends before its end")),
         Err(httparse::Error::TooManyHeaders) => return Err(Fault::HeadTooLarge),
@@ -135,21 +143,8 @@ fn parse(
     // What lies beyond 599 no client knows (S42).
     let status = status.filter(|status| status.as_u16() < 600);
     let status = status.ok_or(Fault::Protocol("the status is no status"))?;
-    fields.clear();
-    for line in answer.headers.iter() {
-        const NO_FIELD: Fault = Fault::Protocol("a header field that cannot be passed on");
-        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| NO_FIELD)?;
-        let value = HeaderValue::from_maybe_shared(head.slice_ref(line.value));
-        fields.append(name, value.map_err(|_| NO_FIELD)?);
-    }
-    let is_old = answer.version == Some(0);
-    let framing = framing(status, method, is_old, fields)?;
-    let keeps_alive = framing != Framing::UntilClose && keeps_alive(is_old, fields);
-    Ok(Start {
-        status,
-        framing,
-        keeps_alive,
-    })
+    lines.place(answer.headers, head)?;
+    Ok((status, answer.version == Some(0)))
 }
 
 /// RFC 9112 section 6.3. A length beside a coding, two lengths, or another coding is what smuggling is made of: an error (S33).
@@ -157,23 +152,22 @@ fn framing(
     status: StatusCode,
     method: &Method,
     is_old: bool,
-    fields: &HeaderMap,
+    lines: &Lines,
 ) -> Result<Framing, Fault> {
     const LENGTH: Fault = Fault::Protocol("Content-Length is not one number");
-    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
-    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let mut lengths = lines.values(Kind::Length);
+    let mut codings = lines.values(Kind::Coding);
     let framing = match (lengths.next(), codings.next()) {
         (None, None) => Framing::UntilClose,
         (Some(length), None) if lengths.next().is_none() => {
-            let digits = length.as_bytes();
-            let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-            let length = length.to_str().ok().filter(|_| is_number);
+            let is_number = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
+            let length = std::str::from_utf8(length).ok().filter(|_| is_number);
             let length = length.and_then(|length| length.parse().ok());
             Framing::Length(length.ok_or(LENGTH)?)
         }
         (Some(_), None) => return Err(LENGTH),
         (None, Some(coding)) => {
-            let is_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+            let is_chunked = coding.eq_ignore_ascii_case(b"chunked");
             if !is_chunked || codings.next().is_some() || is_old {
                 return Err(Fault::Protocol("a Transfer-Encoding other than chunked"));
             }
@@ -195,10 +189,10 @@ fn framing(
 }
 
 /// RFC 9112 section 9.3.
-fn keeps_alive(is_old: bool, fields: &HeaderMap) -> bool {
-    let mut lines = fields.get_all(header::CONNECTION).iter();
-    let says = |line: &HeaderValue, option: &[u8]| {
-        let mut options = line.as_bytes().split(|byte| *byte == b',');
+fn keeps_alive(is_old: bool, lines: &Lines) -> bool {
+    let mut lines = lines.values(Kind::Connection);
+    let says = |line: &[u8], option: &[u8]| {
+        let mut options = line.split(|byte| *byte == b',');
         options.any(|there| there.trim_ascii().eq_ignore_ascii_case(option))
     };
     if is_old {

@@ -6,6 +6,7 @@
 mod chunks;
 mod connection;
 mod head;
+mod lines;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 #[cfg(test)]
@@ -15,6 +16,12 @@ pub(crate) use chunks::Chunks;
 pub(crate) use chunks::Next;
 pub(super) use connection::Connection;
 pub(super) use connection::Limits;
+#[cfg(test)]
+pub(super) use head::take;
+#[cfg(test)]
+pub(super) use head::write;
+pub(super) use lines::Kind;
+pub(super) use lines::Lines;
 
 use crate::upstream::http1::chunks::Malformed;
 

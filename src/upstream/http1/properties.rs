@@ -19,6 +19,7 @@ use tokio::runtime::Builder;
 use tokio::runtime::Runtime;
 
 use crate::upstream::http1::Limits;
+use crate::upstream::http1::Lines;
 use crate::upstream::http1::chunks::Chunks;
 use crate::upstream::http1::chunks::Next;
 use crate::upstream::http1::head;
@@ -65,9 +66,9 @@ fn ours(data: &[u8], piece: usize, method: &Method) -> Option<Reading> {
     };
     let mut pieces = data.chunks(piece);
     let (mut received, mut searched) = (BytesMut::new(), 0);
-    let mut fields = HeaderMap::new();
+    let mut lines = Lines::default();
     let start = loop {
-        match head::take(&mut received, &mut searched, method, &limits, &mut fields) {
+        match head::take(&mut received, &mut searched, method, &limits, &mut lines) {
             Ok(Some(start)) if !start.status.is_informational() => break start,
             // Interim answers of any number, but for a switch of protocols.
             Ok(Some(start)) if start.status != StatusCode::SWITCHING_PROTOCOLS => {}
@@ -88,6 +89,8 @@ fn ours(data: &[u8], piece: usize, method: &Method) -> Option<Reading> {
         }
         Framing::Chunked => chunked(received, pieces),
     };
+    let mut fields = HeaderMap::new();
+    lines.to_map(&mut fields).ok()?;
     Some(Reading {
         status: start.status,
         fields,

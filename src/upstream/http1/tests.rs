@@ -1,7 +1,6 @@
 //! The wire, byte by byte.
 
 use bytes::BytesMut;
-use http::HeaderMap;
 use http::Method;
 use http::Request;
 use http::StatusCode;
@@ -9,6 +8,7 @@ use proptest::prelude::*;
 
 use crate::upstream::http1::Fault;
 use crate::upstream::http1::Limits;
+use crate::upstream::http1::Lines;
 use crate::upstream::http1::chunks::Chunks;
 use crate::upstream::http1::chunks::Next;
 use crate::upstream::http1::head;
@@ -28,7 +28,7 @@ fn take(text: &str, method: &Method) -> Result<Option<Start>, Fault> {
         &mut 0,
         method,
         &LIMITS,
-        &mut HeaderMap::new(),
+        &mut Lines::default(),
     )
 }
 
@@ -44,7 +44,7 @@ fn a_head_is_written_as_it_is() {
         .header("b", "3");
     let (head, ()) = request.body(()).unwrap().into_parts();
     let mut out = Vec::new();
-    head::write(&head, &mut out);
+    head::write(&head, None, &mut out);
     assert_eq!(
         out,
         b"PUT /a/b?c=d HTTP/1.1\r\nb: 2\r\nb: 3\r\na: 1\r\n\r\n"

@@ -190,7 +190,7 @@ impl Gateway {
         let peer = peer();
         let forward = self
             .pools
-            .forward(&admission, &peer, &id, head, body.into());
+            .forward(&admission, &peer, &id, false, head, body.into());
         match forward.await? {
             Forwarded::Answer(answer) => Ok(answer),
             Forwarded::Switched(_) => panic!("a tunnel, which no edge of these tests can open"),

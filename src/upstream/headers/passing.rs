@@ -1,0 +1,250 @@
+//! The fields of an answer on their way from the backend's connection to the client's, line by line, where nothing about them has to be looked up.
+//!
+//! What goes and what stays is what `answer::clean` makes of the same fields in a map.
+
+use crate::config::Auth;
+use crate::upstream::headers::Identity;
+use crate::upstream::headers::caches::directs_one_cache;
+use crate::upstream::headers::caches::says;
+use crate::upstream::headers::names::is_hop_by_hop;
+use crate::upstream::http1::Kind;
+use crate::upstream::http1::Lines;
+
+/// How the fields of one answer are passed on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passing {
+    /// The request had a key.
+    has_key: bool,
+    /// The backend says nothing of who may keep the answer.
+    is_private: bool,
+}
+
+impl Passing {
+    /// `None` where a map is to be made of them. `keys` says where keys are taken from, if this request had one.
+    pub(crate) fn of(lines: &Lines, keys: Option<&Auth>) -> Option<Passing> {
+        let plain = |option: &[u8]| {
+            let option = option.trim_ascii();
+            option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close")
+        };
+        let mut connection = lines.values(Kind::Connection);
+        let nominates = connection.any(|line| !line.split(|byte| *byte == b',').all(plain));
+        if nominates || lines.values(Kind::Odd).next().is_some() {
+            return None;
+        }
+        let has_policy = lines.values(Kind::CachePolicy).next().is_some();
+        let is_for_one = || says(lines.values(Kind::CachePolicy), &["private", "no-store"]);
+        match keys {
+            Some(_) if has_policy && !is_for_one() => None,
+            _ => Some(Passing {
+                has_key: keys.is_some(),
+                is_private: keys.is_some() && !has_policy,
+            }),
+        }
+    }
+
+    /// Writes those that go on behind what `out` holds, but for framing and for what `is_ours`; says whether a date is among them.
+    pub(crate) fn write(
+        self,
+        lines: &Lines,
+        identity: &Identity,
+        is_ours: impl Fn(&str) -> bool,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let mut is_dated = false;
+        for (kind, name, value) in lines.iter() {
+            let stays = match kind {
+                Kind::Length | Kind::Coding | Kind::Connection => true,
+                Kind::Date => {
+                    is_dated = true;
+                    false
+                }
+                Kind::CachePolicy => false,
+                Kind::Other | Kind::Odd => {
+                    is_hop_by_hop(name)
+                        || identity.has(name)
+                        || self.has_key && directs_one_cache(name)
+                        || is_ours(name)
+                }
+            };
+            if !stays {
+                out.extend_from_slice(name.as_bytes());
+                out.extend_from_slice(b": ");
+                out.extend_from_slice(value);
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        if self.is_private {
+            out.extend_from_slice(b"cache-control: private\r\n");
+        }
+        is_dated
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use http::HeaderMap;
+    use http::HeaderName;
+    use http::Method;
+    use http::Response;
+    use http::header;
+    use proptest::prelude::*;
+
+    use super::Passing;
+    use crate::config::Auth;
+    use crate::upstream::headers::Identity;
+    use crate::upstream::headers::clean;
+    use crate::upstream::http1::Limits;
+    use crate::upstream::http1::Lines;
+    use crate::upstream::http1::take;
+    use crate::upstream::tests::config;
+
+    const LIMITS: Limits = Limits {
+        head_bytes_max: 1 << 16,
+        header_count_max: 100,
+    };
+
+    /// What goes on line by line; `None` where it does not.
+    fn passed(head: &str, identity: &Identity, keys: Option<&Auth>) -> Option<Vec<String>> {
+        let mut lines = Lines::default();
+        let mut received = BytesMut::from(head);
+        take(&mut received, &mut 0, &Method::GET, &LIMITS, &mut lines).unwrap()?;
+        let passing = Passing::of(&lines, keys)?;
+        let mut out = Vec::new();
+        let is_dated = passing.write(&lines, identity, |_| false, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let mut passed: Vec<String> = text.split_terminator("\r\n").map(str::to_owned).collect();
+        let has_date = passed.iter().any(|line| line.starts_with("date:"));
+        assert_eq!(is_dated, has_date);
+        passed.sort_unstable();
+        Some(passed)
+    }
+
+    /// What goes on of the same fields in a map, framing aside.
+    fn cleaned(head: &str, identity: &Identity, keys: Option<&Auth>) -> Vec<String> {
+        let mut lines = Lines::default();
+        let mut received = BytesMut::from(head);
+        take(&mut received, &mut 0, &Method::GET, &LIMITS, &mut lines).unwrap();
+        let mut answer = Response::new(()).into_parts().0;
+        let mut fields = HeaderMap::new();
+        lines.to_map(&mut fields).unwrap();
+        answer.headers = fields;
+        clean(&mut answer, identity, keys);
+        answer.headers.remove(header::CONTENT_LENGTH);
+        let mut cleaned: Vec<String> = answer
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        cleaned.sort_unstable();
+        cleaned
+    }
+
+    fn identity() -> Identity {
+        let mut rules = config(&[]).headers;
+        rules.subject = Some(HeaderName::from_static("x-subject-id"));
+        Identity::of(&rules)
+    }
+
+    fn line() -> impl Strategy<Value = (String, String)> {
+        let name = prop::sample::select(vec![
+            "Server",
+            "Date",
+            "date",
+            "Content-Type",
+            "ETag",
+            "Set-Cookie",
+            "Vary",
+            "X-Tenant-ID",
+            "x_tenant.id",
+            "X-Subject_Id",
+            "Keep-Alive",
+            "keep_alive",
+            "Upgrade",
+            "TE",
+            "Expect",
+            "Proxy-Connection",
+            "Proxy-Authenticate",
+            "HTTP2-Settings",
+            "Trailer",
+            "Location",
+            "Connection",
+            "Close",
+            "X-Hop",
+            "Cache-Control",
+            "X-Accel-Expires",
+            "Surrogate-Control",
+            "CDN-Cache-Control",
+            "X-RateLimit-Limit",
+            "X-Request-Id",
+            "x",
+        ]);
+        let value = prop::sample::select(vec![
+            "",
+            "1",
+            "keep-alive",
+            "close",
+            "Close , keep-alive",
+            "keep-alive, x-hop",
+            "private",
+            "no-store, max-age=1",
+            "max-age=60",
+            "public",
+            "private=\"x\"",
+            "a b",
+            "/there",
+            "x-sum",
+        ]);
+        (name, value).prop_map(|(name, value)| (name.to_owned(), value.to_owned()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// S11, S43, FM5: line by line goes what goes by map, or it does not go line by line.
+        #[test]
+        fn line_by_line_goes_what_a_map_lets_go(
+            fields in prop::collection::vec(line(), 0..8),
+            has_key in any::<bool>(),
+        ) {
+            let auth = config(&[]).auth;
+            let (identity, keys) = (identity(), has_key.then_some(&auth));
+            let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let head = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 1\r\n\r\n");
+            if let Some(passed) = passed(&head, &identity, keys) {
+                prop_assert_eq!(passed, cleaned(&head, &identity, keys));
+            }
+        }
+    }
+
+    #[test]
+    fn an_everyday_answer_goes_line_by_line() {
+        let auth = config(&[]).auth;
+        let head = "HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sun, 29 Nov 2026 00:00:00 GMT\r\nContent-Type: text/html\r\n\
+                    Content-Length: 7\r\nConnection: keep-alive\r\nX-Tenant-ID: acme\r\nEmpty:\r\n\r\n";
+        let expected = [
+            "cache-control: private",
+            "content-type: text/html",
+            "date: Sun, 29 Nov 2026 00:00:00 GMT",
+            "empty: ",
+            "server: nginx",
+        ];
+        assert_eq!(passed(head, &identity(), Some(&auth)).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_has_to_be_looked_up_does_not() {
+        let auth = config(&[]).auth;
+        for line in [
+            "Connection: x-hop",
+            "Trailer: x",
+            "Location: /x",
+            "Close: 1",
+            "Cache-Control: max-age=60",
+            "Cache-Control: public",
+        ] {
+            let head = format!("HTTP/1.1 200 OK\r\n{line}\r\nContent-Length: 1\r\n\r\n");
+            assert_eq!(passed(&head, &identity(), Some(&auth)), None, "{line}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The fields of an answer where they came: places in its head. A map is made of them only where somebody has to look things up.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use httparse::Header;
+
+use crate::upstream::http1::Fault;
+
+/// The fields of one answer.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    /// The head; names in small letters.
+    head: Bytes,
+    fields: Vec<Field>,
+}
+
+/// Where a field stands in the head, and what it is to whoever passes it on.
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name: Place,
+    value: Place,
+    kind: Kind,
+}
+
+/// Bytes of the head.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    start: u32,
+    end: u32,
+}
+
+/// What a field is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Anything else.
+    Other,
+    Length,
+    Coding,
+    Connection,
+    Date,
+    CachePolicy,
+    /// Means something only beside others.
+    Odd,
+}
+
+impl Kind {
+    fn of(name: &[u8]) -> Kind {
+        match name {
+            b"date" => Kind::Date,
+            b"content-length" => Kind::Length,
+            b"transfer-encoding" => Kind::Coding,
+            b"connection" => Kind::Connection,
+            b"cache-control" => Kind::CachePolicy,
+            // A `close` that `Connection: close` would name.
+            b"trailer" | b"location" | b"close" => Kind::Odd,
+            _ => Kind::Other,
+        }
+    }
+}
+
+impl Place {
+    /// Where this part of `head` stands in it.
+    fn of(part: &[u8], head: &[u8]) -> Option<Place> {
+        if part.is_empty() {
+            return Some(Place { start: 0, end: 0 });
+        }
+        let start = (part.as_ptr() as usize).checked_sub(head.as_ptr() as usize)?;
+        let start = u32::try_from(start).ok()?;
+        let end = start.checked_add(u32::try_from(part.len()).ok()?)?;
+        (end as usize <= head.len()).then_some(Place { start, end })
+    }
+
+    fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+impl Lines {
+    /// Takes the places of these fields of `head`; `keep` takes the head itself.
+    ///
+    /// # Errors
+    /// A name that no map takes.
+    pub(super) fn place(&mut self, fields: &[Header<'_>], head: &[u8]) -> Result<(), Fault> {
+        self.fields.clear();
+        for field in fields {
+            let name = Place::of(field.name.as_bytes(), head);
+            let value = Place::of(field.value, head);
+            let (Some(name), Some(value)) = (name, value) else {
+                return Err(NO_FIELD);
+            };
+            if field.name.is_empty() || field.name.len() > NAME_BYTES_MAX {
+                return Err(NO_FIELD);
+            }
+            self.fields.push(Field {
+                name,
+                value,
+                kind: Kind::Other,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes the head whose fields were placed.
+    pub(super) fn keep(&mut self, mut head: bytes::BytesMut) {
+        for field in &mut self.fields {
+            let name = &mut head[field.name.range()];
+            name.make_ascii_lowercase();
+            field.kind = Kind::of(name);
+        }
+        self.head = head.freeze();
+    }
+
+    /// Each with its name in small letters.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Kind, &str, &[u8])> {
+        self.fields.iter().map(|field| {
+            // A name is ASCII.
+            let name = std::str::from_utf8(&self.head[field.name.range()]).unwrap_or("");
+            (field.kind, name, &self.head[field.value.range()])
+        })
+    }
+
+    /// The values of one kind, in order.
+    pub(crate) fn values(&self, kind: Kind) -> impl Iterator<Item = &[u8]> {
+        let fields = self.fields.iter().filter(move |field| field.kind == kind);
+        fields.map(|field| &self.head[field.value.range()])
+    }
+
+    /// Makes a map of them, in the room of this one.
+    ///
+    /// # Errors
+    /// A field that no map takes.
+    pub(crate) fn to_map(&self, fields: &mut HeaderMap) -> Result<(), Fault> {
+        fields.clear();
+        for field in &self.fields {
+            let name = HeaderName::from_bytes(&self.head[field.name.range()]);
+            let value = HeaderValue::from_maybe_shared(self.head.slice(field.value.range()));
+            let (Ok(name), Ok(value)) = (name, value) else {
+                return Err(NO_FIELD);
+            };
+            fields.append(name, value);
+        }
+        Ok(())
+    }
+
+    /// Lets go of the head.
+    pub(super) fn clear(&mut self) {
+        self.head = Bytes::new();
+        self.fields.clear();
+    }
+}
+
+const NO_FIELD: Fault = Fault::Protocol("a header field that cannot be passed on");
+/// The longest name that a map takes.
+const NAME_BYTES_MAX: usize = u16::MAX as usize;
