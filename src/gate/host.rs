@@ -1,5 +1,6 @@
 //! The host that a request is for: exactly one, valid, in one spelling (S16).
 
+use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 
@@ -44,6 +45,23 @@ impl Host {
         self.text
     }
 
+    /// The host in a line. Most requests of a worker name the same few, of which the last is remembered.
+    fn read(bytes: &[u8]) -> Option<Host> {
+        thread_local! {
+            static LAST: RefCell<Option<(Vec<u8>, Host)>> = const { RefCell::new(None) };
+        }
+        LAST.with_borrow_mut(|last| {
+            if let Some((came, host)) = last
+                && came == bytes
+            {
+                return Some(host.clone());
+            }
+            let host = Host::parse(bytes)?;
+            *last = Some((bytes.to_vec(), host.clone()));
+            Some(host)
+        })
+    }
+
     /// RFC 9110 section 7.2: `uri-host [ ":" port ]`. Stricter than the grammar: no user information, no percent-encoding, no
     /// sub-delimiters, no empty port, no zone; a name whose last label is a number must be an IPv4 address.
     fn parse(bytes: &[u8]) -> Option<Host> {
@@ -81,13 +99,13 @@ pub(super) fn of(head: &Parts) -> Result<Host, Fault> {
     let mut lines = head.headers.get_all(header::HOST).iter();
     let line = match (lines.next(), lines.next()) {
         (_, Some(_)) => return Err(repeated()),
-        (Some(value), None) => Some(Host::parse(value.as_bytes()).ok_or_else(malformed)?),
+        (Some(value), None) => Some(Host::read(value.as_bytes()).ok_or_else(malformed)?),
         (None, None) => None,
     };
     let Some(authority) = head.uri.authority() else {
         return line.ok_or_else(missing);
     };
-    let target = Host::parse(authority.as_str().as_bytes()).ok_or_else(malformed)?;
+    let target = Host::read(authority.as_str().as_bytes()).ok_or_else(malformed)?;
     match line {
         Some(line) if head.version >= Version::HTTP_2 && line != target => Err(different()),
         None if head.version < Version::HTTP_2 => Err(missing()),

@@ -206,9 +206,9 @@ pub(crate) fn write_fields(
     let config = &admission.snapshot().config;
     let (numbers, hsts) = (admission.numbers(), &config.http.hsts);
     let speaks_of_limits = numbers.is_some() || admission.principal().is_some();
-    let is_ours = |name: &str| match name {
-        "x-request-id" => true,
-        "strict-transport-security" => hsts.is_some(),
+    let is_ours = |name: &[u8]| match name {
+        b"x-request-id" => true,
+        b"strict-transport-security" => hsts.is_some(),
         _ => speaks_of_limits && headers::speaks_of_limits(name),
     };
     let is_dated = stream.write_fields(is_ours, out);

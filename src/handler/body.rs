@@ -36,7 +36,7 @@ enum Source {
     /// A refusal's text, until it is taken.
     Local(Option<Bytes>),
     /// The backend's.
-    Upstream(ResponseBody),
+    Upstream(Box<ResponseBody>),
     /// The backend's, read by a guard; boxed, since most routes have none.
     Guarded(Box<Guarded>),
     /// Nothing more; the account knows how it ended.
@@ -126,7 +126,7 @@ impl Body {
         }
     }
 
-    pub(crate) fn upstream(stream: ResponseBody, account: Box<Account>) -> Body {
+    pub(crate) fn upstream(stream: Box<ResponseBody>, account: Box<Account>) -> Body {
         Body {
             source: Source::Upstream(stream),
             account: Some(account),

@@ -47,7 +47,7 @@ pub(crate) fn ask(guard: &Guard, headers: &mut HeaderMap) -> bool {
 pub(crate) async fn pass_on(
     guard: &Arc<Guard>,
     marked: bool,
-    response: Response<ResponseBody>,
+    response: Response<Box<ResponseBody>>,
     flight: &Rc<Flight>,
     mut account: Box<Account>,
 ) -> Response<Body> {
@@ -98,7 +98,7 @@ enum Refused {
 /// The body under guard, of which as much as the guard may hold has been judged.
 async fn held(
     guard: &Arc<Guard>,
-    stream: ResponseBody,
+    stream: Box<ResponseBody>,
     flight: &Flight,
     form: Form,
     coding: Coding,
@@ -115,7 +115,11 @@ async fn held(
     }
 }
 
-fn plain(answer: Response<ResponseBody>, flight: &Flight, account: Box<Account>) -> Response<Body> {
+fn plain(
+    answer: Response<Box<ResponseBody>>,
+    flight: &Flight,
+    account: Box<Account>,
+) -> Response<Body> {
     flight.answers(account.ends_in_trailers());
     answer::pass_on(answer, flight.admission(), account, Body::upstream)
 }

@@ -32,7 +32,7 @@ use super::guard_head::forget_digests;
 /// A backend's body that a guard reads.
 #[derive(Debug)]
 pub(crate) struct Guarded {
-    stream: ResponseBody,
+    stream: Box<ResponseBody>,
     guard: Arc<Guard>,
     /// `None` once nothing is judged any more, in observe mode.
     stage: Option<Stage>,
@@ -61,7 +61,7 @@ impl Guarded {
     /// # Errors
     /// `Fault` when it cannot be decoded here.
     pub(crate) fn new(
-        stream: ResponseBody,
+        stream: Box<ResponseBody>,
         guard: &Arc<Guard>,
         admission: &Admission,
         form: Form,

@@ -36,10 +36,6 @@ pub(crate) fn prepare(headers: &mut HeaderMap, foreign: &Foreign) {
 }
 
 /// What a request for what is another's is answered.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the usual one, and lives for a moment"
-)]
 pub(crate) enum Twin {
     /// The backend's own 404, to be passed on like any other.
     Backend(upstream::Answer),
@@ -109,7 +105,11 @@ pub(crate) fn of_reference(
 }
 
 /// The whole body, if it is plain and not too long.
-async fn whole(head: &Parts, body: ResponseBody, flight: &Flight) -> Result<Option<Bytes>, Ended> {
+async fn whole(
+    head: &Parts,
+    body: Box<ResponseBody>,
+    flight: &Flight,
+) -> Result<Option<Bytes>, Ended> {
     if head.headers.contains_key(header::CONTENT_ENCODING) {
         return Ok(None);
     }

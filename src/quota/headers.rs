@@ -153,7 +153,7 @@ impl Fixed {
 
 /// Removes every field whose name begins with `X-RateLimit` or `RateLimit`.
 pub fn strip(headers: &mut HeaderMap) {
-    let speaks = |name: &&HeaderName| speaks_of_limits(name.as_str());
+    let speaks = |name: &&HeaderName| speaks_of_limits(name.as_str().as_bytes());
     while let Some(name) = headers.keys().find(speaks).cloned() {
         headers.remove(name);
     }
@@ -161,10 +161,10 @@ pub fn strip(headers: &mut HeaderMap) {
 
 /// Whether this name, in small letters, is one of those fields, or one that a backend would say the same with.
 #[must_use]
-pub fn speaks_of_limits(name: &str) -> bool {
-    name.strip_prefix("x-")
+pub fn speaks_of_limits(name: &[u8]) -> bool {
+    name.strip_prefix(b"x-")
         .unwrap_or(name)
-        .starts_with("ratelimit")
+        .starts_with(b"ratelimit")
 }
 
 /// All values in one buffer, so that they cost one allocation.

@@ -519,7 +519,7 @@ impl ResponseBody {
 
     /// Writes them behind what `out` holds, without those that `is_ours`, and lets go of them; says whether a date is among them. To be called
     /// before any of the body is asked for.
-    pub fn write_fields(&mut self, is_ours: impl Fn(&str) -> bool, out: &mut Vec<u8>) -> bool {
+    pub fn write_fields(&mut self, is_ours: impl Fn(&[u8]) -> bool, out: &mut Vec<u8>) -> bool {
         let (Some(passing), Source::Own(Some(connection))) =
             (self.passing.take(), &mut self.incoming)
         else {

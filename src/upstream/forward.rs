@@ -67,6 +67,7 @@ use crate::upstream::pool::Servers;
 use crate::upstream::queue::Permit;
 use crate::upstream::references;
 use crate::upstream::tunnel::Opening;
+use crate::upstream::turn::turn;
 use crate::upstream::websocket;
 use crate::upstream::websocket::Handshake;
 
@@ -487,11 +488,12 @@ impl<'a> Exchange<'a> {
         })
     }
 
-    fn body(&self, source: Source, hold: Hold) -> ResponseBody {
+    /// On the heap: it goes from hand to hand into the connection.
+    fn body(&self, source: Source, hold: Hold) -> Box<ResponseBody> {
         let identity = Identity::of(&self.admission.snapshot().config.headers);
         let silence = Silence::new(self.upstream.idle_timeout, self.end);
         let upload = Rc::clone(&self.upload);
-        ResponseBody::new(source, hold, upload, silence, identity)
+        Box::new(ResponseBody::new(source, hold, upload, silence, identity))
     }
 
     /// A 101 opens a tunnel where it grants what was asked; any other is a backend's failure, and closes its connection (S7, S42).
@@ -612,21 +614,6 @@ impl<'a> Exchange<'a> {
             detail: format!("upstream {}: {detail}", self.upstream.name),
         }
     }
-}
-
-/// Lets every other request that is ready get as far as this one before anything is written. What is then written in one go wakes a backend once
-/// that else falls asleep between two writes, which costs more than all of the gate.
-async fn turn() {
-    let mut waited = false;
-    std::future::poll_fn(|cx| {
-        if waited {
-            return Poll::Ready(());
-        }
-        waited = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Whether nobody on the way of the answer looks at its fields or changes them: no guard, no page of another origin. On a route that is tied to its

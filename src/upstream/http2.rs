@@ -36,10 +36,6 @@ use crate::upstream::pool::Server;
 use crate::upstream::queue::Permit;
 
 /// What became of one try.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the usual one; a box would cost every answer an allocation"
-)]
 enum Sent {
     Answered(Forwarded),
     /// The server has not acted on it, for certain; it may be sent again.

@@ -45,6 +45,7 @@ mod sync;
 mod tests;
 pub mod tls;
 mod tunnel;
+mod turn;
 mod verdict;
 mod websocket;
 mod wire;
@@ -65,6 +66,8 @@ pub use drain::drain;
 pub use tunnel::Ending;
 pub use tunnel::Opening;
 pub use tunnel::Tunnel;
+pub use turn::turn_was_taken;
+pub use turn::watch_turns;
 pub use websocket::CloseCode;
 pub(crate) use wire::poll_piece;
 
@@ -78,17 +81,13 @@ pub struct Pools {
 #[derive(Debug)]
 pub struct Answer {
     /// What goes to the client.
-    pub response: Response<ResponseBody>,
+    pub response: Response<Box<ResponseBody>>,
     /// `host:port` of the server that answered, for the log.
     pub server: Rc<str>,
 }
 
 /// What a forward came to.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the usual one; a box would cost every answer an allocation"
-)]
 pub enum Forwarded {
     /// An answer.
     Answer(Answer),

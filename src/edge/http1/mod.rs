@@ -25,6 +25,8 @@ use crate::handler::in_flight::Carrier;
 use crate::upstream::ClientBody;
 use crate::upstream::ClientStream;
 use crate::upstream::Transport;
+use crate::upstream::turn_was_taken;
+use crate::upstream::watch_turns;
 
 use super::client::Client;
 use super::client::UnderWay;
@@ -215,7 +217,11 @@ where
         let Stage::Handling(handling) = &mut self.stage else {
             return Poll::Ready(());
         };
+        watch_turns();
         let Poll::Ready(response) = handling.answer.as_mut().poll(cx) else {
+            if turn_was_taken() {
+                return Poll::Pending;
+            }
             return self.poll_gone(cx);
         };
         let Stage::Handling(handling) = std::mem::replace(&mut self.stage, Stage::Over) else {

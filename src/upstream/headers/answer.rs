@@ -33,8 +33,8 @@ impl Identity {
     }
 
     /// Whether this is one of them in any spelling.
-    pub(super) fn has(&self, name: &str) -> bool {
-        let is = |own: &HeaderName| same_name(name, own.as_str());
+    pub(super) fn has(&self, name: &[u8]) -> bool {
+        let is = |own: &HeaderName| same_name(name, own.as_str().as_bytes());
         is(&self.tenant) || self.subject.as_ref().is_some_and(is)
     }
 }
@@ -46,9 +46,10 @@ pub(crate) fn clean(head: &mut response::Parts, identity: &Identity, keys: Optio
     let mut doomed = nominated(headers);
     for name in headers.keys() {
         // `Trailer` stays: a client of HTTP/1.1 gets those trailers only that it names.
-        let hop_by_hop = is_hop_by_hop(name.as_str()) && name != header::TRAILER;
-        let directs_caches = keys.is_some() && directs_one_cache(name.as_str());
-        if hop_by_hop || directs_caches || identity.has(name.as_str()) {
+        let text = name.as_str().as_bytes();
+        let hop_by_hop = is_hop_by_hop(text) && name != header::TRAILER;
+        let directs_caches = keys.is_some() && directs_one_cache(text);
+        if hop_by_hop || directs_caches || identity.has(text) {
             doomed.push(name.clone());
         }
     }
@@ -70,8 +71,10 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, identity: &Identity) {
     let doomed: Vec<HeaderName> = trailers
         .keys()
         .filter(|name| {
-            let name = name.as_str();
-            is_hop_by_hop(name) || identity.has(name) || matches!(name, "content-length" | "host")
+            let text = name.as_str().as_bytes();
+            is_hop_by_hop(text)
+                || identity.has(text)
+                || matches!(**name, header::CONTENT_LENGTH | header::HOST)
         })
         .cloned()
         .collect();

@@ -60,10 +60,10 @@ fn credentials(auth: &Auth) -> HeaderValue {
 }
 
 /// Headers that tell one make of cache more than `Cache-Control` tells all, and beat it there: nginx, CDNs (RFC 9213), surrogates.
-pub(super) fn directs_one_cache(name: &str) -> bool {
+pub(super) fn directs_one_cache(name: &[u8]) -> bool {
     match name.len() {
-        15 => name == "x-accel-expires",
-        17.. => name == "surrogate-control" || name.ends_with("cdn-cache-control"),
+        15 => name == b"x-accel-expires",
+        17.. => name == b"surrogate-control" || name.ends_with(b"cdn-cache-control"),
         _ => false,
     }
 }

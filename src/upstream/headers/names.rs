@@ -10,7 +10,7 @@ use crate::config::Headers;
 pub(super) fn remove_forbidden(headers: &mut HeaderMap, rules: &Headers) {
     let mut doomed = nominated(headers);
     for name in headers.keys() {
-        if is_forbidden(name.as_str(), rules) {
+        if is_forbidden(name.as_str().as_bytes(), rules) {
             doomed.push(name.clone());
         }
     }
@@ -47,28 +47,30 @@ pub(super) fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// Whether a client may not send this header to a backend.
-fn is_forbidden(name: &str, rules: &Headers) -> bool {
+fn is_forbidden(name: &[u8], rules: &Headers) -> bool {
     // Framing is ours to restate; only look-alikes of this name go.
-    if name == "content-length" {
+    if name == b"content-length" {
         return false;
     }
     is_hop_by_hop(name)
-        || ours(name.len()).iter().any(|own| same_name(name, own))
-        || begins_like(name, "x-forwarded-")
-        || same_name(name, rules.tenant.as_str())
+        || ours(name.len())
+            .iter()
+            .any(|own| same_name(name, own.as_bytes()))
+        || begins_like(name, b"x-forwarded-")
+        || same_name(name, rules.tenant.as_str().as_bytes())
         || rules
             .subject
             .as_ref()
-            .is_some_and(|subject| same_name(name, subject.as_str()))
+            .is_some_and(|subject| same_name(name, subject.as_str().as_bytes()))
         || rules
             .remove
             .iter()
-            .any(|remove| same_name(name, remove.as_str()))
-        || (name.contains('_') && !rules.keep_underscore)
+            .any(|remove| same_name(name, remove.as_str().as_bytes()))
+        || (name.contains(&b'_') && !rules.keep_underscore)
 }
 
 /// Headers that speak of one connection, in any spelling that a backend may read as the same name.
-pub(super) fn is_hop_by_hop(name: &str) -> bool {
+pub(super) fn is_hop_by_hop(name: &[u8]) -> bool {
     let candidates: &[&str] = match name.len() {
         2 => &["te"],
         6 => &["expect"],
@@ -81,7 +83,7 @@ pub(super) fn is_hop_by_hop(name: &str) -> bool {
         19 => &["proxy-authorization"],
         _ => return false,
     };
-    candidates.iter().any(|own| same_name(name, own))
+    candidates.iter().any(|own| same_name(name, own.as_bytes()))
 }
 
 /// The names of this length that only this gateway, or nobody, may send to a backend.
@@ -126,16 +128,16 @@ fn ours(length: usize) -> &'static [&'static str] {
 }
 
 /// Whether a backend may take two names for the same one: WSGI, CGI and PHP fold case and turn every other character into `_` (S9).
-pub(super) fn same_name(name: &str, other: &str) -> bool {
+pub(super) fn same_name(name: &[u8], other: &[u8]) -> bool {
     name.len() == other.len() && begins_like(name, other)
 }
 
-fn begins_like(name: &str, start: &str) -> bool {
+fn begins_like(name: &[u8], start: &[u8]) -> bool {
     name.len() >= start.len()
         && name
-            .bytes()
-            .zip(start.bytes())
-            .all(|(left, right)| folded(left) == folded(right))
+            .iter()
+            .zip(start)
+            .all(|(left, right)| folded(*left) == folded(*right))
 }
 
 pub(super) fn folded(byte: u8) -> u8 {

@@ -47,7 +47,7 @@ impl Passing {
         self,
         lines: &Lines,
         identity: &Identity,
-        is_ours: impl Fn(&str) -> bool,
+        is_ours: impl Fn(&[u8]) -> bool,
         out: &mut Vec<u8>,
     ) -> bool {
         let mut is_dated = false;
@@ -67,7 +67,7 @@ impl Passing {
                 }
             };
             if !stays {
-                out.extend_from_slice(name.as_bytes());
+                out.extend_from_slice(name);
                 out.extend_from_slice(b": ");
                 out.extend_from_slice(value);
                 out.extend_from_slice(b"\r\n");

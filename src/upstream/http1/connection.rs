@@ -25,6 +25,7 @@ use crate::upstream::http1::chunks::Chunks;
 use crate::upstream::http1::chunks::Next;
 use crate::upstream::http1::head;
 use crate::upstream::http1::head::Framing;
+use crate::upstream::http1::head::Writes;
 use crate::upstream::http1::lines::Lines;
 use crate::upstream::wire::Wire;
 
@@ -133,7 +134,7 @@ impl Connection {
     pub(crate) fn begin(
         &mut self,
         head: &request::Parts,
-        own: Option<&dyn Fn(&mut Vec<u8>)>,
+        own: Option<&Writes<'_>>,
         body: RequestBody,
     ) {
         self.out.clear();

@@ -17,8 +17,11 @@ use crate::upstream::http1::Kind;
 use crate::upstream::http1::Limits;
 use crate::upstream::http1::Lines;
 
+/// Writes lines behind what a buffer holds.
+pub(crate) type Writes<'a> = dyn Fn(&mut Vec<u8>) + 'a;
+
 /// Writes a request head behind what `out` holds. `own` writes what the head does not say: its host, and what is the gateway's.
-pub(crate) fn write(head: &request::Parts, own: Option<&dyn Fn(&mut Vec<u8>)>, out: &mut Vec<u8>) {
+pub(crate) fn write(head: &request::Parts, own: Option<&Writes<'_>>, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     let target = head.uri.path_and_query();
@@ -72,7 +75,20 @@ pub(crate) fn take(
     lines: &mut Lines,
 ) -> Result<Option<Start>, Fault> {
     begins_well(received)?;
-    let Some(length) = end_of_head(received, *searched) else {
+    // Most heads come in one piece and are looked through once. Of others the end is sought first, or each piece would have all of them read again.
+    let found = match *searched {
+        0 => parse(received, limits, lines)?,
+        from => match end_of_head(received, from) {
+            Some(_) => parse(received, limits, lines)?,
+            None => None,
+        },
+    };
+    let Some(Found {
+        length,
+        status,
+        is_old,
+    }) = found
+    else {
         *searched = received.len();
         if received.len() > limits.head_bytes_max {
             return Err(Fault::HeadTooLarge);
@@ -83,9 +99,7 @@ pub(crate) fn take(
     if length > limits.head_bytes_max {
         return Err(Fault::HeadTooLarge);
     }
-    let head = received.split_to(length);
-    let (status, is_old) = parse(&head, limits, lines)?;
-    lines.keep(head);
+    lines.keep(received.split_to(length));
     let framing = framing(status, method, is_old, lines)?;
     let keeps_alive = framing != Framing::UntilClose && keeps_alive(is_old, lines);
     Ok(Some(Start {
@@ -120,8 +134,17 @@ fn end_of_head(received: &[u8], from: usize) -> Option<usize> {
     None
 }
 
-/// The status, whether the version is 1.0, and where the fields are.
-fn parse(head: &[u8], limits: &Limits, lines: &mut Lines) -> Result<(StatusCode, bool), Fault> {
+/// A head that is whole.
+struct Found {
+    /// Bytes.
+    length: usize,
+    status: StatusCode,
+    /// Its version is 1.0.
+    is_old: bool,
+}
+
+/// Reads a head, and places its fields; `None` while it is not whole.
+fn parse(head: &[u8], limits: &Limits, lines: &mut Lines) -> Result<Option<Found>, Fault> {
     let mut few = [const { MaybeUninit::<Header<'_>>::uninit() }; FEW];
     let mut many = Vec::new();
     let room = match few.get_mut(..limits.header_count_max) {
@@ -133,18 +156,22 @@ fn parse(head: &[u8], limits: &Limits, lines: &mut Lines) -> Result<(StatusCode,
     };
     let mut answer = Response::new(&mut []);
     let parser = ParserConfig::default();
-    match parser.parse_response_with_uninit_headers(&mut answer, head, room) {
-        Ok(Status::Complete(length)) if length == head.len() => {}
-        Ok(_) => return Err(Fault::Protocol("the head ends before its end")),
+    let length = match parser.parse_response_with_uninit_headers(&mut answer, head, room) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(Fault::HeadTooLarge),
         Err(_) => return Err(Fault::Protocol("the head is not HTTP/1.1")),
-    }
+    };
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
     // What lies beyond 599 no client knows (S42).
     let status = status.filter(|status| status.as_u16() < 600);
     let status = status.ok_or(Fault::Protocol("the status is no status"))?;
     lines.place(answer.headers, head)?;
-    Ok((status, answer.version == Some(0)))
+    Ok(Some(Found {
+        length,
+        status,
+        is_old: answer.version == Some(0),
+    }))
 }
 
 /// RFC 9112 section 6.3. A length beside a coding, two lengths, or another coding is what smuggling is made of: an error (S33).

@@ -115,11 +115,15 @@ impl Lines {
     }
 
     /// Each with its name in small letters.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Kind, &str, &[u8])> {
-        self.fields.iter().map(|field| {
-            // A name is ASCII.
-            let name = std::str::from_utf8(&self.head[field.name.range()]).unwrap_or("");
-            (field.kind, name, &self.head[field.value.range()])
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Kind, &[u8], &[u8])> {
+        let head = &self.head[..];
+        let fields = self.fields.iter();
+        fields.map(|field| {
+            (
+                field.kind,
+                &head[field.name.range()],
+                &head[field.value.range()],
+            )
         })
     }
 

@@ -115,7 +115,7 @@ async fn watch(
     admission: &Admission,
     guard: &Guard,
     headers: &HeaderMap,
-    mut body: ResponseBody,
+    mut body: Box<ResponseBody>,
 ) -> Result<(), Doubt> {
     let media = headers.get(header::CONTENT_TYPE);
     let Some(form) = form(media.map_or(b"", |media| media.as_bytes())) else {
@@ -170,7 +170,7 @@ impl From<Fault> for Doubt {
 }
 
 /// Takes an answer off its connection, so that the next request can have that, unless it is long.
-async fn discard(mut body: ResponseBody) {
+async fn discard(mut body: Box<ResponseBody>) {
     let rest = async {
         let mut bytes = 0;
         while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {

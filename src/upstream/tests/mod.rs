@@ -233,7 +233,7 @@ impl Gateway {
 
 /// The body as the handler will wrap it: it reads the outcome when it is dropped.
 struct Watched {
-    inner: ResponseBody,
+    inner: Box<ResponseBody>,
     gateway: Gateway,
 }
 
