@@ -149,8 +149,9 @@ fn member(text: &mut String, name: &str, value: &str) {
 
 /// A text that may hold anything.
 fn foreign(text: &mut String, value: &str) {
-    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\';
-    if value.bytes().all(is_plain) {
+    // All bytes are looked at, since the processor does that many at a time.
+    let is_odd = |byte: u8| !(b' '..=b'~').contains(&byte) | (byte == b'"') | (byte == b'\\');
+    if !value.bytes().fold(false, |any, byte| any | is_odd(byte)) {
         text.push('"');
         text.push_str(value);
         text.push('"');

@@ -28,10 +28,10 @@ impl Passing {
         };
         let mut connection = lines.values(Kind::Connection);
         let nominates = connection.any(|line| !line.split(|byte| *byte == b',').all(plain));
-        if nominates || lines.values(Kind::Odd).next().is_some() {
+        if nominates || lines.has(Kind::Odd) {
             return None;
         }
-        let has_policy = lines.values(Kind::CachePolicy).next().is_some();
+        let has_policy = lines.has(Kind::CachePolicy);
         let is_for_one = || says(lines.values(Kind::CachePolicy), &["private", "no-store"]);
         match keys {
             Some(_) if has_policy && !is_for_one() => None,

@@ -16,6 +16,8 @@ pub(crate) struct Lines {
     /// The head; names in small letters.
     head: Bytes,
     fields: Vec<Field>,
+    /// A bit for each kind that is among them.
+    kinds: u8,
 }
 
 /// Where a field stands in the head, and what it is to whoever passes it on.
@@ -48,6 +50,10 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
     fn of(name: &[u8]) -> Kind {
         match name {
             b"date" => Kind::Date,
@@ -106,11 +112,14 @@ impl Lines {
 
     /// Takes the head whose fields were placed.
     pub(super) fn keep(&mut self, mut head: bytes::BytesMut) {
+        let mut kinds = 0;
         for field in &mut self.fields {
             let name = &mut head[field.name.range()];
             name.make_ascii_lowercase();
             field.kind = Kind::of(name);
+            kinds |= field.kind.bit();
         }
+        self.kinds = kinds;
         self.head = head.freeze();
     }
 
@@ -127,9 +136,18 @@ impl Lines {
         })
     }
 
+    /// Whether there is one of this kind.
+    pub(crate) fn has(&self, kind: Kind) -> bool {
+        self.kinds & kind.bit() != 0
+    }
+
     /// The values of one kind, in order.
     pub(crate) fn values(&self, kind: Kind) -> impl Iterator<Item = &[u8]> {
-        let fields = self.fields.iter().filter(move |field| field.kind == kind);
+        let all = match self.has(kind) {
+            true => &self.fields[..],
+            false => &[],
+        };
+        let fields = all.iter().filter(move |field| field.kind == kind);
         fields.map(|field| &self.head[field.value.range()])
     }
 
@@ -154,6 +172,7 @@ impl Lines {
     pub(super) fn clear(&mut self) {
         self.head = Bytes::new();
         self.fields.clear();
+        self.kinds = 0;
     }
 }
 
