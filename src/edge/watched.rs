@@ -286,7 +286,11 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = self.socket().poll_write_vectored(cx, slices);
+        // The kernel takes one part, which a TLS record is, by a shorter way than several.
+        let result = match slices {
+            [one] => self.socket().poll_write(cx, one),
+            _ => self.socket().poll_write_vectored(cx, slices),
+        };
         self.progress.note_write(&result);
         result
     }

@@ -102,14 +102,19 @@ impl Wire {
         poll_piece(self, cx, into)
     }
 
-    /// Writes the parts one behind the other, as much of them as is taken.
+    /// Writes the parts one behind the other, as much of them as is taken. The kernel takes one part by a shorter way than several.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Wire::Clear(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Wire::Clear(stream) => match parts {
+                [one, rest @ ..] if rest.iter().all(|part| part.is_empty()) => {
+                    Pin::new(stream).poll_write(cx, one)
+                }
+                _ => Pin::new(stream).poll_write_vectored(cx, parts),
+            },
             Wire::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
         }
     }
