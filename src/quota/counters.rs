@@ -15,6 +15,7 @@ use crate::quota::shared::SharedCounters;
 use crate::quota::strangers::Strangers;
 use crate::quota::visitors::Visitors;
 use crate::quota::window;
+use crate::store::counters::JOURNAL_FROM;
 use crate::store::counters::Row;
 use crate::store::counters::Subject;
 
@@ -123,24 +124,28 @@ impl Quota {
         self.keys.sweep(now);
     }
 
-    /// What changed since the last call. If it could not be written, give it to `unexport`.
+    /// What changed since the last call: of many subjects, only what is new of their bursts. If it could not be written, give it to `unexport`.
     #[must_use]
     pub fn export(&self) -> Changes {
-        let tenants = self.tenants.export();
-        let keys = self.keys.export();
+        self.export_new_from(JOURNAL_FROM)
+    }
+
+    /// The same, with what "many" is.
+    pub(super) fn export_new_from(&self, many: usize) -> Changes {
+        let tenants = self.tenants.export(many);
+        let keys = self.keys.export(many);
         let keys = keys
             .into_iter()
-            .map(|(id, windows)| (Subject::Key(id), windows));
+            .map(|(id, saved)| (Subject::Key(id), saved));
         let tenants = tenants
             .into_iter()
-            .map(|(id, windows)| (Subject::Tenant(id), windows));
+            .map(|(id, saved)| (Subject::Tenant(id), saved));
         let mut changes = Changes::default();
-        for (subject, windows) in keys.chain(tenants) {
-            let Some(windows) = windows else {
+        for (subject, saved) in keys.chain(tenants) {
+            let Some((quota, burst)) = saved else {
                 changes.removed.push(subject);
                 continue;
             };
-            let (quota, burst) = windows.saved();
             changes.rows.push(Row {
                 subject,
                 quota,
@@ -150,12 +155,18 @@ impl Quota {
         changes
     }
 
-    /// Has the next export bring these subjects again, as they will be then.
+    /// Has the next export bring these subjects again, whole, as they will be then.
     pub fn unexport(&self, changes: Changes) {
         let subjects = changes.rows.into_iter().map(|row| row.subject);
+        let (mut keys, mut tenants) = (Vec::new(), Vec::new());
         for subject in subjects.chain(changes.removed) {
-            self.note(subject);
+            match subject {
+                Subject::Key(id) => keys.push(id),
+                Subject::Tenant(id) => tenants.push(id),
+            }
         }
+        self.keys.note_again(keys);
+        self.tenants.note_again(tenants);
     }
 
     /// Puts saved counters in place of what is here; meant for the start. What has passed by `now` is left out and removed by the next export.

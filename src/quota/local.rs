@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use crate::aside::give_way;
 use crate::clock::Now;
 use crate::quota::window;
+use crate::quota::window::Saved;
 use crate::quota::window::Windows;
 
 use super::sync::DashMap;
@@ -83,23 +84,36 @@ impl<K: Eq + Hash + Clone + Ord> Table<K> {
         lock(&self.changed[0]).extend(ids);
     }
 
-    /// Hands over the ids noted since the last call, in order, each once, with their windows or `None` for those that are gone.
-    pub(super) fn export(&self) -> Vec<(K, Option<Windows>)> {
+    /// Has these ids exported again, whole: what was handed over of them was not written.
+    pub(super) fn note_again(&self, ids: Vec<K>) {
+        // Before they are noted, and not while the list is held: who charges holds an entry and takes a list.
+        for id in &ids {
+            if let Some(mut entry) = self.entries.get_mut(id) {
+                entry.windows.saved_is_lost();
+            }
+        }
+        self.note(ids.into_iter());
+    }
+
+    /// Hands over the ids noted since the last call, in order, each once, with what is to be written of them, or `None` for those that are gone. Of
+    /// fewer than `only_new_from` that is all, else what is new.
+    pub(super) fn export(&self, only_new_from: usize) -> Vec<(K, Option<Saved>)> {
         let mut ids = Vec::new();
         for lane in &self.changed {
             ids.append(&mut lock(lane));
         }
         ids.sort_unstable();
         ids.dedup();
+        let only_new = ids.len() >= only_new_from;
         ids.into_iter()
             .enumerate()
             .map(|(index, id)| {
                 give_way(index);
-                let windows = self.entries.get_mut(&id).map(|mut entry| {
+                let saved = self.entries.get_mut(&id).map(|mut entry| {
                     entry.changed = false;
-                    entry.windows.clone()
+                    entry.windows.save(only_new)
                 });
-                (id, windows)
+                (id, saved)
             })
             .collect()
     }

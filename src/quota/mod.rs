@@ -355,6 +355,120 @@ mod tests {
         assert_eq!(admitted, 27);
     }
 
+    /// Many keys are saved by what is new of their bursts: whatever was charged, swept, not written, rounded, given another length or read again in
+    /// between, the file says what memory does.
+    #[test]
+    fn saves_of_what_is_new_add_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut file, _) = Counters::open(directory.path(), at(0)).unwrap();
+        let mut quota = Quota::new();
+        let mut chance = Chance(7);
+        let (mut micros, mut partly) = (0, 0);
+        let tenant = TenantId::new("acme").unwrap();
+        for round in 0..90_u64 {
+            for number in 0..NUMBERED {
+                // Enough of the first for its times to be rounded up, past new ones; some are let go of for a while, and some are over and swept.
+                let times = match number {
+                    0 => 90,
+                    _ if (number + round / 9) % 5 == 0 => 0,
+                    _ => 1 + chance.below(2),
+                };
+                let mut limits = limits(1_000_000, 1_000_000);
+                let lengths = [1, 20, 60];
+                let length = lengths[((number + round / 31) % 3) as usize];
+                limits.burst.as_mut().unwrap().seconds = length;
+                limits.quota = limits.quota.filter(|_| number % 4 > 0);
+                for _ in 0..times {
+                    micros += chance.below(700);
+                    let charge = Charge {
+                        key: Some((numbered(number), &limits)),
+                        tenant: (number == 7).then_some((&tenant, &limits)),
+                        cost: 1,
+                    };
+                    quota.charge(&charge, at_micros(micros)).unwrap();
+                }
+            }
+            let now = at_micros(micros);
+            if round % 11 == 4 {
+                micros += 21_000_000;
+                quota.sweep(at_micros(micros));
+            }
+            let changes = quota.export();
+            let new = |row: &&Row| {
+                row.burst
+                    .as_ref()
+                    .is_some_and(|burst| burst.behind.is_some())
+            };
+            partly += changes.rows.iter().filter(new).count();
+            if round % 7 == 2 {
+                quota.unexport(changes);
+                continue;
+            }
+            save(&mut file, &changes, now);
+            if round % 13 == 12 {
+                drop(file);
+                let mut rows;
+                (file, rows) = Counters::open(directory.path(), now).unwrap();
+                rows.sort_by(|one, other| one.subject.cmp(&other.subject));
+                assert!(rows == all_of(&quota, &tenant).rows, "round {round}");
+                if round % 2 == 0 {
+                    quota = Quota::new();
+                    quota.restore(rows, now);
+                }
+                save(&mut file, &all_of(&quota, &tenant), now);
+            }
+        }
+        assert!(partly > 20_000, "{partly}");
+    }
+
+    /// Everything, whole.
+    fn all_of(quota: &Quota, tenant: &TenantId) -> Changes {
+        let keys = (0..NUMBERED).map(|number| Subject::Key(numbered(number)));
+        let subjects = keys.chain([Subject::Tenant(tenant.clone())]);
+        quota.unexport(Changes {
+            rows: Vec::new(),
+            removed: subjects.collect(),
+        });
+        quota.export_new_from(usize::MAX)
+    }
+
+    fn save(file: &mut Counters, changes: &Changes, now: Now) {
+        let batch = Batch {
+            rows: &changes.rows,
+            removed: &changes.removed,
+            usage: &[],
+        };
+        file.save(&batch, now).unwrap();
+    }
+
+    fn numbered(number: u64) -> KeyId {
+        let mut id = *b"000000000000";
+        id[..4].copy_from_slice(format!("{:04}", number * 8 % 9_973).as_bytes());
+        KeyId(id)
+    }
+
+    fn at_micros(micros: u64) -> Now {
+        Now {
+            mono: Mono(micros),
+            wall: Wall(1_700_000_000_000_000 + micros),
+        }
+    }
+
+    /// So that four in five of them go through the journal.
+    const NUMBERED: u64 = 1_400;
+
+    struct Chance(u64);
+
+    impl Chance {
+        fn below(&mut self, bound: u64) -> u64 {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (self.0 >> 33) % bound
+        }
+    }
+
     #[test]
     fn restore_leaves_out_what_is_over() {
         let (before, limits) = (Quota::new(), limits(100, 100));

@@ -92,7 +92,8 @@ impl Side for OnDisk {
     }
 
     fn save(&mut self, fails: bool) {
-        let changes = self.quota.export();
+        // As of many: only what is new, which the file has to put together again.
+        let changes = self.quota.export_new_from(1);
         if fails {
             self.quota.unexport(changes);
             return;

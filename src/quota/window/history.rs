@@ -123,7 +123,7 @@ proptest! {
         for event in events {
             latest += event.quarters * 250_000 + event.jitter;
             if event.restart {
-                let (quota, burst) = windows.saved();
+                let (quota, burst) = windows.save(false);
                 windows = Windows::restored(quota.as_ref(), burst.as_ref(), at(latest));
                 windows.roll(&limits(rate(1, quota_seconds), rate(1, burst_seconds)), at(latest));
             }

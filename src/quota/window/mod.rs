@@ -91,6 +91,9 @@ fn tighter(one: Option<WindowNumbers>, other: Option<WindowNumbers>) -> Option<W
     }
 }
 
+/// What the store keeps of a subject.
+pub(super) type Saved = (Option<SavedQuota>, Option<SavedBurst>);
+
 /// All windows of one subject. Times are microseconds on the monotonic clock, negative before the last boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Windows {
@@ -164,9 +167,14 @@ impl Windows {
         self.quota.over(at) && self.burst.over(at)
     }
 
-    /// What the store keeps of it.
-    pub(super) fn saved(&self) -> (Option<SavedQuota>, Option<SavedBurst>) {
-        (self.quota.saved(), self.burst.saved())
+    /// What the store is to keep of it: of the burst all, or `only_new` what is new since the last call. Who cannot write it says `saved_is_lost`.
+    pub(super) fn save(&mut self, only_new: bool) -> Saved {
+        (self.quota.saved(), self.burst.save(only_new))
+    }
+
+    /// Has the next save bring all.
+    pub(super) fn saved_is_lost(&mut self) {
+        self.burst.saved_is_lost();
     }
 
     /// What the store kept, as far as it still matters at `now`. A stamp ahead of the clock (a wall clock that fell back over a reboot)

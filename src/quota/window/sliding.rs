@@ -23,6 +23,8 @@ pub(super) struct BurstWindow {
     total: u32,
     /// Its length at the last `roll`; 0 before the first.
     seconds: u32,
+    /// How many of the last times are not in the store as they are here: so many a save writes that follows another.
+    fresh: u32,
 }
 
 /// Admissions that share a time. Packed to 12 bytes: there may be 512 for each of a million keys.
@@ -41,16 +43,14 @@ impl BurstWindow {
     }
 
     pub(super) fn roll(&mut self, rate: Rate, at: i64) {
+        self.let_go(at);
         if self.seconds == rate.seconds {
-            self.let_go(at);
             return;
         }
-        self.let_go(at);
         // A grid of a longer window may have rounded far ahead of now, further than the new length.
-        self.log
-            .iter_mut()
-            .for_each(|stamp| stamp.at = stamp.at.min(at));
+        self.move_times(|time| time.min(at));
         self.seconds = rate.seconds;
+        self.saved_is_lost();
         self.let_go(at);
     }
 
@@ -62,6 +62,7 @@ impl BurstWindow {
             }
             self.total -= first.count;
             self.log.pop_front();
+            self.fresh = self.fresh.min(self.log.len() as u32);
         }
     }
 
@@ -86,31 +87,45 @@ impl BurstWindow {
         let mut at = at;
         if self.log.len() >= STAMPS_MAX && self.log.back().is_some_and(|last| last.at < at) {
             let step = grid_step(self.seconds);
-            self.coarsen(step);
+            // Rounding twice changes nothing, so times do not drift.
+            self.move_times(|time| round_up(time, step));
             at = round_up(at, step);
         }
         self.total = self.total.saturating_add(cost);
         match self.log.back_mut() {
-            Some(last) if last.at >= at => last.count = last.count.saturating_add(cost),
-            _ => self.log.push_back(Stamp { at, count: cost }),
+            Some(last) if last.at >= at => {
+                last.count = last.count.saturating_add(cost);
+                self.fresh = self.fresh.max(1);
+            }
+            _ => {
+                self.log.push_back(Stamp { at, count: cost });
+                self.fresh += 1;
+            }
         }
     }
 
-    /// Rounds every time up onto the grid. Rounding twice changes nothing, so times do not drift.
-    fn coarsen(&mut self, step: i64) {
+    /// Moves every time, none past the one behind it; those that meet become one.
+    fn move_times(&mut self, to: impl Fn(i64) -> i64) {
         let mut kept = 0;
+        // How many at the front are in the store and stay as they are.
+        let mut known = self.log.len() - self.fresh as usize;
         for index in 0..self.log.len() {
-            let at = round_up(self.log[index].at, step);
-            let count = self.log[index].count;
+            let Stamp { at: before, count } = self.log[index];
+            let at = to(before);
             if kept > 0 && self.log[kept - 1].at == at {
                 let sum = self.log[kept - 1].count.saturating_add(count);
                 self.log[kept - 1].count = sum;
+                known = known.min(kept - 1);
             } else {
+                if at != before {
+                    known = known.min(kept);
+                }
                 self.log[kept] = Stamp { at, count };
                 kept += 1;
             }
         }
         self.log.truncate(kept);
+        self.fresh = (kept - known.min(kept)) as u32;
     }
 
     pub(super) fn numbers(&self, rate: Rate, at: i64, wall: Wall) -> WindowNumbers {
@@ -126,15 +141,24 @@ impl BurstWindow {
         }
     }
 
-    pub(super) fn saved(&self) -> Option<SavedBurst> {
-        (!self.log.is_empty()).then(|| SavedBurst {
+    /// What a save is to write: all, or `only_new` what the save before did not, where it wrote something that is still here.
+    pub(super) fn save(&mut self, only_new: bool) -> Option<SavedBurst> {
+        let first = self.log.front()?.at;
+        let known = self.log.len() - self.fresh as usize;
+        let skipped = if only_new { known } else { 0 };
+        self.fresh = 0;
+        let last_known = skipped.checked_sub(1).map(|last| self.log[last].at);
+        let new = self.log.range(skipped..);
+        Some(SavedBurst {
             seconds: self.seconds,
-            log: self
-                .log
-                .iter()
-                .map(|stamp| (stamp.at, stamp.count))
-                .collect(),
+            behind: last_known.map(|last| (first, last)),
+            log: new.map(|stamp| (stamp.at, stamp.count)).collect(),
         })
+    }
+
+    /// Has the next save write all.
+    pub(super) fn saved_is_lost(&mut self) {
+        self.fresh = self.log.len() as u32;
     }
 
     pub(super) fn restored(saved: &SavedBurst, at: i64) -> BurstWindow {

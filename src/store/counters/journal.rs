@@ -1,7 +1,8 @@
 //! The journal of `counters.db`: large saves as they come, one packed line a subject instead of rows in three tables, folded into the tables later, part by part.
 //!
-//! A key that is used every second is so written to the tables once a minute. A part is all subjects whose ids begin with the same byte: rows that
-//! lie beside each other in the tables, and few enough to be folded within one save.
+//! A key that is used every second is so written to the tables once a minute, and what it took each second is written once: a line says of a burst only
+//! what is new where the save before had the rest. A part is all subjects whose ids begin with the same byte: rows that lie beside each other in the
+//! tables, and few enough to be folded within one save.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -48,12 +49,25 @@ struct LimitLine<'a> {
     whose: Whose<'a>,
     /// When it opened by both clocks, its length, what was taken.
     quota: Option<(i64, u64, u32, u32)>,
-    /// Its length, its first time, the log.
-    burst: Option<(u32, i64, Steps)>,
+    burst: BurstLine,
 }
 
-/// Times after the one before, and counts.
+/// What became of a burst window. The first two are what format 3 wrote as an `Option`.
+#[derive(Serialize, Deserialize)]
+enum BurstLine {
+    /// Nothing is left of it.
+    Empty,
+    /// Its length, its first time, the log.
+    Whole(u32, i64, Steps),
+    /// Its first time, how long after that the last is that the save before had too, and what is new of the log.
+    Behind(i64, u64, Steps),
+}
+
+/// Times after the one before, the first after what is said before them, and counts.
 type Steps = Vec<(u64, u32)>;
+
+/// The last that was said of each subject; `None` where it was removed.
+type Latest = BTreeMap<Subject, Option<Row>>;
 
 #[derive(Serialize, Deserialize)]
 enum Whose<'a> {
@@ -92,7 +106,7 @@ pub(super) fn append(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqli
         let line = LimitLine {
             whose: Whose::of(subject),
             quota: None,
-            burst: None,
+            burst: BurstLine::Empty,
         };
         pack(&line, limits)?;
     }
@@ -135,7 +149,12 @@ pub(super) fn fold_all(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
 /// Puts what the journal says of limits in place of what the tables say. Reads all of it: what could not be folded later is damage now.
 pub(super) fn lay_over(transaction: &Transaction<'_>, rows: &mut Vec<Row>) -> rusqlite::Result<()> {
     usage_of(transaction, None)?;
-    let latest = limits(transaction, None)?;
+    // As the table has them, but for what another hand may have put there.
+    rows.sort_by(|one, other| one.subject.cmp(&other.subject));
+    let latest = limits(transaction, None, |subject| {
+        let place = rows.binary_search_by(|row| row.subject.cmp(subject));
+        Ok(place.ok().map(|place| rows[place].clone()))
+    })?;
     if latest.is_empty() {
         return Ok(());
     }
@@ -200,7 +219,10 @@ fn bytes(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
 fn fold(transaction: &Transaction<'_>, part: u8) -> rusqlite::Result<()> {
     let mut rows = Vec::new();
     let mut removed = Vec::new();
-    for (subject, row) in limits(transaction, Some(part))? {
+    let latest = limits(transaction, Some(part), |subject| {
+        tables::row_of(transaction, subject)
+    })?;
+    for (subject, row) in latest {
         match row {
             Some(row) => rows.push(row),
             None => removed.push(subject),
@@ -219,36 +241,42 @@ fn fold(transaction: &Transaction<'_>, part: u8) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The last line of each subject; `None` where it was removed.
+/// What the lines say of each subject in the end. `before` is asked for what the tables say of one whose first line has only what is new.
 fn limits(
     connection: &Connection,
     part: Option<u8>,
-) -> rusqlite::Result<BTreeMap<Subject, Option<Row>>> {
-    let mut latest = BTreeMap::new();
-    each(connection, "limits", part, |mut packed| {
+    before: impl Fn(&Subject) -> rusqlite::Result<Option<Row>>,
+) -> rusqlite::Result<Latest> {
+    let mut latest = Latest::new();
+    each(connection, LIMITS, part, |mut packed| {
         while !packed.is_empty() {
-            let (line, rest) = postcard::take_from_bytes::<LimitLine<'_>>(packed).ok()?;
-            let (subject, row) = line.row()?;
-            latest.insert(subject, row);
+            let (line, rest) = parsed::<LimitLine<'_>>(LIMITS, packed)?;
+            line.onto(&mut latest, &before)?;
             packed = rest;
         }
-        Some(())
+        Ok(())
     })?;
+    for row in latest.values_mut().flatten() {
+        let burst = row.burst.as_mut();
+        burst
+            .map_or(Some(()), settled)
+            .ok_or_else(|| senseless(LIMITS))?;
+    }
     Ok(latest)
 }
 
 /// What each key did in each hour.
 fn usage_of(connection: &Connection, part: Option<u8>) -> rusqlite::Result<Vec<HourRow>> {
     let mut sums: BTreeMap<(u32, KeyId), Tally> = BTreeMap::new();
-    each(connection, "usage", part, |mut packed| {
+    each(connection, USAGE, part, |mut packed| {
         while !packed.is_empty() {
-            let (line, rest) = postcard::take_from_bytes::<UsageLine>(packed).ok()?;
-            let row = line.row()?;
+            let (line, rest) = parsed::<UsageLine>(USAGE, packed)?;
+            let row = line.row().ok_or_else(|| senseless(USAGE))?;
             let sum = sums.entry((row.hour, row.key)).or_default();
             *sum = sum.and(&row.tally);
             packed = rest;
         }
-        Some(())
+        Ok(())
     })?;
     let rows = sums
         .into_iter()
@@ -261,7 +289,7 @@ fn each(
     connection: &Connection,
     column: &'static str,
     part: Option<u8>,
-    mut read: impl FnMut(&[u8]) -> Option<()>,
+    mut read: impl FnMut(&[u8]) -> rusqlite::Result<()>,
 ) -> rusqlite::Result<()> {
     let of = if part.is_some() {
         "WHERE part = ?1"
@@ -272,13 +300,26 @@ fn each(
         connection.prepare_cached(&format!("SELECT {column} FROM journal {of} ORDER BY id"))?;
     let mut found = statement.query([part])?;
     while let Some(row) = found.next()? {
-        let packed = row.get_ref(0)?.as_blob()?;
-        read(packed).ok_or_else(|| {
-            let what = format!("the journal of {column} makes no sense");
-            rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, what.into())
-        })?;
+        read(row.get_ref(0)?.as_blob()?)?;
     }
     Ok(())
+}
+
+/// The first line, and what comes behind it.
+fn parsed<'a, T: Deserialize<'a>>(
+    column: &str,
+    packed: &'a [u8],
+) -> rusqlite::Result<(T, &'a [u8])> {
+    postcard::take_from_bytes(packed).map_err(|_| senseless(column))
+}
+
+fn senseless(column: &str) -> rusqlite::Error {
+    nonsense(format!("the journal of {column} makes no sense"))
+}
+
+/// What no save can have written.
+pub(super) fn nonsense(what: String) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, what.into())
 }
 
 fn pack<T: Serialize>(line: &T, packed: &mut Vec<u8>) -> rusqlite::Result<()> {
@@ -332,65 +373,123 @@ impl<'a> Whose<'a> {
 
 impl<'a> LimitLine<'a> {
     fn of(row: &'a Row) -> LimitLine<'a> {
-        let burst = row.burst.as_ref().and_then(|burst| {
-            let (first, _) = burst.log.first()?;
-            let mut before = *first;
-            let log = burst.log.iter().map(|(at, count)| {
-                let after = at.saturating_sub(before).max(0).unsigned_abs();
-                before = *at;
-                (after, *count)
-            });
-            Some((burst.seconds, *first, log.collect()))
-        });
         LimitLine {
             whose: Whose::of(&row.subject),
             quota: row.quota.map(|quota| {
                 let opened = (quota.opened_micros, quota.opened_wall.0);
                 (opened.0, opened.1, quota.seconds, quota.used)
             }),
-            burst,
+            burst: row.burst.as_ref().map_or(BurstLine::Empty, BurstLine::of),
         }
     }
 
-    /// `None` where no save can have written it.
-    fn row(self) -> Option<(Subject, Option<Row>)> {
-        let subject = self.whose.subject()?;
+    /// Puts this in place of what was said before. An error where no save can have written it.
+    fn onto(
+        self,
+        latest: &mut Latest,
+        before: impl Fn(&Subject) -> rusqlite::Result<Option<Row>>,
+    ) -> rusqlite::Result<()> {
+        let wrong = || senseless(LIMITS);
+        let subject = self.whose.subject().ok_or_else(wrong)?;
         let quota = match self.quota {
             Some((opened_micros, opened_wall, seconds, used)) => Some(SavedQuota {
                 opened_micros,
                 opened_wall: Wall(opened_wall),
-                seconds: tables::length(seconds)?,
+                seconds: tables::length(seconds).ok_or_else(wrong)?,
                 used,
             }),
             None => None,
         };
         let burst = match self.burst {
-            Some((seconds, first, log)) => Some(SavedBurst {
-                seconds: tables::length(seconds)?,
-                log: times(first, &log)?,
+            BurstLine::Empty => None,
+            BurstLine::Whole(seconds, first, steps) => Some(SavedBurst {
+                seconds: tables::length(seconds).ok_or_else(wrong)?,
+                behind: None,
+                log: times(first, &steps).ok_or_else(wrong)?,
             }),
-            None => None,
+            BurstLine::Behind(first, kept, steps) => {
+                let said = match latest.get_mut(&subject) {
+                    Some(said) => said.take(),
+                    None => before(&subject)?,
+                };
+                let burst = said.and_then(|said| said.burst).ok_or_else(wrong)?;
+                Some(gone_on(burst, first, kept, &steps).ok_or_else(wrong)?)
+            }
         };
         let left = quota.is_some() || burst.is_some();
-        let row = Row {
+        let row = left.then(|| Row {
             subject: subject.clone(),
             quota,
             burst,
+        });
+        latest.insert(subject, row);
+        Ok(())
+    }
+}
+
+impl BurstLine {
+    fn of(burst: &SavedBurst) -> BurstLine {
+        let after = |before: i64, at: i64| at.saturating_sub(before).max(0).unsigned_abs();
+        let steps = |from: i64| -> Steps {
+            let mut before = from;
+            let steps = burst.log.iter().map(|(at, count)| {
+                let step = (after(before, *at), *count);
+                before = *at;
+                step
+            });
+            steps.collect()
         };
-        Some((subject, left.then_some(row)))
+        match (burst.behind, burst.log.first()) {
+            (Some((first, last)), _) => BurstLine::Behind(first, after(first, last), steps(last)),
+            (None, Some((first, _))) => BurstLine::Whole(burst.seconds, *first, steps(*first)),
+            (None, None) => BurstLine::Empty,
+        }
     }
 }
 
 /// Times of their own again. `None` where they are more than there can be.
 fn times(first: i64, log: &[(u64, u32)]) -> Option<Vec<(i64, u32)>> {
-    let (mut at, mut total) = (first, 0_u32);
+    let mut at = first;
     log.iter()
         .map(|(after, count)| {
             at = at.checked_add_unsigned(*after)?;
-            total = total.checked_add(*count)?;
             Some((at, *count))
         })
         .collect()
+}
+
+/// A burst with what is new of it. What has passed is still there: `settled` lets go of that, since the next line may move the first time further.
+/// `None` where the burst has not what the line comes behind.
+fn gone_on(
+    mut burst: SavedBurst,
+    first: i64,
+    kept: u64,
+    steps: &[(u64, u32)],
+) -> Option<SavedBurst> {
+    let last = first.checked_add_unsigned(kept)?;
+    let stays = burst.log.partition_point(|(at, _)| *at <= last);
+    burst.log.truncate(stays);
+    let found = burst.log.last().is_some_and(|(at, _)| *at == last);
+    let forward = burst.behind.is_none_or(|(before, _)| before <= first);
+    burst.log.extend(times(last, steps)?);
+    burst.behind = Some((first, last));
+    (found && forward).then_some(burst)
+}
+
+/// Lets go of what has passed. `None` where nothing is left, or not what was said, or more than there can be.
+fn settled(burst: &mut SavedBurst) -> Option<()> {
+    let (mut first, last) = (burst.log.first()?.0, burst.log.last()?.0);
+    if let Some((begins, _)) = burst.behind.take() {
+        let passed = burst.log.partition_point(|(at, _)| *at < begins);
+        burst.log.drain(..passed);
+        first = burst.log.first()?.0;
+        (first == begins).then_some(())?;
+    }
+    // As far as the tables can tell times apart.
+    last.checked_sub(first)?;
+    let counts = burst.log.iter().map(|(_, count)| *count);
+    counts.fold(Some(0_u32), |sum, count| sum?.checked_add(count))?;
+    Some(())
 }
 
 impl UsageLine {
@@ -446,6 +545,10 @@ fn key(id: [u8; 12]) -> Option<KeyId> {
         .all(u8::is_ascii_alphanumeric)
         .then_some(KeyId(id))
 }
+
+/// Columns of packed lines, by the names that damage is told with.
+const LIMITS: &str = "limits";
+const USAGE: &str = "usage";
 
 /// Bytes of lines that wait at most.
 const BYTES_MAX: u64 = 64 << 20;

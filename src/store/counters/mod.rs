@@ -20,6 +20,7 @@ mod tests;
 
 pub use error::CountersError;
 pub(super) use error::Problem;
+pub use tables::JOURNAL_FROM;
 
 /// Whose counters they are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +60,9 @@ pub struct SavedQuota {
 pub struct SavedBurst {
     /// Its length; at least 1.
     pub seconds: u32,
+    /// `None`: the log is all there is. Else it is what is new, and comes behind those of the save before whose times lie within these two, which are
+    /// the first and the last of them. Only in a `Batch`; what is read is whole.
+    pub behind: Option<(i64, i64)>,
     /// Times in order, each with what was taken then.
     pub log: Vec<(i64, u32)>,
 }
@@ -77,7 +81,7 @@ pub struct UsageRow {
 /// What one save writes, in one transaction.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Batch<'a> {
-    /// Counters that changed.
+    /// Counters that changed. A batch of fewer than `JOURNAL_FROM` changes need not, and should not, have bursts of which only the new part is said.
     pub rows: &'a [Row],
     /// Subjects that have none any more.
     pub removed: &'a [Subject],

@@ -23,6 +23,7 @@ use super::Batch;
 use super::Row;
 use super::SavedBurst;
 use super::SavedQuota;
+use super::Subject;
 use super::UsageRow;
 use super::error::Problem;
 use super::journal;
@@ -101,8 +102,10 @@ fn bring_forward(transaction: &Transaction<'_>, found: i64) -> rusqlite::Result<
         transaction.execute_batch(history::SCHEMA)?;
         transaction.execute_batch(alerts::SCHEMA)?;
     }
-    if found < FORMAT {
+    if found < 3 {
         transaction.execute_batch(journal::SCHEMA)?;
+    }
+    if found < FORMAT {
         transaction.execute("UPDATE meta SET format = ?1", [FORMAT])?;
     }
     Ok(())
@@ -166,15 +169,27 @@ fn clock_offset(now: Now) -> i64 {
 }
 
 fn read_rows(transaction: &Transaction<'_>) -> Result<Vec<Row>, Problem> {
-    let mut statement = transaction.prepare(
-        "SELECT subject, quota_opened, quota_opened_wall, quota_seconds, quota_used, burst_base, burst_seconds, burst_log FROM limit_state",
-    )?;
+    let mut statement = transaction.prepare(ROWS)?;
     let mut found = statement.query([])?;
     let mut rows = Vec::new();
     while let Some(row) = found.next()? {
         rows.push(read_row(row)?);
     }
     Ok(rows)
+}
+
+/// What the tables say of one subject.
+pub(super) fn row_of(connection: &Connection, subject: &Subject) -> rusqlite::Result<Option<Row>> {
+    let mut statement = connection.prepare_cached(&format!("{ROWS} WHERE subject = ?1"))?;
+    let mut found = statement.query([subject.to_string()])?;
+    let Some(row) = found.next()? else {
+        return Ok(None);
+    };
+    read_row(row).map(Some).map_err(|problem| match problem {
+        Problem::Sqlite(error) => error,
+        Problem::Damaged(what) => journal::nonsense(what),
+        other => journal::nonsense(format!("{other:?}")),
+    })
 }
 
 fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, Problem> {
@@ -195,6 +210,7 @@ fn read_row(row: &rusqlite::Row<'_>) -> Result<Row, Problem> {
     let burst = match base {
         Some(base) => Some(SavedBurst {
             seconds: length(row.get(6)?).ok_or_else(damaged)?,
+            behind: None,
             log: unpack(base, row.get_ref(7)?.as_blob().map_err(|_| damaged())?)
                 .ok_or_else(damaged)?,
         }),
@@ -266,7 +282,7 @@ pub(in crate::store) fn write(
     write_meta(&transaction, now, boot_id)?;
     let changes = batch.rows.len() + batch.removed.len() + batch.usage.len();
     // What stands in the journal is older than what comes now, and must not be laid over it later.
-    if changes < JOURNAL_FROM && journal::is_empty(&transaction)? {
+    if changes < JOURNAL_FROM && all_whole(batch) && journal::is_empty(&transaction)? {
         put(&transaction, batch)?;
     } else {
         journal::append(&transaction, batch)?;
@@ -276,7 +292,12 @@ pub(in crate::store) fn write(
     transaction.commit()
 }
 
-/// Writes changes into the tables. Whoever makes a batch sorts: pages are then written once each, which is several times faster than random order.
+fn all_whole(batch: &Batch<'_>) -> bool {
+    let mut bursts = batch.rows.iter().filter_map(|row| row.burst.as_ref());
+    bursts.all(|burst| burst.behind.is_none())
+}
+
+/// Writes changes into the tables, bursts all whole. Whoever makes a batch sorts: pages are then written once each, which is several times faster than random order.
 pub(super) fn put(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite::Result<()> {
     let mut remove = transaction.prepare_cached("DELETE FROM limit_state WHERE subject = ?1")?;
     for subject in batch.removed {
@@ -361,6 +382,8 @@ fn unpack(base: i64, packed: &[u8]) -> Option<Vec<(i64, u32)>> {
         .collect()
 }
 
+const ROWS: &str = "SELECT subject, quota_opened, quota_opened_wall, quota_seconds, quota_used, burst_base, burst_seconds, burst_log FROM limit_state";
+
 /// SQLite's integers are signed.
 pub(in crate::store) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -370,11 +393,11 @@ fn unsigned(number: i64) -> Option<u64> {
     u64::try_from(number).ok()
 }
 
-/// 2 has usage by the hour beside the usage of a key's life, and alerts; 3 has the journal.
-pub(super) const FORMAT: i64 = 3;
+/// 2 has usage by the hour beside the usage of a key's life, and alerts; 3 has the journal; in 4 a line of the journal may say only what is new of a burst.
+pub(super) const FORMAT: i64 = 4;
 
 /// From so many changes on, a save goes into the journal: fewer are written faster at once than twice.
-const JOURNAL_FROM: usize = 1_000;
+pub const JOURNAL_FROM: usize = 1_000;
 
 const BUSY: std::time::Duration = std::time::Duration::from_secs(2);
 

@@ -38,6 +38,7 @@ fn rows_saved() -> Vec<Row> {
             }),
             burst: Some(SavedBurst {
                 seconds: 60,
+                behind: None,
                 log: vec![(5_000_000, 1), (5_000_007, 70), (9_000_000, 2)],
             }),
         },
@@ -46,6 +47,7 @@ fn rows_saved() -> Vec<Row> {
             quota: None,
             burst: Some(SavedBurst {
                 seconds: 1,
+                behind: None,
                 log: vec![(-3, 1)],
             }),
         },
@@ -169,6 +171,52 @@ fn a_file_of_format_1_is_brought_forward() {
     }
 }
 
+/// A journal of the version before, which had every burst whole, is read, folded and gone on with.
+#[test]
+fn a_file_of_format_3_is_brought_forward() {
+    let directory = tempfile::tempdir().unwrap();
+    let (counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+    let packed = |quota: Option<(i64, u64, u32, u32)>, log: Vec<(u64, u32)>| {
+        let burst = Some((60_u32, 5_000_000_i64, log));
+        postcard::to_allocvec(&(0_u8, [b'a'; 12], quota, burst)).unwrap()
+    };
+    let quota = (5_000_000, WALL + 5_000_000, 3_600, 73);
+    let lines = [
+        packed(None, vec![(0, 4)]),
+        packed(Some(quota), vec![(0, 1), (7, 70), (3_999_993, 2)]),
+    ];
+    let add = "INSERT INTO journal(part, bytes, limits, usage) VALUES (97, 1, ?1, x'')";
+    for line in &lines {
+        counters.connection.execute(add, [line]).unwrap();
+    }
+    let back = "UPDATE meta SET format = 3";
+    counters.connection.execute_batch(back).unwrap();
+    drop(counters);
+    let (mut counters, found) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+    let mut expected = rows_saved()[..1].to_vec();
+    assert_eq!(found, expected);
+    // Older versions do not know what is written from now on.
+    let format = "SELECT format FROM meta";
+    let format: i64 = (counters.connection)
+        .query_row(format, [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(format, 4);
+    let mut new = expected.clone();
+    let burst = new[0].burst.as_mut().unwrap();
+    burst.behind = Some((5_000_007, 5_000_007));
+    burst.log = vec![(9_000_000, 5), (9_000_001, 1)];
+    for _ in 0..2 {
+        // In the journal, then in the tables.
+        save(&mut counters, &new, now(1, WALL));
+        drop(counters);
+        let found;
+        (counters, found) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+        expected[0].burst.as_mut().unwrap().log =
+            vec![(5_000_007, 70), (9_000_000, 5), (9_000_001, 1)];
+        assert_eq!(found, expected);
+    }
+}
+
 /// ASKS 27: what cannot be read is named and left as it is.
 #[test]
 fn unreadable_files_are_named_and_kept() {
@@ -196,8 +244,8 @@ fn unreadable_files_are_named_and_kept() {
     };
     let cases = [
         (
-            make("UPDATE meta SET format = 4"),
-            "format 4 is from a later version",
+            make("UPDATE meta SET format = 5"),
+            "format 5 is from a later version",
         ),
         (make("UPDATE meta SET format = 0"), "format 0 never existed"),
         (make("DELETE FROM meta"), "its meta table is empty"),
@@ -253,6 +301,27 @@ fn unreadable_files_are_named_and_kept() {
             ),
             "the journal of limits makes no sense",
         ),
+        // What is new of a burst that nobody has.
+        (
+            make(
+                "INSERT INTO journal VALUES (1, 98, 1, x'0062626262626262626262626200020200010001', x'')",
+            ),
+            "the journal of limits makes no sense",
+        ),
+        // What is new of one that is there, and then again from an earlier time on.
+        (
+            make(
+                "INSERT INTO journal VALUES (1, 97, 1, x'0061616161616161616161616100028eade2040001010100616161616161616161616161000280ade20407010101', x'')",
+            ),
+            "the journal of limits makes no sense",
+        ),
+        // What is new behind a time that is not there.
+        (
+            make(
+                "INSERT INTO journal VALUES (1, 97, 1, x'00616161616161616161616161000280ade20406010101', x'')",
+            ),
+            "the journal of limits makes no sense",
+        ),
         (scribble(b"SQLite format 9", 0), "cannot be read"),
         (scribble(&[0xff; 4_096], 4_096), "cannot be read"),
         (foreign, "it is not a counter file"),
@@ -297,6 +366,7 @@ fn busy(save: u64, keys: u64) -> (Vec<Row>, Vec<Subject>, Vec<HourRow>) {
             }),
             burst: (number % 3 < 2).then(|| SavedBurst {
                 seconds: 60,
+                behind: None,
                 log: (0..save)
                     .map(|step| (at(step), 1 + number as u32))
                     .collect(),
@@ -456,6 +526,7 @@ fn the_journal_is_bounded() {
             quota: None,
             burst: Some(SavedBurst {
                 seconds: 86_400,
+                behind: None,
                 log: log.clone(),
             }),
         })
