@@ -80,11 +80,8 @@ impl Quota {
         let mut tenant = limited(charge.tenant).map(|(id, limits)| (self.tenants.hold(id), limits));
         let mut key = limited(charge.key).map(|(id, limits)| (self.keys.hold(&id), limits));
         let mut subjects = [
-            tenant
-                .as_mut()
-                .map(|(held, limits)| (&mut held.windows, *limits)),
-            key.as_mut()
-                .map(|(held, limits)| (&mut held.windows, *limits)),
+            tenant.as_mut().map(|(held, limits)| (&mut **held, *limits)),
+            key.as_mut().map(|(held, limits)| (&mut **held, *limits)),
         ];
         let numbers = window::charge(&mut subjects, charge.cost.max(1), now)?;
         if let Some((held, _)) = &mut tenant {

@@ -45,6 +45,11 @@ mod sync {
         shards: Vec<RwLock<Vec<(K, V)>>>,
     }
 
+    pub(super) fn sharded<K, V>(_: usize) -> DashMap<K, V> {
+        let shards = (0..SHARDS).map(|_| RwLock::new(Vec::new())).collect();
+        DashMap { shards }
+    }
+
     /// An entry, and with it its shard.
     pub(super) struct RefMut<'a, K, V> {
         shard: RwLockWriteGuard<'a, Vec<(K, V)>>,
@@ -57,11 +62,6 @@ mod sync {
     }
 
     impl<K: Hash + Eq, V> DashMap<K, V> {
-        pub(super) fn with_shard_amount(_: usize) -> DashMap<K, V> {
-            let shards = (0..SHARDS).map(|_| RwLock::new(Vec::new())).collect();
-            DashMap { shards }
-        }
-
         fn shard(&self, key: &K) -> RwLockWriteGuard<'_, Vec<(K, V)>> {
             let mut hasher = DefaultHasher::new();
             key.hash(&mut hasher);

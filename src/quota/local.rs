@@ -9,6 +9,7 @@ use crate::quota::window;
 use crate::quota::window::Saved;
 use crate::quota::window::Windows;
 
+use super::sync;
 use super::sync::DashMap;
 use super::sync::LANES;
 use super::sync::Mutex;
@@ -18,28 +19,19 @@ use super::sync::RefMut;
 /// The windows of all subjects of one kind. While an entry is held nobody else charges it: that makes all its windows one step.
 #[derive(Debug)]
 pub(super) struct Table<K: Eq + Hash> {
-    entries: DashMap<K, Entry>,
+    entries: DashMap<K, Windows>,
     /// Ids that were charged or swept since the last export, so that an export does not walk a million entries. Many small locks,
     /// each taken at most once per subject and export.
     changed: Box<[Mutex<Vec<K>>]>,
 }
 
-/// One subject.
-#[derive(Debug, Default)]
-pub(super) struct Entry {
-    /// Its windows.
-    pub(super) windows: Windows,
-    /// Whether its id stands in `changed` already.
-    changed: bool,
-}
-
 /// An entry that nobody else can touch.
-pub(super) type Held<'a, K> = RefMut<'a, K, Entry>;
+pub(super) type Held<'a, K> = RefMut<'a, K, Windows>;
 
 impl<K: Eq + Hash + Clone + Ord> Table<K> {
     pub(super) fn new() -> Table<K> {
         Table {
-            entries: DashMap::with_shard_amount(SHARDS),
+            entries: sync::sharded(SHARDS),
             changed: (0..LANES).map(|_| Mutex::default()).collect(),
         }
     }
@@ -55,7 +47,7 @@ impl<K: Eq + Hash + Clone + Ord> Table<K> {
 
     /// A copy of a subject's windows.
     pub(super) fn copy(&self, id: &K) -> Option<Windows> {
-        self.entries.get(id).map(|entry| entry.windows.clone())
+        self.entries.get(id).map(|windows| windows.clone())
     }
 
     /// Says that a held entry is to be exported.
@@ -70,13 +62,7 @@ impl<K: Eq + Hash + Clone + Ord> Table<K> {
 
     /// Puts saved windows in place.
     pub(super) fn restore(&self, id: K, windows: Windows) {
-        self.entries.insert(
-            id,
-            Entry {
-                windows,
-                changed: false,
-            },
-        );
+        self.entries.insert(id, windows);
     }
 
     /// Says that ids are to be exported: as rows if they have entries by then, as removed if not.
@@ -88,8 +74,8 @@ impl<K: Eq + Hash + Clone + Ord> Table<K> {
     pub(super) fn note_again(&self, ids: Vec<K>) {
         // Before they are noted, and not while the list is held: who charges holds an entry and takes a list.
         for id in &ids {
-            if let Some(mut entry) = self.entries.get_mut(id) {
-                entry.windows.saved_is_lost();
+            if let Some(mut windows) = self.entries.get_mut(id) {
+                windows.saved_is_lost();
             }
         }
         self.note(ids.into_iter());
@@ -109,9 +95,9 @@ impl<K: Eq + Hash + Clone + Ord> Table<K> {
             .enumerate()
             .map(|(index, id)| {
                 give_way(index);
-                let saved = self.entries.get_mut(&id).map(|mut entry| {
-                    entry.changed = false;
-                    entry.windows.save(only_new)
+                let saved = self.entries.get_mut(&id).map(|mut windows| {
+                    windows.changed = false;
+                    windows.save(only_new)
                 });
                 (id, saved)
             })
@@ -123,8 +109,8 @@ impl<K: Eq + Hash + Clone + Ord> Table<K> {
         // A thread may still be on its way here with a clock it read before now.
         let at = window::instant(now).saturating_sub(GRACE_MICROS);
         let mut swept = Vec::new();
-        self.entries.retain(|id, entry| {
-            let idle = entry.windows.idle(at);
+        self.entries.retain(|id, windows| {
+            let idle = windows.idle(at);
             if idle {
                 swept.push(id.clone());
             }

@@ -20,7 +20,9 @@ use crate::quota::WindowNumbers;
 use crate::quota::window::fixed::QuotaWindow;
 use crate::quota::window::micros::narrow;
 use crate::quota::window::micros::seconds_up;
+use crate::quota::window::sliding::ALL;
 use crate::quota::window::sliding::BurstWindow;
+use crate::quota::window::sliding::Fresh;
 use crate::store::counters::SavedBurst;
 use crate::store::counters::SavedQuota;
 
@@ -102,6 +104,10 @@ pub(super) struct Windows {
     /// The latest time any charge came with. Threads read the clock before they take the lock, so a charge can come with an
     /// earlier one; it counts from here, or what a later one has let go could be admitted twice within a span.
     latest: i64,
+    /// What the store does not have of the burst.
+    fresh: Fresh,
+    /// Whether the next save is to bring them; for who keeps them, and of no matter here.
+    pub(super) changed: bool,
 }
 
 impl Windows {
@@ -115,7 +121,7 @@ impl Windows {
             self.quota.roll(rate, self.latest);
         }
         if let Some(rate) = limits.burst {
-            self.burst.roll(rate, self.latest);
+            self.burst.roll(rate, self.latest, &mut self.fresh);
         }
     }
 
@@ -137,7 +143,7 @@ impl Windows {
             self.quota.take(rate, cost, self.latest, wall);
         }
         if limits.burst.is_some() {
-            self.burst.take(cost, self.latest);
+            self.burst.take(cost, self.latest, &mut self.fresh);
         }
     }
 
@@ -169,12 +175,13 @@ impl Windows {
 
     /// What the store is to keep of it: of the burst all, or `only_new` what is new since the last call. Who cannot write it says `saved_is_lost`.
     pub(super) fn save(&mut self, only_new: bool) -> Saved {
-        (self.quota.saved(), self.burst.save(only_new))
+        let fresh = std::mem::take(&mut self.fresh);
+        (self.quota.saved(), self.burst.saved(only_new, fresh))
     }
 
     /// Has the next save bring all.
     pub(super) fn saved_is_lost(&mut self) {
-        self.burst.saved_is_lost();
+        self.fresh = ALL;
     }
 
     /// What the store kept, as far as it still matters at `now`. A stamp ahead of the clock (a wall clock that fell back over a reboot)
@@ -193,6 +200,8 @@ impl Windows {
                 BurstWindow::restored(saved, latest)
             }),
             latest,
+            fresh: ALL,
+            changed: false,
         }
     }
 }

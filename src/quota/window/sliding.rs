@@ -23,9 +23,11 @@ pub(super) struct BurstWindow {
     total: u32,
     /// Its length at the last `roll`; 0 before the first.
     seconds: u32,
-    /// How many of the last times are not in the store as they are here: so many a save writes that follows another.
-    fresh: u32,
 }
+
+/// How many of a burst's last times are not in the store as they are here: so many a save writes that follows another. Perhaps more than there are: then
+/// all. Beside the window and not in it, where it would make an entry a cache line longer.
+pub(super) type Fresh = u16;
 
 /// Admissions that share a time. Packed to 12 bytes: there may be 512 for each of a million keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,15 +44,15 @@ impl BurstWindow {
             .is_none_or(|last| at >= last.at.saturating_add(length(self.seconds)))
     }
 
-    pub(super) fn roll(&mut self, rate: Rate, at: i64) {
+    pub(super) fn roll(&mut self, rate: Rate, at: i64, fresh: &mut Fresh) {
         self.let_go(at);
         if self.seconds == rate.seconds {
             return;
         }
         // A grid of a longer window may have rounded far ahead of now, further than the new length.
-        self.move_times(|time| time.min(at));
+        self.move_times(|time| time.min(at), fresh);
         self.seconds = rate.seconds;
-        self.saved_is_lost();
+        *fresh = ALL;
         self.let_go(at);
     }
 
@@ -62,7 +64,6 @@ impl BurstWindow {
             }
             self.total -= first.count;
             self.log.pop_front();
-            self.fresh = self.fresh.min(self.log.len() as u32);
         }
     }
 
@@ -83,32 +84,34 @@ impl BurstWindow {
         length(rate.seconds)
     }
 
-    pub(super) fn take(&mut self, cost: u32, at: i64) {
+    pub(super) fn take(&mut self, cost: u32, at: i64, fresh: &mut Fresh) {
         let mut at = at;
         if self.log.len() >= STAMPS_MAX && self.log.back().is_some_and(|last| last.at < at) {
             let step = grid_step(self.seconds);
             // Rounding twice changes nothing, so times do not drift.
-            self.move_times(|time| round_up(time, step));
+            self.move_times(|time| round_up(time, step), fresh);
             at = round_up(at, step);
         }
         self.total = self.total.saturating_add(cost);
         match self.log.back_mut() {
             Some(last) if last.at >= at => {
                 last.count = last.count.saturating_add(cost);
-                self.fresh = self.fresh.max(1);
+                *fresh = (*fresh).max(1);
             }
             _ => {
                 self.log.push_back(Stamp { at, count: cost });
-                self.fresh += 1;
+                *fresh = fresh.saturating_add(1);
             }
         }
     }
 
-    /// Moves every time, none past the one behind it; those that meet become one.
-    fn move_times(&mut self, to: impl Fn(i64) -> i64) {
+    /// Moves every time, none past the one behind it; those that meet become one. Out of line, since it is seldom and long.
+    #[cold]
+    #[inline(never)]
+    fn move_times(&mut self, to: impl Fn(i64) -> i64, fresh: &mut Fresh) {
         let mut kept = 0;
         // How many at the front are in the store and stay as they are.
-        let mut known = self.log.len() - self.fresh as usize;
+        let mut known = self.known(*fresh);
         for index in 0..self.log.len() {
             let Stamp { at: before, count } = self.log[index];
             let at = to(before);
@@ -125,7 +128,12 @@ impl BurstWindow {
             }
         }
         self.log.truncate(kept);
-        self.fresh = (kept - known.min(kept)) as u32;
+        *fresh = Fresh::try_from(kept - known.min(kept)).unwrap_or(ALL);
+    }
+
+    /// How many of the first times are in the store as they are here.
+    fn known(&self, fresh: Fresh) -> usize {
+        self.log.len().saturating_sub(usize::from(fresh))
     }
 
     pub(super) fn numbers(&self, rate: Rate, at: i64, wall: Wall) -> WindowNumbers {
@@ -142,11 +150,9 @@ impl BurstWindow {
     }
 
     /// What a save is to write: all, or `only_new` what the save before did not, where it wrote something that is still here.
-    pub(super) fn save(&mut self, only_new: bool) -> Option<SavedBurst> {
+    pub(super) fn saved(&self, only_new: bool, fresh: Fresh) -> Option<SavedBurst> {
         let first = self.log.front()?.at;
-        let known = self.log.len() - self.fresh as usize;
-        let skipped = if only_new { known } else { 0 };
-        self.fresh = 0;
+        let skipped = if only_new { self.known(fresh) } else { 0 };
         let last_known = skipped.checked_sub(1).map(|last| self.log[last].at);
         let new = self.log.range(skipped..);
         Some(SavedBurst {
@@ -156,21 +162,17 @@ impl BurstWindow {
         })
     }
 
-    /// Has the next save write all.
-    pub(super) fn saved_is_lost(&mut self) {
-        self.fresh = self.log.len() as u32;
-    }
-
     pub(super) fn restored(saved: &SavedBurst, at: i64) -> BurstWindow {
         let mut window = BurstWindow {
             seconds: saved.seconds,
             ..BurstWindow::default()
         };
+        let mut fresh = ALL;
         let mut log = saved.log.clone();
         log.sort_unstable();
         for (stamp, count) in log {
             if stamp.saturating_add(length(saved.seconds)) > at {
-                window.take(count, stamp.min(at));
+                window.take(count, stamp.min(at), &mut fresh);
             }
         }
         window
@@ -185,6 +187,9 @@ fn grid_step(seconds: u32) -> i64 {
 fn round_up(at: i64, step: i64) -> i64 {
     at.saturating_add((-at).rem_euclid(step))
 }
+
+/// None is known.
+pub(super) const ALL: Fresh = Fresh::MAX;
 
 /// The most times one burst window holds.
 const STAMPS_MAX: usize = 512;

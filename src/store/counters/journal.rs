@@ -248,8 +248,11 @@ fn limits(
     before: impl Fn(&Subject) -> rusqlite::Result<Option<Row>>,
 ) -> rusqlite::Result<Latest> {
     let mut latest = Latest::new();
+    let mut lines = 0;
     each(connection, LIMITS, part, |mut packed| {
         while !packed.is_empty() {
+            give_way(lines);
+            lines += 1;
             let (line, rest) = parsed::<LimitLine<'_>>(LIMITS, packed)?;
             line.onto(&mut latest, &before)?;
             packed = rest;
@@ -268,8 +271,11 @@ fn limits(
 /// What each key did in each hour.
 fn usage_of(connection: &Connection, part: Option<u8>) -> rusqlite::Result<Vec<HourRow>> {
     let mut sums: BTreeMap<(u32, KeyId), Tally> = BTreeMap::new();
+    let mut lines = 0;
     each(connection, USAGE, part, |mut packed| {
         while !packed.is_empty() {
+            give_way(lines);
+            lines += 1;
             let (line, rest) = parsed::<UsageLine>(USAGE, packed)?;
             let row = line.row().ok_or_else(|| senseless(USAGE))?;
             let sum = sums.entry((row.hour, row.key)).or_default();
@@ -487,9 +493,8 @@ fn settled(burst: &mut SavedBurst) -> Option<()> {
     }
     // As far as the tables can tell times apart.
     last.checked_sub(first)?;
-    let counts = burst.log.iter().map(|(_, count)| *count);
-    counts.fold(Some(0_u32), |sum, count| sum?.checked_add(count))?;
-    Some(())
+    let mut counts = burst.log.iter().map(|(_, count)| *count);
+    counts.try_fold(0_u32, u32::checked_add).map(|_| ())
 }
 
 impl UsageLine {
