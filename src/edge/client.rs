@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::cell::RefCell;
 use std::future::Future;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,8 +11,6 @@ use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
-
-use tokio::task::AbortHandle;
 
 use crate::handler::in_flight::Carrier;
 use crate::handler::in_flight::Passage;
@@ -82,8 +79,6 @@ pub(super) struct Client {
     finishing_since: Cell<u32>,
     /// HTTP/2 streams under way; HTTP/1.1 needs no list.
     streams: RefCell<Vec<Rc<Stream>>>,
-    /// The stream whose task hyper is about to spawn.
-    unspawned: RefCell<Option<Rc<Stream>>>,
     /// The connection after a 101, of which HTTP has let go.
     stream: RefCell<Option<ClientStream>>,
     /// What goes on after a 101.
@@ -95,12 +90,22 @@ pub(super) struct Client {
 }
 
 /// One HTTP/2 request and its answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Stream {
     /// Since when the answer waits for the client to take it; 0 while it waits for us. HTTP/2 flow control stops a
     /// stream while the socket goes on, so the socket's notes cannot tell.
     owed_since: Cell<u32>,
-    task: RefCell<Option<AbortHandle>>,
+    /// It is to be reset, whatever is under way.
+    is_cut: Cell<bool>,
+    /// Has it polled by its connection.
+    waker: Waker,
+}
+
+impl Stream {
+    fn cut(&self) {
+        self.is_cut.set(true);
+        self.waker.wake_by_ref();
+    }
 }
 
 impl Carrier for Client {
@@ -119,11 +124,9 @@ impl Carrier for Client {
 }
 
 impl Carrier for Stream {
-    /// Dropping the stream's task sends RST_STREAM CANCEL and drops what waits for the client's window.
+    /// Dropped by its connection, the stream sends RST_STREAM CANCEL, and not what waits for the client's window.
     fn cut(&self) {
-        if let Some(task) = self.task.borrow().as_ref() {
-            task.abort();
-        }
+        Stream::cut(self);
     }
 
     /// HTTP/2 has no 101 (RFC 9113 section 8.6), and extended CONNECT is not offered.
@@ -148,7 +151,6 @@ impl Client {
             order: Cell::new(Order::Continue),
             finishing_since: Cell::new(0),
             streams: RefCell::new(Vec::new()),
-            unspawned: RefCell::new(None),
             stream: RefCell::new(None),
             passage: RefCell::new(None),
             must_leave: Cell::new(false),
@@ -259,10 +261,8 @@ impl Client {
         for stream in self.streams.borrow().iter() {
             if over(stream.owed_since.get(), now, limit) {
                 stream.owed_since.set(0);
-                if let Some(task) = stream.task.borrow().as_ref() {
-                    task.abort();
-                    cut += 1;
-                }
+                stream.cut();
+                cut += 1;
             }
         }
         cut
@@ -289,28 +289,6 @@ impl Client {
     pub(super) async fn unless_cut<F: Future>(&self, work: F) -> Option<F::Output> {
         let mut work = pin!(work);
         poll_fn(|cx| self.poll_unless_cut(cx, |cx| work.as_mut().poll(cx))).await
-    }
-
-    /// Runs an HTTP/2 connection to its end under the sweep's orders; `finish` is its graceful shutdown.
-    pub(super) async fn drive<C>(&self, connection: C, finish: fn(Pin<&mut C>))
-    where
-        C: Future<Output = Result<(), hyper::Error>>,
-    {
-        let mut connection = pin!(connection);
-        let mut finishing = false;
-        let result = poll_fn(|cx| {
-            self.poll_unless_cut(cx, |cx| {
-                if !finishing && self.is_finishing() {
-                    finishing = true;
-                    finish(connection.as_mut());
-                }
-                connection.as_mut().poll(cx)
-            })
-        })
-        .await;
-        if let Some(Err(error)) = result {
-            self.count_error(&error);
-        }
     }
 
     /// Takes the connection after a 101.
@@ -342,20 +320,19 @@ impl Client {
         self.counters.protocol_error.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn count_error(&self, error: &hyper::Error) {
+    /// Counts what ended an HTTP/2 connection.
+    pub(super) fn count_error(&self, error: &h2::Error) {
         // A client that went away broke no rule.
-        let gone = self.progress.ended() || error.is_incomplete_message() || error.is_user();
+        let gone = self.progress.ended();
         if !gone {
             self.breaks_rules();
         }
         tracing::debug!(%error, gone, "client connection ended with an error");
     }
 
-    /// Keeps the task of the HTTP/2 stream that has just begun; hyper calls the service and then the spawner, within one poll.
-    pub(super) fn spawned(&self, task: AbortHandle) {
-        if let Some(stream) = self.unspawned.borrow_mut().take() {
-            *stream.task.borrow_mut() = Some(task);
-        }
+    fn count_panic(&self) {
+        self.counters.panicked.fetch_add(1, Ordering::Relaxed);
+        tracing::error!("a request panicked; its connection or stream is closed, others go on");
     }
 }
 
@@ -368,20 +345,27 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    /// Begins a request; on HTTP/2 it is one of several and may stall alone.
+    /// Begins a request over HTTP/1.1, or a tunnel.
     pub(super) fn begin(client: &Rc<Client>) -> UnderWay {
-        let http2 = client.phase.get() == Phase::Http2;
-        let stream = http2.then(Rc::<Stream>::default);
         client.requests.set(client.requests.get() + 1);
         client.served.set(true);
-        if let Some(stream) = &stream {
-            client.streams.borrow_mut().push(Rc::clone(stream));
-            *client.unspawned.borrow_mut() = Some(Rc::clone(stream));
-        }
         UnderWay {
             client: Rc::clone(client),
-            stream,
+            stream: None,
         }
+    }
+
+    /// Begins a request over HTTP/2, where it is one of several and may stall alone; `waker` has it polled.
+    pub(super) fn begin_stream(client: &Rc<Client>, waker: &Waker) -> UnderWay {
+        let stream = Rc::new(Stream {
+            owed_since: Cell::new(0),
+            is_cut: Cell::new(false),
+            waker: waker.clone(),
+        });
+        client.streams.borrow_mut().push(Rc::clone(&stream));
+        let mut under_way = UnderWay::begin(client);
+        under_way.stream = Some(stream);
+        under_way
     }
 
     /// What carries the answer.
@@ -395,6 +379,23 @@ impl UnderWay {
     /// Whether the connection takes no request after this one.
     pub(super) fn is_last(&self) -> bool {
         self.client.answers_last()
+    }
+
+    /// Whether its stream is to be reset.
+    pub(super) fn is_cut(&self) -> bool {
+        self.stream
+            .as_ref()
+            .is_some_and(|stream| stream.is_cut.get())
+    }
+
+    /// The worker's tick.
+    pub(super) fn now(&self) -> u32 {
+        self.client.progress.now()
+    }
+
+    /// Counts a panic that its stream alone dies of.
+    pub(super) fn panicked(&self) {
+        self.client.count_panic();
     }
 
     /// Notes whether something of the answer waits for the client to take it.
@@ -421,8 +422,7 @@ impl Drop for UnderWay {
             }
         }
         if std::thread::panicking() {
-            client.counters.panicked.fetch_add(1, Ordering::Relaxed);
-            tracing::error!("a request panicked; its connection or stream is closed, others go on");
+            client.count_panic();
         }
     }
 }

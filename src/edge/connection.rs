@@ -1,24 +1,15 @@
 //! HTTP/1.1 and HTTP/2 on one client connection, which the sweep can tell to finish or cut.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
-use std::task::Poll;
-use std::task::ready;
 
+use bytes::Bytes;
+use h2::server;
 use http::Request;
 use http::Response;
 use http_body::Body;
-use http_body::Frame;
-use http_body::SizeHint;
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 
@@ -33,10 +24,10 @@ use crate::upstream::Transport;
 
 use super::client::Client;
 use super::client::Phase;
-use super::client::UnderWay;
 use super::frames::Framed;
-use super::http1::Serving;
+use super::http1;
 use super::http1::head::Limits;
+use super::http2;
 
 /// How HTTP is spoken, from the configuration in force when the connection came.
 #[derive(Clone, Copy, Debug)]
@@ -63,20 +54,18 @@ impl Bounds {
         }
     }
 
-    fn http2(self, client: &Rc<Client>) -> http2::Builder<StreamSpawner> {
-        let mut builder = http2::Builder::new(StreamSpawner {
-            client: Rc::clone(client),
-        });
+    fn http2(self) -> server::Builder {
+        let mut builder = server::Builder::new();
         let head_bytes = u32::try_from(self.head_bytes_max).unwrap_or(u32::MAX);
         builder
             .max_concurrent_streams(self.streams_max)
             .max_header_list_size(head_bytes)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(FRAME_BYTES)
-            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
             .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-            .max_local_error_reset_streams(LOCAL_RESETS_MAX);
+            .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX));
         builder
     }
 }
@@ -98,7 +87,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
 {
     client.enter(Phase::Http1);
     {
-        let mut serving = Serving::new(io, client, bounds.http1(), keep_alive, peer, handle);
+        let mut serving = http1::Serving::new(io, client, bounds.http1(), keep_alive, peer, handle);
         poll_fn(|cx| client.poll_unless_cut(cx, |cx| serving.poll(cx))).await;
     }
     if client.goes_on() {
@@ -115,96 +104,22 @@ pub(super) async fn serve_http2<T, H, F, B>(
     peer: Peer,
     handle: H,
 ) where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F + 'static,
-    F: Future<Output = Response<B>> + 'static,
-    B: Answered + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Unpin,
+    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
     client.enter(Phase::Http2);
     let io = Framed::new(io, Arc::clone(&client.progress));
-    let service = {
-        let client = Rc::clone(client);
-        service_fn(move |request: Request<Incoming>| {
-            let under_way = UnderWay::begin(&client);
-            let request = request.map(ClientBody::from);
-            Answering::new(handle(peer, under_way.carrier(), request), under_way)
-        })
+    let io = http2::Gathered::new(io);
+    let served = async {
+        let connection = bounds.http2().handshake(io.shared()).await?;
+        let mut serving = http2::Serving::new(connection, io, client, peer, handle);
+        poll_fn(|cx| serving.poll(cx)).await
     };
-    let connection = bounds
-        .http2(client)
-        .serve_connection(TokioIo::new(io), service);
-    client
-        .drive(connection, http2::Connection::graceful_shutdown)
-        .await;
-}
-
-/// Spawns the task of each HTTP/2 stream on this thread, and keeps a handle to cut it.
-#[derive(Clone, Debug)]
-struct StreamSpawner {
-    client: Rc<Client>,
-}
-
-impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for StreamSpawner {
-    fn execute(&self, stream: F) {
-        let task = tokio::task::spawn_local(stream);
-        self.client.spawned(task.abort_handle());
-    }
-}
-
-/// A request over HTTP/2 until its answer's head is there. On the heap, since hyper moves it six times.
-struct Answering<F> {
-    answer: Pin<Box<F>>,
-    /// Gone to the answer's body when that is there.
-    under_way: Option<UnderWay>,
-}
-
-impl<F> Answering<F> {
-    fn new(answer: F, under_way: UnderWay) -> Answering<F> {
-        Answering {
-            answer: Box::pin(answer),
-            under_way: Some(under_way),
-        }
-    }
-}
-
-impl<F: Future<Output = Response<B>>, B> Future for Answering<F> {
-    type Output = Result<Response<Counted<B>>, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(self.answer.as_mut().poll(cx));
-        let under_way = self.under_way.take();
-        let under_way = under_way.expect("a future is not polled after its end");
-        under_way.owed(true);
-        Poll::Ready(Ok(response.map(|body| Counted { body, under_way })))
-    }
-}
-
-/// A body on its way to the client, which notes whose turn it is.
-struct Counted<B> {
-    body: B,
-    under_way: UnderWay,
-}
-
-impl<B: Body + Unpin> Body for Counted<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let result = Pin::new(&mut self.body).poll_frame(cx);
-        self.under_way.owed(result.is_ready());
-        result
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    if let Some(Err(error)) = client.unless_cut(served).await {
+        client.count_error(&error);
     }
 }
 

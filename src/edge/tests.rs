@@ -280,7 +280,24 @@ async fn answer(hold: Hold, peer: Peer, request: Request<ClientBody>) -> Respons
             text(StatusCode::OK, "held")
         }
         "/endless" => Response::new(UnsyncBoxBody::new(Endless)),
+        "/left" => {
+            let _left = Left(Arc::clone(&hold.holding));
+            hold.holding.add_permits(1);
+            std::future::pending().await
+        }
+        "/endless-left" => {
+            let left = Left(Arc::clone(&hold.holding));
+            Response::new(UnsyncBoxBody::new(Endless.map_frame(move |frame| {
+                let _ = &left;
+                frame
+            })))
+        }
         "/panic" => panic!("asked to"),
+        "/panic-later" => Response::new(UnsyncBoxBody::new(
+            Endless.map_frame(|_| panic!("asked to")),
+        )),
+        "/longer" => told(text(StatusCode::OK, "four"), "2"),
+        "/shorter" => told(text(StatusCode::OK, "four"), "9"),
         "/broken" => Response::new(UnsyncBoxBody::new(Broken { begun: false })),
         "/refuse" => text(StatusCode::PAYLOAD_TOO_LARGE, "no"),
         "/count" => {
@@ -300,6 +317,22 @@ fn text(status: StatusCode, text: &str) -> Response<TestBody> {
 }
 
 impl crate::handler::Answered for UnsyncBoxBody<Bytes, BoxError> {}
+
+/// The same with a `Content-Length` that need not be true.
+fn told(mut response: Response<TestBody>, length: &'static str) -> Response<TestBody> {
+    let length = http::HeaderValue::from_static(length);
+    (response.headers_mut()).insert(http::header::CONTENT_LENGTH, length);
+    response
+}
+
+/// Counts what was dropped.
+struct Left(Arc<Semaphore>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
+    }
+}
 
 struct Endless;
 
@@ -422,6 +455,25 @@ async fn get2(
 ) -> Result<StatusCode, h2::Error> {
     let (response, _) = send.send_request(request2(path), true)?;
     patient(response).await.map(|response| response.status())
+}
+
+/// The whole body of an answer.
+async fn whole2(
+    send: &mut h2::client::SendRequest<Bytes>,
+    path: &str,
+) -> Result<Vec<u8>, h2::Error> {
+    let (response, _) = send.send_request(request2(path), true)?;
+    let read = async {
+        let mut body = response.await?.into_body();
+        let mut whole = Vec::new();
+        while let Some(data) = body.data().await {
+            let data = data?;
+            body.flow_control().release_capacity(data.len())?;
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole)
+    };
+    patient(read).await
 }
 
 #[tokio::test]
@@ -980,9 +1032,84 @@ async fn a_panic_ends_one_connection_or_stream_only() {
     assert!(read_to_end(&mut doomed).await.is_err());
     assert!(get(&mut neighbour).await.ends_with("hello"));
     let mut send = gateway.http2().await;
+    let (held, _) = send.send_request(request2("/hold"), true).unwrap();
+    gateway.held().await;
     assert!(get2(&mut send, "/panic").await.is_err());
+    assert!(whole2(&mut send, "/panic-later").await.is_err());
     assert_eq!(get2(&mut send, "/").await.unwrap(), StatusCode::OK);
-    becomes(&gateway.counters.panicked, 2).await;
+    gateway.release.add_permits(1);
+    assert_eq!(patient(held).await.unwrap().status(), StatusCode::OK);
+    becomes(&gateway.counters.panicked, 3).await;
+}
+
+// S34: what does not have the length that its head states looks cut, and the connection lives on.
+#[tokio::test]
+async fn an_http2_answer_of_another_length_is_reset() {
+    let gateway = Gateway::start(settings());
+    let mut send = gateway.http2().await;
+    for path in ["/longer", "/shorter"] {
+        // h2 would find it out by itself once the whole answer is there; a reset tells every client.
+        let error = whole2(&mut send, path).await.unwrap_err();
+        assert!(error.is_remote() && error.is_reset(), "{path}: {error}");
+    }
+    assert_eq!(whole2(&mut send, "/").await.unwrap(), b"hello");
+}
+
+#[tokio::test]
+async fn a_head_is_answered_over_http2_without_the_body() {
+    let gateway = Gateway::start(settings());
+    let mut send = gateway.http2().await;
+    let mut request = request2("/");
+    *request.method_mut() = http::Method::HEAD;
+    let (response, _) = send.send_request(request, true).unwrap();
+    let answer = patient(response).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(answer.headers().contains_key("date"));
+    let data = patient(answer.into_body().data()).await;
+    assert!(data.is_none_or(|data| data.unwrap().is_empty()));
+}
+
+// A client that gives a request up sets free what works for it, whether the answer has begun, or waits for the client's window, or has not.
+#[tokio::test]
+async fn a_stream_that_the_client_resets_is_let_go() {
+    let gateway = Gateway::start(settings());
+    let mut send = gateway.http2().await;
+    let (response, _) = send.send_request(request2("/left"), true).unwrap();
+    gateway.held().await;
+    drop(response);
+    gateway.held().await;
+    let (response, _) = send.send_request(request2("/endless-left"), true).unwrap();
+    let mut answer = patient(response).await.unwrap();
+    // It sends what the window of 65,535 bytes allows, and waits.
+    let mut taken = 0;
+    while taken < 65_535 {
+        let data = patient(answer.body_mut().data()).await;
+        taken += data.unwrap().unwrap().len();
+    }
+    drop(answer);
+    gateway.held().await;
+    assert_eq!(get2(&mut send, "/").await.unwrap(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn many_http2_streams_at_once_and_again_are_all_answered() {
+    let gateway = Gateway::start(settings());
+    let mut send = gateway.http2().await;
+    for _ in 0..3 {
+        let mut held = Vec::new();
+        for _ in 0..10 {
+            let (response, _) = send.send_request(request2("/hold"), true).unwrap();
+            held.push(response);
+            gateway.held().await;
+        }
+        gateway.release.add_permits(10);
+        for response in held {
+            assert_eq!(patient(response).await.unwrap().status(), StatusCode::OK);
+        }
+        for _ in 0..30 {
+            assert_eq!(whole2(&mut send, "/").await.unwrap(), b"hello");
+        }
+    }
 }
 
 #[tokio::test]

@@ -11,10 +11,11 @@ use std::task::ready;
 
 use bytes::Buf;
 use bytes::Bytes;
+use h2::Reason;
+use h2::RecvStream;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
-use hyper::body::Incoming;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
@@ -63,7 +64,7 @@ pub struct ClientBody {
 enum Source {
     Nothing,
     Http1(Box<dyn BodySource>),
-    Hyper(Incoming),
+    Http2(Stream),
 }
 
 impl ClientBody {
@@ -85,6 +86,18 @@ impl ClientBody {
         }
     }
 
+    /// A body over HTTP/2; `length` is what the head says of it. h2 holds the client to that, and resets the stream of one that does not keep it.
+    #[must_use]
+    pub fn http2(stream: RecvStream, length: Option<u64>) -> ClientBody {
+        ClientBody {
+            source: Source::Http2(Stream {
+                stream,
+                left: length,
+            }),
+            switches: false,
+        }
+    }
+
     /// The same where the head has an `Upgrade` line of HTTP/1.1.
     #[must_use]
     pub fn switching(self) -> ClientBody {
@@ -97,15 +110,6 @@ impl ClientBody {
     /// Whether the connection can go on after a 101.
     pub(super) fn can_switch(&self) -> bool {
         self.switches
-    }
-}
-
-impl From<Incoming> for ClientBody {
-    fn from(incoming: Incoming) -> ClientBody {
-        ClientBody {
-            source: Source::Hyper(incoming),
-            switches: false,
-        }
     }
 }
 
@@ -123,10 +127,7 @@ impl Body for ClientBody {
                 let data = ready!(source.poll_data(cx));
                 Poll::Ready(data.map(|data| data.map(Frame::data)))
             }
-            Source::Hyper(incoming) => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(|error| fault_of(&error))))
-            }
+            Source::Http2(stream) => stream.poll_frame(cx),
         }
     }
 
@@ -134,7 +135,7 @@ impl Body for ClientBody {
         match &self.source {
             Source::Nothing => true,
             Source::Http1(source) => source.has_ended(),
-            Source::Hyper(incoming) => incoming.is_end_stream(),
+            Source::Http2(stream) => stream.stream.is_end_stream(),
         }
     }
 
@@ -145,19 +146,47 @@ impl Body for ClientBody {
                 let length = source.length();
                 length.map_or_else(SizeHint::default, SizeHint::with_exact)
             }
-            Source::Hyper(incoming) => incoming.size_hint(),
+            Source::Http2(stream) => {
+                let left = stream.left;
+                left.map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
         }
     }
 }
 
-/// Tells a client that broke the framing of its body from one that went away.
-fn fault_of(error: &hyper::Error) -> ClientFault {
-    let io = error
-        .source()
-        .and_then(|cause| cause.downcast_ref::<io::Error>());
-    match io.map(io::Error::kind) {
-        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => ClientFault::Malformed,
-        _ => ClientFault::Gone,
+/// A client's body over HTTP/2.
+#[derive(Debug)]
+struct Stream {
+    stream: RecvStream,
+    /// Bytes to come, if the head said how many there are.
+    left: Option<u64>,
+}
+
+impl Stream {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientFault>>> {
+        let frame = match ready!(self.stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                // Taken, so that the client may send as much again. Refused only where the stream is gone.
+                let _ = self.stream.flow_control().release_capacity(data.len());
+                let left = &mut self.left;
+                *left = left.map(|left| left.saturating_sub(data.len() as u64));
+                Some(Ok(Frame::data(data)))
+            }
+            Some(Err(error)) => Some(Err(error)),
+            None => {
+                let trailers = ready!(self.stream.poll_trailers(cx)).transpose();
+                trailers.map(|trailers| trailers.map(Frame::trailers))
+            }
+        };
+        Poll::Ready(match frame {
+            // The client has its answer, and its body was not wanted whole (RFC 9113 section 8.1).
+            Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) => None,
+            // A stream that broke the rules has been reset by h2: nobody is there any more who could be told.
+            frame => frame.map(|frame| frame.map_err(|_| ClientFault::Gone)),
+        })
     }
 }
 

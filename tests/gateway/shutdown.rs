@@ -80,7 +80,7 @@ fn a_deaf_http2_client_does_not_hold_a_drain_up() {
     assert!(took < PATIENCE, "{took:?}");
 }
 
-// HTTP/2 clients are told by GOAWAY, so that they lose nothing.
+// HTTP/2 clients are told by GOAWAY, so that they lose nothing: first that there will be no more streams, and after a round trip which one was the last.
 #[test]
 fn http2_clients_are_told_to_go_away() {
     let upstream = Upstream::start();
@@ -99,15 +99,18 @@ fn http2_clients_are_told_to_go_away() {
     upstream.wait_for_hits(1);
     std::thread::scope(|scope| {
         let stopping = scope.spawn(|| gateway.stop());
-        let (mut told, mut ended) = (false, false);
-        while let Some((kind, flags, on, _)) = client.read() {
-            if kind == GOAWAY && !told {
-                told = true;
+        let (mut told, mut ended) = (Vec::new(), false);
+        while let Some((kind, flags, on, payload)) = client.read() {
+            if kind == GOAWAY {
+                told.push(u32::from_be_bytes(payload[..4].try_into().unwrap()));
+            }
+            if told.len() == 2 {
                 gate.open();
             }
             ended |= on == stream && flags & frames::END_STREAM != 0 && kind <= frames::HEADERS;
         }
-        assert!(told && ended, "told {told}, ended {ended}");
+        assert_eq!(told[..2], [(1 << 31) - 1, stream]);
+        assert!(ended);
         stopping.join().unwrap();
     });
 }

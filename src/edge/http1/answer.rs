@@ -6,7 +6,8 @@ use http::StatusCode;
 use http::header;
 use http::response::Parts;
 
-use super::date;
+use crate::edge::date;
+
 use super::head::decimal;
 use super::head::has_option;
 

@@ -40,12 +40,11 @@ use talk::Upload;
 use talk::poll_answer;
 
 mod answer;
-mod date;
 pub(super) mod head;
 #[cfg(any(test, fuzzing))]
 pub(super) mod properties;
 mod reading;
-mod spare;
+pub(super) mod spare;
 mod talk;
 #[cfg(test)]
 mod tests;

@@ -15,12 +15,12 @@ thread_local! {
 }
 
 /// An empty buffer for a head.
-pub(super) fn buffer() -> Vec<u8> {
+pub(in crate::edge) fn buffer() -> Vec<u8> {
     SPARE.with_borrow_mut(|spare| std::mem::take(&mut spare.buffer))
 }
 
 /// Keeps a buffer for whoever writes next, unless it has grown.
-pub(super) fn keep_buffer(mut buffer: Vec<u8>) {
+pub(in crate::edge) fn keep_buffer(mut buffer: Vec<u8>) {
     if (1..=BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
         buffer.clear();
         SPARE.with_borrow_mut(|spare| spare.buffer = buffer);

@@ -2,9 +2,15 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
+use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +18,7 @@ use http::HeaderValue;
 use http::Request;
 use http::Response;
 use http::request::Parts;
+use http_body::Body;
 use http_body_util::Either;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -41,7 +48,9 @@ use crate::snapshot::TenantEntry;
 use crate::snapshot::TenantTable;
 use crate::snapshot::key_table::KeyTable;
 use crate::upstream::Answer;
+use crate::upstream::BodySource;
 use crate::upstream::ClientBody;
+use crate::upstream::ClientFault;
 use crate::upstream::Failure;
 use crate::upstream::Forwarded;
 use crate::upstream::Outcome;
@@ -355,6 +364,43 @@ async fn answering(text: &'static str) -> SocketAddr {
 async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap()
+}
+
+/// The body of a request that hyper's server read.
+#[derive(Debug)]
+struct Taken(Incoming);
+
+impl BodySource for Taken {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ClientFault>>> {
+        let frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
+        let data = frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()));
+        Poll::Ready(data.map(|data| data.map_err(|error| fault_of(&error))))
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.0.size_hint().exact()
+    }
+}
+
+impl From<Incoming> for ClientBody {
+    fn from(incoming: Incoming) -> ClientBody {
+        ClientBody::http1(Box::new(Taken(incoming)))
+    }
+}
+
+/// Tells a client that broke the framing of its body from one that went away.
+fn fault_of(error: &hyper::Error) -> ClientFault {
+    let io = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<io::Error>());
+    match io.map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => ClientFault::Malformed,
+        _ => ClientFault::Gone,
+    }
 }
 
 /// A request as hyper's server hands it over, with the client's end of its connection.

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use http::HeaderValue;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 
@@ -12,6 +13,8 @@ use crate::clock::Clock;
 struct Written {
     tick: u32,
     text: String,
+    /// The same for HTTP/2, whose fields are no text yet; made by the first who asks.
+    value: Option<HeaderValue>,
 }
 
 thread_local! {
@@ -21,12 +24,32 @@ thread_local! {
 /// Writes the date behind what `out` holds; `tick` is the worker's, which moves four times a second.
 pub(super) fn write(tick: u32, out: &mut Vec<u8>) {
     DATE.with_borrow_mut(|written| {
-        if written.tick != tick || written.text.is_empty() {
-            written.text = now();
-            written.tick = tick;
-        }
+        written.follow(tick);
         out.extend_from_slice(written.text.as_bytes());
     });
+}
+
+/// The date as a field's value; `tick` is the worker's.
+pub(super) fn value(tick: u32) -> HeaderValue {
+    DATE.with_borrow_mut(|written| {
+        written.follow(tick);
+        let text = &written.text;
+        let value = written.value.get_or_insert_with(|| {
+            // A date is made of characters that a field may have.
+            HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+        });
+        value.clone()
+    })
+}
+
+impl Written {
+    fn follow(&mut self, tick: u32) {
+        if self.tick != tick || self.text.is_empty() {
+            self.text = now();
+            self.value = None;
+            self.tick = tick;
+        }
+    }
 }
 
 fn now() -> String {
