@@ -26,6 +26,7 @@ use portcullis::snapshot::key_table::KeyTable;
 use portcullis::store::KeyFilter;
 use portcullis::store::Store;
 use portcullis::store::Verb;
+use portcullis::store::outcome::Uses;
 use portcullis::store::request::KeyUpdate;
 use portcullis::store::sqlite::Write;
 
@@ -79,7 +80,7 @@ fn measure_store(directory: &Path, keys: u32) {
     let clock = Clock::system();
     let start = clock.now().mono;
     let store = Store::open(directory).expect("the store just made");
-    let last_used = Box::new(|_: Option<&[_]>| std::collections::HashMap::new());
+    let last_used = Box::new(|_: Uses<'_>| Ok(std::collections::HashMap::new()));
     let (keeper, _) =
         Keeper::start(store, setup::config(&[setup::LEASES]), last_used).expect("it fits");
     let took = clock.now().mono.since(start);

@@ -19,6 +19,7 @@ mod audit;
 mod command;
 mod grant;
 mod health;
+mod nodes;
 mod observed;
 mod problem;
 mod rest;
@@ -30,6 +31,7 @@ mod usage;
 
 pub use audit::AuditAnswer;
 pub use audit::AuditAsked;
+pub use nodes::Sharing;
 pub use observed::Report;
 pub use observed::Row;
 pub use serve::serve_socket;

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::admin::Admin;
+use crate::admin::nodes::OtherNodes;
+use crate::admin::nodes::Sharing;
 use crate::clock::Wall;
 use crate::gate;
 use crate::gate::WindowView;
@@ -64,31 +66,47 @@ pub const PAGE_MAX: usize = 1_000;
 type Ask<'a> = &'a mut dyn FnMut(&Verb) -> Result<Outcome, VerbError>;
 
 impl Asked {
-    /// Makes the report. `tenants` are all there are; their tokens are named by them.
+    /// Makes the report. `tenants` are all there are; their tokens are named by them. `sharing` is where other nodes tell what they did.
     ///
     /// # Errors
-    /// There is no such key or tenant, or the store cannot be read.
+    /// There is no such key or tenant, or this node's counters cannot be read.
     pub fn report(
         &self,
         directory: &Path,
+        sharing: Option<Sharing<'_>>,
         tenants: &[TenantId],
         now: Wall,
         ask: Ask<'_>,
     ) -> Result<Report, VerbError> {
         let span = Span::back(self.since_seconds.unwrap_or(report::SINCE_SECONDS), now);
+        let history = History::open(directory).map_err(unreadable)?;
+        let mark = history.as_ref().map(History::mark).transpose();
+        let nodes = OtherNodes::look(sharing, mark.map_err(unreadable)?.unwrap_or(0));
         let page = Page {
-            history: History::open(directory).map_err(unreadable)?,
+            history,
+            nodes,
             span,
             after: self.after.as_deref().map(id_of).transpose()?,
             limit: self.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX),
         };
-        let (found, known) = match (&self.key, &self.keys, &self.tenant) {
-            (Some(id), ..) => page.one(id, ask)?,
-            (None, Some(ids), tenant) => page.these(ids, tenant.as_deref(), ask)?,
-            (None, None, Some(tenant)) => page.of_tenant(tenant, ask)?,
-            (None, None, None) => page.all(ask)?,
-        };
-        Ok(report::report(&span, found, &known, tenants))
+        let before = page.nodes.has_failed();
+        let mut found = self.found(&page, ask)?;
+        if page.nodes.has_failed() && !before {
+            // On the way: what was read of other nodes is in one part of it and not in another.
+            found = self.found(&page, ask)?;
+        }
+        let (found, known) = found;
+        let told = page.nodes.told(sharing, &span, now);
+        Ok(report::report(&span, found, &known, tenants).of_nodes(told))
+    }
+
+    fn found(&self, page: &Page, ask: Ask<'_>) -> Result<(Found, Vec<KeyView>), VerbError> {
+        match (&self.key, &self.keys, &self.tenant) {
+            (Some(id), ..) => page.one(id, ask),
+            (None, Some(ids), tenant) => page.these(ids, tenant.as_deref(), ask),
+            (None, None, Some(tenant)) => page.of_tenant(tenant, ask),
+            (None, None, None) => page.all(ask),
+        }
     }
 }
 
@@ -96,6 +114,7 @@ impl Asked {
 struct Page {
     /// `None` when nothing was counted yet.
     history: Option<History>,
+    nodes: OtherNodes,
     span: Span,
     after: Option<KeyId>,
     limit: usize,
@@ -179,35 +198,26 @@ impl Page {
                 keys.push((id, tally));
             }
         }
-        let hours = match &self.history {
-            Some(history) if self.is_first() => {
-                let own = all_of(tenant, tokens, ask)?;
-                let hours = history.hours(Some(&own), self.span.since, self.span.until);
-                Some(hours.map_err(unreadable)?)
-            }
-            _ => self.is_first().then(Vec::new),
+        let hours = match self.is_first() {
+            true => Some(self.hours(Some(&all_of(tenant, tokens, ask)?))?),
+            false => None,
         };
         Ok((Found { keys, hours, next }, known))
     }
 
     /// By their ids; those too that nobody knows any more.
     fn all(&self, ask: Ask<'_>) -> Result<(Found, Vec<KeyView>), VerbError> {
-        let Some(history) = &self.history else {
-            let hours = self.is_first().then(Vec::new);
-            return Ok((
-                Found {
-                    hours,
-                    ..Found::default()
-                },
-                Vec::new(),
-            ));
-        };
         let Span { since, until, .. } = self.span;
-        let keys = history.page(since, until, self.after, self.limit + 1);
-        let mut keys = keys.map_err(unreadable)?;
+        let most = self.limit + 1;
+        let own = match &self.history {
+            Some(history) => history.page(since, until, self.after, most),
+            None => Ok(Vec::new()),
+        };
+        let own = own.map_err(unreadable)?;
+        let mut keys = (self.nodes).add_page(own, &self.span, self.after, most);
         let next = self.cut(&mut keys);
         let hours = match self.is_first() {
-            true => Some(history.hours(None, since, until).map_err(unreadable)?),
+            true => Some(self.hours(None)?),
             false => None,
         };
         let known = named(&keys.iter().map(|(id, _)| *id).collect(), None, ask)?;
@@ -215,11 +225,24 @@ impl Page {
     }
 
     fn hours_of_each(&self, ids: &[KeyId]) -> Result<Vec<HoursOfKey>, VerbError> {
-        let Some(history) = &self.history else {
-            return Ok(Vec::new());
+        let own = match &self.history {
+            Some(history) => history.hours_of_each(ids, self.span.since, self.span.until),
+            None => Ok(ids.iter().map(|id| (*id, Vec::new())).collect()),
         };
-        let hours = history.hours_of_each(ids, self.span.since, self.span.until);
-        hours.map_err(unreadable)
+        let mut own = own.map_err(unreadable)?;
+        self.nodes.add_hours_of_each(&mut own, &self.span);
+        Ok(own)
+    }
+
+    /// What these keys together did in each hour; all where none are named.
+    fn hours(&self, keys: Option<&HashSet<KeyId>>) -> Result<Vec<(u32, Tally)>, VerbError> {
+        let own = match &self.history {
+            Some(history) => history.hours(keys, self.span.since, self.span.until),
+            None => Ok(Vec::new()),
+        };
+        Ok(self
+            .nodes
+            .add_hours(own.map_err(unreadable)?, keys, &self.span))
     }
 
     fn is_first(&self) -> bool {
@@ -330,7 +353,11 @@ pub(super) fn usage(admin: &Admin, asked: &Asked) -> Result<Usage, VerbError> {
         .map(|tenant| tenant.id.clone())
         .collect();
     let mut ask = |verb: &Verb| admin.keeper.execute(verb, now.wall);
-    let report = asked.report(&admin.store, &tenants, now.wall, &mut ask)?;
+    let sharing = admin.keeper.shared().map(|settings| Sharing {
+        settings,
+        node: admin.keeper.node_id(),
+    });
+    let report = asked.report(&admin.store, sharing, &tenants, now.wall, &mut ask)?;
     let windows = match &asked.key {
         // One that has ended for good has none.
         Some(id) => gate::windows_of(&snapshot, &admin.quota, now, id).unwrap_or_default(),

@@ -37,6 +37,10 @@ use crate::store::counters::Counters;
 use crate::store::error::EXIT_CONFIG;
 use crate::store::error::EXIT_PERMISSION;
 use crate::store::error::EXIT_UNAVAILABLE;
+use crate::store::outcome::Uses;
+use crate::store::outcome::add_later;
+use crate::store::shared::link::Link;
+use crate::store::shared::usage::last_used as shared_uses;
 use crate::store::verbs;
 use crate::store::verbs::Declared;
 
@@ -205,13 +209,30 @@ fn understood<T: DeserializeOwned>(answer: &[u8]) -> Result<T, VerbError> {
 
 fn offline(store: &mut Store, config: &Config, verb: &Verb) -> Result<Outcome, VerbError> {
     let clock = Clock::system();
-    let used = if verb.is_read() {
-        last_used(store, &clock)?
-    } else {
-        HashMap::new()
+    let by_use = matches!(verb, Verb::KeyRevokeMany(which) if which.unused_since_seconds.is_some());
+    let used = match verb.is_read() || by_use {
+        true => last_used(store, &clock)?,
+        false => HashMap::new(),
     };
-    // Read before the verb needs the store, so of all keys.
-    let last_used = move |_: Option<&[KeyId]>| used.clone();
+    let redis = &config.store.redis;
+    let shared = (store.is_shared() && redis.share_usage).then(|| redis.clone());
+    // What this node says is read before the verb needs the store, so of all keys.
+    let last_used = move |of: Uses<'_>| {
+        let mut used = used.clone();
+        let Some(settings) = &shared else {
+            return Ok(used);
+        };
+        let keys = match of {
+            Uses::Of(keys) => Some(keys),
+            Uses::OfAll | Uses::ToJudge => None,
+        };
+        match shared_uses(&mut Link::new(settings), keys) {
+            Ok(told) => add_later(&mut used, told),
+            Err(error) if of == Uses::ToJudge => return Err(error),
+            Err(_) => {}
+        }
+        Ok(used)
+    };
     let now = clock.now().wall;
     let uid = Some(rustix::process::getuid().as_raw());
     let actor = Actor::user(uid, "offline");
@@ -244,6 +265,11 @@ fn usage_offline(
     asked: &admin::Asked,
 ) -> Result<admin::Usage, VerbError> {
     let directory = store.directory().to_owned();
+    let node = store.node_id()?;
+    let sharing = store.is_shared().then_some(admin::Sharing {
+        settings: &config.store.redis,
+        node: &node,
+    });
     let mut ask = |verb: &Verb| offline(&mut store, config, verb);
     let tenants = match ask(&Verb::TenantList)? {
         Outcome::Tenants { tenants } => tenants,
@@ -252,7 +278,7 @@ fn usage_offline(
     let tenants = tenants.iter().map(|tenant| TenantId::new(&tenant.id));
     let tenants: Vec<TenantId> = tenants.filter_map(Result::ok).collect();
     let now = Clock::system().now().wall;
-    let report = asked.report(&directory, &tenants, now, &mut ask)?;
+    let report = asked.report(&directory, sharing, &tenants, now, &mut ask)?;
     Ok(admin::Usage {
         report,
         windows: Vec::new(),

@@ -9,8 +9,10 @@ use crate::cli::print;
 use crate::clock::Clock;
 use crate::config;
 use crate::config::Config;
+use crate::config::Redis;
 use crate::quota::shared::carry_over;
 use crate::store::Store;
+use crate::store::StoreError;
 use crate::store::VerbError;
 use crate::store::counters::Counters;
 use crate::store::error::EXIT_CONFIG;
@@ -19,6 +21,7 @@ use crate::store::error::EXIT_USAGE;
 use crate::store::shared::Position;
 use crate::store::shared::nodes::Node;
 use crate::store::shared::nodes::Nodes;
+use crate::store::shared::usage;
 
 /// Carries it out.
 ///
@@ -35,13 +38,19 @@ pub(super) fn act(at: &At, form: Output, asked: &Asked) -> Result<(), VerbError>
                 Output::Table => print::rows(&COLUMNS, nodes.iter().map(row).collect()),
             })
         }
-        Asked::Forget { id } => match Nodes::new(&config.store.redis, id).leave()? {
+        Asked::Forget { id } => match forget(&config.store.redis, id)? {
             true => Ok(()),
             false => Err(VerbError::refused(format!(
                 "no node has the id {id:?}; `portcullis store nodes` lists them"
             ))),
         },
     }
+}
+
+/// Nothing waits for it any more, neither a fence nor a report. Says whether it was known.
+fn forget(settings: &Redis, id: &str) -> Result<bool, StoreError> {
+    let told = usage::forget(settings, id)?;
+    Ok(Nodes::new(settings, id).leave()? || told)
 }
 
 const COLUMNS: [&str; 5] = [

@@ -127,7 +127,7 @@ impl Site {
     fn run(&self) -> (tokio::runtime::Runtime, Arc<Keeper>) {
         let config = Arc::new(config::load(&self.file()).unwrap().config);
         let store = Store::open(&config.store.path).unwrap();
-        let started = Keeper::start(store, Arc::clone(&config), Box::new(|_| HashMap::new()));
+        let started = Keeper::start(store, Arc::clone(&config), Box::new(|_| Ok(HashMap::new())));
         let keeper = Arc::new(started.unwrap().0);
         let control = Admin {
             quota: Arc::new(crate::quota::Quota::new()),

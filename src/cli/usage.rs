@@ -10,6 +10,7 @@ use crate::store::VerbError;
 use crate::usage::report::Figures;
 use crate::usage::report::HourFigures;
 use crate::usage::report::KeyFigures;
+use crate::usage::report::Report;
 
 /// The figures, under the names that CSV and the table show.
 const FIGURES: [(&str, &str); 10] = [
@@ -36,6 +37,7 @@ const OF_HOUR: [(&str, &str); 1] = [("hour", "HOUR")];
 pub(super) fn usage(at: &At, form: Output, asked: &Usage) -> Result<(), VerbError> {
     let usage = whole(&Place::find(at)?, asked)?;
     let report = &usage.report;
+    of_nodes(report);
     let (names, rows): (Vec<(&str, &str)>, Vec<Vec<String>>) = match asked.by_hour() {
         true => (
             OF_HOUR.iter().chain(&FIGURES).copied().collect(),
@@ -72,6 +74,24 @@ fn whole(place: &Place, asked: &Usage) -> Result<admin::Usage, VerbError> {
         std::cmp::Reverse(figures.requests + figures.refused)
     });
     Ok(usage)
+}
+
+/// Whose part is in it, where there are several nodes, and whose may not be.
+fn of_nodes(report: &Report) {
+    if let Some(why) = &report.others_missing {
+        eprintln!("of this node alone: what others did is not in it, {why}");
+    }
+    if report.nodes.len() > 1 {
+        eprintln!("of {} nodes", report.nodes.len());
+    }
+    for node in report.nodes.iter().filter(|node| node.may_lack) {
+        let name = node.name.as_deref().unwrap_or("-");
+        eprintln!(
+            "{name} ({id}) told last at {}: what it did since is not in it (`portcullis store forget {id}` once it is gone for good)",
+            node.told_at,
+            id = node.id
+        );
+    }
 }
 
 fn introduce(usage: &admin::Usage) {

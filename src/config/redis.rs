@@ -46,6 +46,8 @@ pub struct Redis {
     pub max_stale: Duration,
     /// Whether limited requests get 503 without it (`limits_outage = "deny"`), instead of this node's share of each limit.
     pub deny_in_outage: bool,
+    /// Whether nodes tell each other what keys did, through it.
+    pub share_usage: bool,
 }
 
 impl Default for Redis {
@@ -64,6 +66,7 @@ impl Default for Redis {
             node: None,
             max_stale: MAX_STALE.0,
             deny_in_outage: false,
+            share_usage: true,
         }
     }
 }
@@ -124,6 +127,7 @@ impl Redis {
                 false,
                 &[("share", false), ("deny", true)],
             ),
+            share_usage: table.flag("share_usage", true),
         };
         redis.check(table, shared);
         redis
@@ -229,6 +233,7 @@ impl Redis {
         out.text("max_stale", &show_duration(self.max_stale));
         let outage = if self.deny_in_outage { "deny" } else { "share" };
         out.text("limits_outage", outage);
+        out.bare("share_usage", self.share_usage);
     }
 }
 
@@ -244,7 +249,7 @@ fn word(text: &str) -> Result<String, Wrong> {
     }
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "redis_servers",
     "redis_sentinel",
     "redis_user",
@@ -258,6 +263,7 @@ const KEYS: [&str; 13] = [
     "node",
     "max_stale",
     "limits_outage",
+    "share_usage",
 ];
 const PREFIX: &str = "portcullis";
 const TIMEOUT: (Duration, &str) = (Duration::from_millis(500), "500ms");

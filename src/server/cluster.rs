@@ -16,6 +16,7 @@ use crate::snapshot::Contact;
 use crate::snapshot::change::Keeper;
 use crate::store::Store;
 use crate::store::StoreError;
+use crate::store::history::set_aside;
 use crate::store::shared::Position;
 use crate::store::shared::nodes::Node;
 use crate::store::shared::nodes::Nodes;
@@ -72,6 +73,8 @@ fn join_as_one(
         Err(error) => joined = Err(error),
         Ok(true) => {
             let known = store.node_id()?;
+            set_aside(store.directory(), &known)
+                .map_err(|error| StoreError::from_io(store.directory(), error))?;
             store.take_new_id()?;
             let id = store.node_id()?;
             tracing::warn!(

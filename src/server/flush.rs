@@ -1,5 +1,6 @@
 //! Writes counters and usage to the store once per flush interval, when a request waits for it, and at the end.
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -46,6 +47,8 @@ pub(crate) struct Flusher {
     unwritten: Arc<Unwritten>,
     /// What looks at what was flushed, once there is a view to ask for its rules.
     watch: OnceLock<Watch>,
+    /// Hours of which other nodes have not been told since they were flushed; 90 days of them at most. Nothing where nobody is to be told.
+    untold: OnceLock<Mutex<BTreeSet<u32>>>,
 }
 
 /// Looks at what was flushed.
@@ -72,6 +75,7 @@ impl Flusher {
             synced: AtomicBool::new(false),
             unwritten: Arc::default(),
             watch: OnceLock::new(),
+            untold: OnceLock::new(),
         }
     }
 
@@ -103,6 +107,11 @@ impl Flusher {
             usage: &usage,
         };
         let saved = counters.save(&batch, now);
+        if saved.is_ok()
+            && let Some(untold) = self.untold.get()
+        {
+            lock(untold).extend(usage.iter().map(|row| row.hour));
+        }
         if saved.is_err() {
             self.quota.unexport(changes);
             self.usage.put_back(&usage);
@@ -114,6 +123,23 @@ impl Flusher {
                 .for_each(|alert| watch.alerts.raise(alert));
         }
         saved
+    }
+
+    /// Notes from now on which hours other nodes are to be told of. Gives the number of the file.
+    pub(crate) fn note_untold(&self) -> Result<u32, CountersError> {
+        self.untold.get_or_init(Mutex::default);
+        lock(&self.counters).mark()
+    }
+
+    /// The hours of which other nodes have not been told. What could not be told is given to `put_back_untold`.
+    pub(crate) fn take_untold(&self) -> BTreeSet<u32> {
+        (self.untold.get()).map_or_else(BTreeSet::new, |untold| std::mem::take(&mut *lock(untold)))
+    }
+
+    pub(crate) fn put_back_untold(&self, hours: BTreeSet<u32>) {
+        if let Some(untold) = self.untold.get() {
+            lock(untold).extend(hours);
+        }
     }
 
     /// Has alerts raised from now on about what was flushed.

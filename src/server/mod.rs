@@ -15,6 +15,7 @@ mod process;
 mod readings;
 mod reload;
 mod state;
+mod telling;
 mod workers;
 
 use std::io;
@@ -48,6 +49,7 @@ use crate::server::cluster::Tending;
 use crate::server::flush::Flusher;
 use crate::server::reload::Reloader;
 use crate::server::state::State;
+use crate::server::telling::Telling;
 use crate::server::workers::DataThreads;
 use crate::shutdown::Shutdown;
 use crate::snapshot::change::Keeper;
@@ -79,6 +81,7 @@ pub struct Gateway {
     connections: Arc<ConnectionCounters>,
     log: Option<access_log::Writer>,
     tending: Option<Tending>,
+    telling: Option<Telling>,
 }
 
 /// Where a gateway can be reached, ports resolved.
@@ -194,9 +197,11 @@ impl Gateway {
                 started: clock.now(),
             },
         );
+        let telling = Telling::start(&state.keeper, &state.flusher, &clock)?;
         let tending = Tending::start(&state.keeper, &clock, state.member.take())?;
         Ok(Gateway {
             tending,
+            telling,
             keeper: state.keeper,
             clock,
             reloader,
@@ -296,6 +301,9 @@ impl Gateway {
         }
         if let Some(shared) = self.flusher.quota().shared() {
             shared.give_back();
+        }
+        if let Some(telling) = self.telling.take() {
+            telling.stop();
         }
         if let Some(tending) = self.tending.take() {
             tending.stop();

@@ -10,13 +10,13 @@ use crate::config::Config;
 use crate::handler::Burnt;
 use crate::handler::Shared;
 use crate::metrics::Metrics;
-use crate::model::key::KeyId;
 use crate::observed::Observed;
 use crate::quota::Quota;
 use crate::server::cluster;
 use crate::server::cluster::Membership;
 use crate::server::error::StartError;
 use crate::server::flush::Flusher;
+use crate::server::telling;
 use crate::snapshot::build;
 use crate::snapshot::change::Keeper;
 use crate::store::Store;
@@ -53,8 +53,9 @@ impl State {
             Arc::clone(&quota),
             Arc::clone(&usage),
         ));
-        let (asked, time) = (Arc::clone(&flusher), clock.clone());
-        let last_used = Box::new(move |keys: Option<&[KeyId]>| asked.last_used(keys, time.now()));
+        let redis = &config.store.redis;
+        let told = (config.store.shared && redis.share_usage).then_some(redis);
+        let last_used = Box::new(telling::last_used(told, &flusher, clock));
         let (keeper, conflicts) =
             Keeper::start_shared(store, Arc::clone(config), last_used, contact)?;
         if !conflicts.is_empty() {

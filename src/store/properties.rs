@@ -212,7 +212,9 @@ pub(crate) fn admin_requests(data: &[u8]) {
     }
     let site = site().lock().unwrap_or_else(PoisonError::into_inner);
     let declared = Declared::of(&site.config);
-    let answer = verbs::prepare(&site.store, &declared, &verb, NOW.wall, &|_| HashMap::new());
+    let answer = verbs::prepare(&site.store, &declared, &verb, NOW.wall, &|_| {
+        Ok(HashMap::new())
+    });
     let Err(failure) = answer else {
         return;
     };

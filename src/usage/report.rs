@@ -76,6 +76,46 @@ pub struct Report {
     pub hours: Vec<HourFigures>,
     /// What the page behind this one is asked for `after`; `None` is that there is none.
     pub next: Option<String>,
+    /// The nodes whose part is in it, this one first; none on a node alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<Reporting>,
+    /// Why the part of other nodes is not in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others_missing: Option<String>,
+}
+
+/// A node whose part is in a report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reporting {
+    /// Its id.
+    pub id: String,
+    /// What people call it.
+    pub name: Option<String>,
+    /// When it told last; RFC 3339. What it did since is not in the report.
+    pub told_at: String,
+    /// Whether it has been silent for so long that something may be missing.
+    pub may_lack: bool,
+}
+
+impl Report {
+    /// The same, with who told it and why others did not.
+    #[must_use]
+    pub fn of_nodes(mut self, (nodes, missing): (Vec<Reporting>, Option<String>)) -> Report {
+        (self.nodes, self.others_missing) = (nodes, missing);
+        self
+    }
+
+    /// For who is no operator: what may be missing is said, and not which node or server there is.
+    #[must_use]
+    pub fn without_names(mut self) -> Report {
+        for node in &mut self.nodes {
+            (node.id, node.name) = (String::new(), None);
+        }
+        if let Some(why) = &mut self.others_missing {
+            "the shared store is away".clone_into(why);
+        }
+        self
+    }
 }
 
 /// One key's.
@@ -173,6 +213,8 @@ pub fn report(span: &Span, found: Found, known: &[KeyView], tenants: &[TenantId]
             })
             .collect(),
         next: found.next.map(|key| key.to_string()),
+        nodes: Vec::new(),
+        others_missing: None,
     }
 }
 

@@ -23,6 +23,7 @@ mod cluster;
 mod cluster_clocks;
 mod cluster_failures;
 mod cluster_leases;
+mod cluster_usage;
 mod conformance;
 mod dashboard;
 mod declared;

@@ -70,6 +70,7 @@ pub(super) async fn all(
     }
     told(
         admin,
+        &grant,
         Asked {
             key: None,
             keys,
@@ -92,6 +93,7 @@ pub(super) async fn of_key(
     own_key(&admin, &grant, &id).await?;
     told(
         admin,
+        &grant,
         Asked {
             key: Some(id),
             since_seconds: asked.since_seconds,
@@ -101,14 +103,17 @@ pub(super) async fn of_key(
     .await
 }
 
-async fn told(admin: Arc<Admin>, asked: Asked) -> Result<Response, Problem> {
+async fn told(admin: Arc<Admin>, grant: &Grant, asked: Asked) -> Result<Response, Problem> {
     let since = asked.since_seconds.unwrap_or(1);
     if !(1..=SINCE_SECONDS_MAX).contains(&since) {
         return Err(Problem::malformed(
             "since_seconds is 1 to 7776000: 90 days are kept.",
         ));
     }
-    let report = blocking(move || usage::usage(&admin, &asked)).await?;
+    let mut report = blocking(move || usage::usage(&admin, &asked)).await?;
+    if grant.tenant().is_some() {
+        report.report = report.report.without_names();
+    }
     Ok(Json(report).into_response())
 }
 

@@ -289,7 +289,9 @@ function history(usage) {
     return [minute(begun), hour?.requests || 0, (hour?.client_error || 0) + (hour?.server_error || 0)];
   });
   const total = usage.total;
-  return [tiles([["Requests", count(total.requests)], ["Success", percent(total.success_rate_percent)], ["Errors", percent(total.error_rate_percent)], ["Refused", count(total.refused)], ["Bytes in", count(total.received_bytes)], ["Bytes out", count(total.sent_bytes)]]),
+  const late = (usage.nodes || []).filter((node) => node.may_lack).map((node) => `${node.name || "A node"} told last at ${time(node.told_at)}.`);
+  const missing = usage.others_missing ? [`Of this node alone: ${usage.others_missing}.`] : late;
+  return [...missing.map((text) => make("p", { class: "quiet" }, text)), tiles([["Requests", count(total.requests)], ["Success", percent(total.success_rate_percent)], ["Errors", percent(total.error_rate_percent)], ["Refused", count(total.refused)], ["Bytes in", count(total.received_bytes)], ["Bytes out", count(total.sent_bytes)]]),
     chart(`Requests by the hour within seven days: ${count(total.requests)}, of which ${count(total.client_error + total.server_error)} failed`, bars, bars[0][0], "now")];
 }
 

@@ -98,7 +98,7 @@ fn a_tenant_in_both_places_is_the_files_at_a_start_and_refused_at_a_reload() {
     assert!(error.to_string().contains("acme"), "{error}");
     drop(bench.keeper);
     let store = Store::open(bench.directory.path()).unwrap();
-    let (keeper, conflicts) = Keeper::start(store, both, Box::new(|_| HashMap::new())).unwrap();
+    let (keeper, conflicts) = Keeper::start(store, both, Box::new(|_| Ok(HashMap::new()))).unwrap();
     assert_eq!(conflicts, [TenantId::new("acme").unwrap()]);
     let view = keeper.snapshot().load_full();
     assert_eq!(

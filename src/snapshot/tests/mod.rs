@@ -114,7 +114,7 @@ impl Bench {
 
 fn start(directory: &TempDir, config: Arc<Config>) -> Result<Keeper, KeeperError> {
     let store = Store::open(directory.path()).unwrap();
-    Keeper::start(store, config, Box::new(|_| HashMap::new())).map(|(keeper, _)| keeper)
+    Keeper::start(store, config, Box::new(|_| Ok(HashMap::new()))).map(|(keeper, _)| keeper)
 }
 
 fn new() -> NewKey {

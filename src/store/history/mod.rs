@@ -1,11 +1,12 @@
 //! Usage by the hour in `counters.db`: what is added with each save, and what reports read, beside the saves and without holding them up.
 //!
-//! `table` is what the saves write, `reader` what reports read.
+//! `table` is what the saves write, `reader` what reports read, `told` what other nodes are told.
 
 mod reader;
 mod table;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use crate::clock::Wall;
 use crate::model::key::KeyId;
@@ -14,6 +15,8 @@ pub use reader::History;
 pub(super) use table::SCHEMA;
 pub(super) use table::add;
 pub(super) use table::let_go;
+pub use told::PARTS;
+pub use told::set_aside;
 
 /// How many buckets the latency of requests is kept in.
 pub const LATENCY_BUCKETS: usize = 6;

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::clock::Wall;
 use crate::model::key::KeyId;
+use crate::store::error::StoreError;
 
 pub use error::Failure;
 pub use error::VerbError;
@@ -170,5 +171,25 @@ impl Outcome {
     }
 }
 
-/// When these keys (`None`: all) were last used, as far as somebody knows. Asked once for each verb that shows keys.
-pub type LastUsed = dyn Fn(Option<&[KeyId]>) -> HashMap<KeyId, Wall> + Send + Sync;
+/// When keys were last used. Asked once for each verb that shows keys, or goes by their use.
+pub type LastUsed = dyn Fn(Uses<'_>) -> Result<HashMap<KeyId, Wall>, StoreError> + Send + Sync;
+
+/// Whose last uses are asked for, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uses<'a> {
+    /// Of these keys, to be shown: as far as somebody knows.
+    Of(&'a [KeyId]),
+    /// Of all keys, to be shown.
+    OfAll,
+    /// Of all keys, to judge by: an error where a use may be known on another node alone.
+    ToJudge,
+}
+
+/// Adds when keys were last used elsewhere, in unix seconds; of two times the later one counts.
+pub fn add_later(times: &mut HashMap<KeyId, Wall>, told: HashMap<KeyId, u64>) {
+    for (key, seconds) in told {
+        let at = Wall::from_unix_seconds(seconds);
+        let known = times.entry(key).or_insert(at);
+        *known = at.max(*known);
+    }
+}

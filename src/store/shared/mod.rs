@@ -19,10 +19,12 @@ mod heal;
 mod image;
 pub mod link;
 pub mod nodes;
+mod packed;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod usage;
 
 use link::Link;
 

@@ -10,6 +10,7 @@ use crate::store::outcome::Failure;
 use crate::store::outcome::KeyView;
 use crate::store::outcome::Outcome;
 use crate::store::outcome::TenantView;
+use crate::store::outcome::Uses;
 use crate::store::verbs::Prepared;
 use crate::store::verbs::Scene;
 
@@ -17,14 +18,15 @@ use crate::store::verbs::Scene;
 pub(super) fn keys(scene: &Scene<'_>, which: &KeyFilter) -> Result<Prepared, Failure> {
     let of_all = which.keys.is_none() || which.unused_since_seconds.is_some();
     let mut last_used = match of_all {
-        true => (scene.last_used)(None),
+        true if which.unused_since_seconds.is_some() => (scene.last_used)(Uses::ToJudge)?,
+        true => (scene.last_used)(Uses::OfAll)?,
         false => HashMap::new(),
     };
     let mut keys = scene.select(which, &last_used)?.keys;
     keys.sort_by_key(|key| (key.created, key.id));
     if !of_all {
         let ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
-        last_used = (scene.last_used)(Some(&ids));
+        last_used = (scene.last_used)(Uses::Of(&ids))?;
     }
     Ok(Prepared::read(Outcome::Keys {
         keys: views(scene, &keys, &last_used),
@@ -40,12 +42,12 @@ pub(super) fn page(
     limit: usize,
 ) -> Result<Prepared, Failure> {
     let used = match which.unused_since_seconds {
-        Some(_) => (scene.last_used)(None),
+        Some(_) => (scene.last_used)(Uses::ToJudge)?,
         None => HashMap::new(),
     };
     let keys = scene.select_after(which, after, limit, &used)?;
     let ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
-    let last_used = (scene.last_used)(Some(&ids));
+    let last_used = (scene.last_used)(Uses::Of(&ids))?;
     Ok(Prepared::read(Outcome::Keys {
         keys: views(scene, &keys, &last_used),
     }))
@@ -62,7 +64,7 @@ fn views(scene: &Scene<'_>, keys: &[ApiKey], last_used: &HashMap<KeyId, Wall>) -
 /// One key.
 pub(super) fn key(scene: &Scene<'_>, id: &str) -> Result<Prepared, Failure> {
     let key = scene.key(id)?;
-    let last_used = (scene.last_used)(Some(&[key.id]));
+    let last_used = (scene.last_used)(Uses::Of(&[key.id]))?;
     let last_used = last_used.get(&key.id).copied();
     let view = KeyView::of(&key, scene.now, last_used, scene.declared.labels);
     let key = Box::new(view);

@@ -7,6 +7,7 @@ use crate::model::key::Digest;
 use crate::model::key::KeyStatus;
 use crate::store::outcome::Failure;
 use crate::store::outcome::Outcome;
+use crate::store::outcome::Uses;
 use crate::store::request::KeyFilter;
 use crate::store::sqlite::Write;
 use crate::store::verbs::Change;
@@ -26,7 +27,7 @@ pub(super) fn revoke_many(scene: &Scene<'_>, which: &KeyFilter) -> Result<Prepar
         ));
     }
     let last_used = match which.unused_since_seconds {
-        Some(_) => (scene.last_used)(None),
+        Some(_) => (scene.last_used)(Uses::ToJudge)?,
         None => HashMap::new(),
     };
     let selected = scene.select(which, &last_used)?;

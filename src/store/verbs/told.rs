@@ -30,7 +30,9 @@ pub fn act_of(
     actor: &Actor,
     now: Wall,
 ) -> Result<Act, Failure> {
-    let scene = Scene::new(store, declared, now, &|_| std::collections::HashMap::new());
+    let scene = Scene::new(store, declared, now, &|_| {
+        Ok(std::collections::HashMap::new())
+    });
     let before = before(&scene, verb)?;
     let (act, subject) = verb.label();
     let (after, result) = after(outcome);

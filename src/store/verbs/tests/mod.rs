@@ -127,7 +127,7 @@ impl Bench {
             &declared,
             &verb,
             now,
-            &|_| HashMap::new(),
+            &|_| Ok(HashMap::new()),
             &actor,
         );
         if let Some(other) = &mut self.other {
