@@ -39,8 +39,8 @@ fn amid<S, T: Send>(
     })
 }
 
-// The store's clock set forward by d lets go of bursts d early: once one burst too many, and no more of the quota. Set back, its time stands still until
-// it is where it was: nothing is let through twice.
+// The store's clock set forward by d lets go of bursts d early: once one burst too many, and no more of the quota. Set back, nothing is let through twice,
+// and what was used counts from then on: a window is over when its own length (for a burst that and a lease's, 15 s) has passed, however far it was set.
 #[test]
 fn a_store_whose_clock_is_set_lets_one_burst_too_many_through_at_most() {
     if left_out() {
@@ -60,14 +60,20 @@ fn a_store_whose_clock_is_set_lets_one_burst_too_many_through_at_most() {
     for (seconds, expected) in [
         (30, 0),
         (-3_600, 0),
+        (-3_550, 0),
+        (-3_524, 20),
+        (-3_448, 10),
+        // An hour after it was set back, and not a minute before.
+        (-60, 0),
+        (5, 20),
         // A minute early: this is the one too many.
-        (70, 20),
-        (0, 0),
+        (82, 20),
+        (81, 0),
         // The quota is not let go of.
-        (140, 10),
+        (160, 10),
         (-86_400, 0),
-        // Until its hour is over, by the same clock.
-        (3_700, 20),
+        (-86_400 + 3_500, 0),
+        (-86_400 + 3_605, 20),
     ] {
         redis.set_clock_by(seconds);
         assert_eq!(passed(), expected, "at {seconds} s");

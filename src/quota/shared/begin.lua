@@ -4,11 +4,13 @@ local text = function(number) return string.format('%.0f', number) end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local known = redis.call('HMGET', KEYS[1], 'run', 'learn', 'last')
--- A clock that was set back must not let a window pass twice.
-now = math.max(now, tonumber(known[3] or 0))
+-- A clock that was set back: time stands still for a second at most. Beyond that the new time counts, and what stands ahead of it counts from now (see
+-- `look`), so that nothing passes twice and no window lasts for longer than its length, and a lease's, from then on.
+local last = tonumber(known[3] or 0)
+if last > now and last - now <= 1000000 then now = last end
 local learn = tonumber(known[2] or 0)
-if known[1] ~= ARGV[1] then
-  -- Another server, or one that begins anew: what it may have lost is said again by the nodes before anything is admitted.
+if known[1] ~= ARGV[1] or learn > now + ARGV[3] then
+  -- Another server, or one that begins anew, perhaps a clock set back ago: what it may have lost is said again by the nodes before anything is admitted.
   learn = now + ARGV[3]
   redis.call('HSET', KEYS[1], 'run', ARGV[1], 'learn', text(learn))
 end
@@ -29,6 +31,13 @@ local look = function(first, at, only)
       if all[i] == 'opened' then s.opened = tonumber(all[i + 1]) else s.used = s.used + all[i + 1] end
       if all[i] == node then s.own = tonumber(all[i + 1]) end
     end
+    if s.opened and s.opened > now then
+      s.opened = now - now % 1000000
+      if not only then
+        redis.call('HSET', s.quota, 'opened', text(s.opened))
+        redis.call('PEXPIREAT', s.quota, text((s.opened + s.qs) / 1000 + 1000))
+      end
+    end
     if s.opened then
       local ends, before = s.opened + s.qs, redis.call('PEXPIRETIME', s.quota) * 1000 - 1000000
       local other = before > 0 and math.abs(before - ends) > 1000
@@ -42,7 +51,11 @@ local look = function(first, at, only)
   end
   if s.bn >= 0 then
     local span, last = s.bs, redis.call('ZRANGE', s.log, -1, -1, 'WITHSCORES')[2]
-    if last then
+    if last and tonumber(last) > now + 15000000 and not only then
+      -- No lease ends so late: it was another time that said so.
+      last = text(now + 15000000)
+      for _, member in ipairs(redis.call('ZRANGEBYSCORE', s.log, '(' .. last, '+inf')) do redis.call('ZADD', s.log, last, member) end
+    elseif last then
       local before = redis.call('PEXPIRETIME', s.log) * 1000 - 1000000 - last
       if before > 0 then span = math.min(span, math.floor(before / 1000000 + 0.5) * 1000000) end
     end

@@ -3,7 +3,8 @@
 -- ARGV: node, opened (us), used and held, end of the window (us), the burst's length (us), a name for this claim, how much of the window the node heard
 --       that others had used, then pairs: count, when (us from now)
 local time = redis.call('TIME')
-local now = math.max(time[1] * 1000000 + time[2], tonumber(redis.call('HGET', KEYS[1], 'last') or 0))
+local now, last = time[1] * 1000000 + time[2], tonumber(redis.call('HGET', KEYS[1], 'last') or 0)
+if last > now and last - now <= 1000000 then now = last end
 local text = function(number) return string.format('%.0f', number) end
 local used, heard = tonumber(ARGV[3]), tonumber(ARGV[7])
 if (used > 0 or heard > 0) and tonumber(ARGV[4]) > now then
@@ -41,8 +42,8 @@ if ARGV[5] ~= '0' then
   for i = 8, #ARGV, 2 do
     redis.call('ZADD', KEYS[3], text(now + ARGV[i + 1]), ARGV[i] .. ':' .. ARGV[1] .. ':' .. ARGV[6] .. '.' .. i)
   end
-  local last = redis.call('ZRANGE', KEYS[3], -1, -1, 'WITHSCORES')
-  if last[2] then redis.call('PEXPIREAT', KEYS[3], text((last[2] + ARGV[5]) / 1000 + 1000)) end
+  local newest = redis.call('ZRANGE', KEYS[3], -1, -1, 'WITHSCORES')
+  if newest[2] then redis.call('PEXPIREAT', KEYS[3], text((newest[2] + ARGV[5]) / 1000 + 1000)) end
   -- Summed anew by the next charge.
   redis.call('DEL', KEYS[4])
 end

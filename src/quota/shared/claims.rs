@@ -52,6 +52,7 @@ impl Claim {
         if let Some(rate) = limits.burst {
             self.burst_seconds = rate.seconds;
         }
+        self.count_from(now);
         if self
             .opened
             .is_some_and(|opened| now >= opened + micros(self.seconds) + SLACK)
@@ -64,6 +65,20 @@ impl Claim {
         let length = micros(self.burst_seconds) + SLACK;
         while self.burst.front().is_some_and(|(at, _)| at + length <= now) {
             self.burst.pop_front();
+        }
+    }
+
+    /// What lies ahead of the store's time was counted before that was set back: it counts from now, as in the store.
+    fn count_from(&mut self, now: u64) {
+        self.opened = self.opened.map(|opened| match opened > now + AHEAD_MAX {
+            true => now - now % MICROS,
+            false => opened,
+        });
+        let latest = now + AHEAD_MAX;
+        if self.span().is_some_and(|(_, last)| last > latest) {
+            self.burst
+                .iter_mut()
+                .for_each(|(at, _)| *at = latest.min(*at));
         }
     }
 
@@ -256,6 +271,9 @@ const STAMPS: u64 = 512;
 /// How much longer than it counts a use is known here, in microseconds.
 const SLACK: u64 = 100_000;
 
+/// What lies further ahead of the time of any use that is noted late, in microseconds, is of another time: longer than a lease.
+const AHEAD_MAX: u64 = 60_000_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,5 +303,34 @@ mod tests {
         assert_eq!((claim.opened, claim.used), (Some(at(90)), 2));
         claim.take(&limits, 7, at(20), at(79));
         assert_eq!((claim.opened, claim.used), (Some(at(90)), 2));
+    }
+
+    /// The store's clock was set back by a day: what was used counts from then on, no shorter than its length, and a minute longer at most. A use that is
+    /// noted late moves nothing.
+    #[test]
+    fn what_is_of_a_time_ahead_counts_from_now() {
+        let rate = Rate {
+            count: 100,
+            seconds: 60,
+        };
+        let limits = Limits {
+            quota: Some(rate),
+            burst: Some(rate),
+        };
+        let at = |seconds: u64| (1_700_000_000 + seconds) * MICROS;
+        let mut claim = Claim::default();
+        let later = 86_400;
+        claim.roll(&limits, at(later));
+        claim.take(&limits, 50, at(later), at(later));
+        claim.roll(&limits, at(later - 14));
+        assert_eq!((claim.opened, claim.total()), (Some(at(later)), 50));
+        claim.roll(&limits, at(5));
+        assert_eq!((claim.opened, claim.used), (Some(at(5)), 50));
+        claim.roll(&limits, at(64));
+        assert_eq!((claim.opened, claim.total()), (Some(at(5)), 50));
+        claim.roll(&limits, at(66));
+        assert_eq!((claim.opened, claim.total()), (None, 50));
+        claim.roll(&limits, at(126));
+        assert_eq!(claim.total(), 0);
     }
 }

@@ -3,8 +3,11 @@
 use proptest::prelude::*;
 
 use crate::model::limit::Limits;
+use crate::quota::Charge;
 use crate::store::counters::Subject;
 
+use super::Ask;
+use super::Verdict;
 use super::testing::Cluster;
 use super::testing::Fate;
 use super::testing::key;
@@ -36,6 +39,8 @@ enum Step {
     },
     /// Microseconds pass.
     Wait(u64),
+    /// The store's clock is set back by so many.
+    SetBack(u64),
     GiveBack(usize),
     /// A node dies, or the store forgets everything: never both in one world, since then nobody knows what was admitted.
     Disaster(usize),
@@ -73,10 +78,15 @@ fn step() -> BoxedStrategy<Step> {
         10 => serve,
         4 => (0..400_000_u64).prop_map(Step::Wait),
         2 => (400_000..7_000_000_u64).prop_map(Step::Wait),
+        1 => set_back(),
         1 => node.clone().prop_map(Step::GiveBack),
         1 => node.prop_map(Step::Disaster),
     ]
     .boxed()
+}
+
+fn set_back() -> BoxedStrategy<Step> {
+    (0..40_000_000_u64).prop_map(Step::SetBack).boxed()
 }
 
 fn load() -> BoxedStrategy<Step> {
@@ -127,7 +137,7 @@ proptest! {
     #[test]
     fn check11_leases_never_admit_one_over_at_the_limit(
         plan in plan(),
-        loads in prop::collection::vec(load(), 1..5),
+        loads in prop::collection::vec(prop_oneof![4 => load(), 1 => set_back()], 1..5),
     ) {
         let Some(mut cluster) = Cluster::start(NODES) else { return Ok(()) };
         for load in &loads {
@@ -177,10 +187,30 @@ fn take(cluster: &mut Cluster, step: &Step, plan: &Limits, forgets: bool) {
             }
         }
         Step::Wait(micros) => cluster.advance(micros),
+        Step::SetBack(micros) => cluster.set_back(micros),
         Step::GiveBack(node) => cluster.give_back(node),
         Step::Disaster(_) if forgets => cluster.flush(),
         Step::Disaster(node) => cluster.kill(node),
     }
+}
+
+/// So many requests of one key at a node, and then its turn.
+fn served(cluster: &mut Cluster, plan: &Limits, node: usize, times: u32) {
+    for _ in 0..times {
+        cluster.request(node, key(1), plan, 1);
+    }
+    cluster.serve(node, Fate::Arrives(0, 0), |_| {});
+}
+
+/// A node is asked until ten milliseconds before the first window of its key ends.
+fn until_the_end_of_a_window(cluster: &mut Cluster, plan: &Limits) {
+    let mut ends = u64::MAX;
+    while cluster.now() + 300_000 < ends - 10_000 {
+        served(cluster, plan, 0, 30);
+        ends = cluster.admitted[&key(1)][0].2.unwrap() * 1_000_000;
+        cluster.advance(300_000.min(ends - 10_000 - cluster.now()));
+    }
+    cluster.advance(ends - 10_000 - cluster.now());
 }
 
 /// The example of the page on leases: what one node holds and does not use comes back when it stops, and another may have it at once.
@@ -222,12 +252,7 @@ fn what_a_killed_node_used_late_counts_long_enough() {
         return;
     };
     let plan = limits(None, Some((600, 6)));
-    let ask = |cluster: &mut Cluster, node: usize, times: u32| {
-        for _ in 0..times {
-            cluster.request(node, key(1), &plan, 1);
-        }
-        cluster.serve(node, Fate::Arrives(0, 0), |_| {});
-    };
+    let ask = |cluster: &mut Cluster, node, times| served(cluster, &plan, node, times);
     ask(&mut cluster, 0, 20);
     ask(&mut cluster, 0, 40);
     cluster.advance(700_000);
@@ -247,6 +272,39 @@ fn what_a_killed_node_used_late_counts_long_enough() {
     assert!(admitted > 600 * seconds / 6, "{admitted}");
 }
 
+/// The same where the store's clock was set back meanwhile: a lease goes on that is of the time before.
+#[test]
+fn a_lease_outlives_a_clock_that_is_set_back() {
+    let Some(mut cluster) = Cluster::start(2) else {
+        return;
+    };
+    let plan = limits(None, Some((1_200, 60)));
+    let ask = |cluster: &mut Cluster, node, times| served(cluster, &plan, node, times);
+    for times in [20, 40, 40] {
+        ask(&mut cluster, 0, times);
+        cluster.advance(100_000);
+    }
+    cluster.set_back(30_000_000);
+    // The other node has the store learn, and then look at what stands ahead.
+    for _ in 0..3 {
+        ask(&mut cluster, 1, 1);
+        cluster.advance(600_000);
+    }
+    cluster.advance(5_000_000);
+    let held = cluster.held(0, key(1));
+    assert!(held > 20, "{held}");
+    for _ in 0..held {
+        cluster.request(0, key(1), &plan, 1);
+    }
+    cluster.kill(0);
+    for _ in 0..160 {
+        ask(&mut cluster, 1, 40);
+        cluster.advance(500_000);
+    }
+    cluster.check(&plan);
+    assert!(cluster.admitted[&key(1)].len() > 1_200);
+}
+
 /// A lease that is renewed while its window ends keeps nothing of it for the next.
 #[test]
 fn nothing_is_kept_across_the_end_of_a_window() {
@@ -254,16 +312,7 @@ fn nothing_is_kept_across_the_end_of_a_window() {
         return;
     };
     let plan = limits(Some((900, 5)), None);
-    let mut ends = u64::MAX;
-    while cluster.now() + 300_000 < ends - 10_000 {
-        for _ in 0..30 {
-            cluster.request(0, key(1), &plan, 1);
-        }
-        cluster.serve(0, Fate::Arrives(0, 0), |_| {});
-        ends = cluster.admitted[&key(1)][0].2.unwrap() * 1_000_000;
-        cluster.advance(300_000.min(ends - 10_000 - cluster.now()));
-    }
-    cluster.advance(ends - 10_000 - cluster.now());
+    until_the_end_of_a_window(&mut cluster, &plan);
     // From what is held; and that is how it becomes time for a renewal, which arrives when the window is over.
     let before = cluster.admitted[&key(1)].len();
     cluster.request(0, key(1), &plan, 1);
@@ -291,12 +340,7 @@ fn what_others_used_is_told_as_a_fall() {
         return;
     };
     let plan = limits(Some((2_000, 3_600)), None);
-    let ask = |cluster: &mut Cluster, node: usize, times: u32| {
-        for _ in 0..times {
-            cluster.request(node, key(1), &plan, 1);
-        }
-        cluster.serve(node, Fate::Arrives(0, 0), |_| {});
-    };
+    let ask = |cluster: &mut Cluster, node, times| served(cluster, &plan, node, times);
     ask(&mut cluster, 0, 20);
     ask(&mut cluster, 0, 40);
     cluster.fell = 0;
@@ -317,16 +361,7 @@ fn a_request_that_waits_across_the_end_of_a_window_brings_nothing_along() {
         return;
     };
     let plan = limits(Some((900, 5)), None);
-    let mut ends = u64::MAX;
-    while cluster.now() + 300_000 < ends - 10_000 {
-        for _ in 0..30 {
-            cluster.request(0, key(1), &plan, 1);
-        }
-        cluster.serve(0, Fate::Arrives(0, 0), |_| {});
-        ends = cluster.admitted[&key(1)][0].2.unwrap() * 1_000_000;
-        cluster.advance(300_000.min(ends - 10_000 - cluster.now()));
-    }
-    cluster.advance(ends - 10_000 - cluster.now());
+    until_the_end_of_a_window(&mut cluster, &plan);
     let held = cluster.held(0, key(1));
     assert!((1..200).contains(&held), "{held}");
     cluster.request(0, key(1), &plan, 200);
@@ -422,4 +457,39 @@ fn check4_an_emptied_store_hears_of_those_who_cannot_speak() {
     assert_eq!(cluster.counted(key(1)).0, 100);
     assert_eq!(ask(&mut cluster, 1, 10), 100);
     cluster.check(&plan);
+}
+
+/// `limits_outage = "share"`: a request that costs more than is held is judged beside what is held, since that may be used at any time.
+#[test]
+fn what_is_held_counts_beside_what_a_share_admits() {
+    let Some(mut cluster) = Cluster::start(3) else {
+        return;
+    };
+    let plan = limits(Some((900, 3_600)), None);
+    for times in [20, 40, 40] {
+        served(&mut cluster, &plan, 0, times);
+        cluster.advance(100_000);
+    }
+    let used = cluster.admitted[&key(1)].len() as u32;
+    let held = cluster.held(0, key(1)) as u32;
+    assert!(held > 0 && used + 2 * held < 300, "{used}, {held}");
+    let verdict = |cluster: &mut Cluster, cost: u32| {
+        let mono = cluster.mono();
+        let counting = &mut cluster.nodes[0].counting;
+        counting.settings.deny_in_outage = false;
+        counting
+            .nodes
+            .store(3, std::sync::atomic::Ordering::Relaxed);
+        let charge = Charge {
+            key: Some((key(1), &plan)),
+            tenant: None,
+            cost,
+        };
+        counting.without_store(&Ask::of(&charge).unwrap(), mono)
+    };
+    let room = 300 - used - held;
+    let refused = verdict(&mut cluster, room + 1);
+    assert!(matches!(refused, Verdict::Refused(_)), "{refused:?}");
+    let admitted = verdict(&mut cluster, room);
+    assert!(matches!(admitted, Verdict::Admitted(_)), "{admitted:?}");
 }

@@ -59,6 +59,8 @@ pub(in crate::quota) struct Cluster {
     pub(in crate::quota) clock: Clock,
     /// What the store's time is ahead of the monotonic clock: no wall clock of a node counts.
     ahead: u64,
+    /// When it was set back, had it not been, and by how much.
+    set_backs: Vec<(u64, u64)>,
     pub(super) nodes: Vec<Node>,
     /// Of each key, when and how much was admitted, and the end of the quota window that the answer named.
     pub(super) admitted: BTreeMap<KeyId, Vec<(u64, u32, Option<u64>)>>,
@@ -100,6 +102,7 @@ impl Cluster {
             server,
             clock,
             ahead: wall - mono,
+            set_backs: Vec::new(),
             nodes: Vec::new(),
             admitted: BTreeMap::new(),
             fell: 0,
@@ -140,9 +143,26 @@ impl Cluster {
         }
     }
 
+    /// The clock that nobody sets.
+    pub(super) fn mono(&self) -> Mono {
+        self.clock.now().mono
+    }
+
     /// The store's time.
     pub(in crate::quota) fn now(&self) -> u64 {
         self.clock.now().mono.0 + self.ahead
+    }
+
+    /// The same, had nobody set it back: what limits are held to.
+    fn passed(&self) -> u64 {
+        self.now() + self.set_backs.iter().map(|(_, by)| by).sum::<u64>()
+    }
+
+    /// The store's clock is set back by so much.
+    pub(super) fn set_back(&mut self, micros: u64) {
+        self.set_backs.push((self.passed(), micros));
+        self.ahead -= micros;
+        self.set_time(self.now());
     }
 
     /// Has the store's clock say this.
@@ -173,7 +193,7 @@ impl Cluster {
     }
 
     pub(super) fn ask(&mut self, node: usize, key: KeyId, charge: &Charge<'_>) {
-        let (now, at) = (self.clock.now(), self.now());
+        let (now, at) = (self.clock.now(), self.passed());
         let node = &mut self.nodes[node];
         if let Some((key, limits)) = super::leased(charge) {
             let taken = node.leases.take(key, limits, charge.cost, now.mono);
@@ -299,7 +319,7 @@ impl Cluster {
     }
 
     fn answered(&mut self, node: usize) {
-        let at = self.now();
+        let at = self.passed();
         for mut waiting in std::mem::take(&mut self.nodes[node].waiting) {
             match waiting.answer.try_recv() {
                 Ok(Verdict::Admitted(numbers)) => {
@@ -447,6 +467,10 @@ impl Cluster {
             }
             let Some(rate) = limits.quota else { continue };
             let length = u64::from(rate.seconds);
+            if !self.set_backs.is_empty() {
+                check_renamed(&all, rate.count, length, &self.set_backs);
+                continue;
+            }
             let mut windows: BTreeMap<u64, u32> = BTreeMap::new();
             for (at, cost, ends) in &all {
                 let ends = ends.unwrap();
@@ -461,5 +485,31 @@ impl Cluster {
             let ends: Vec<u64> = windows.into_keys().collect();
             assert!(ends.windows(2).all(|two| two[1] - two[0] >= length));
         }
+    }
+}
+
+/// A window gets another end when the store's clock is set back while it is open, and is the same until that: what was used before counts.
+fn check_renamed(
+    all: &[(u64, u32, Option<u64>)],
+    count: u32,
+    length: u64,
+    set_backs: &[(u64, u64)],
+) {
+    // A window begins with a whole second, so it may be over so much before its length has passed.
+    let least = (length - 1) * 1_000_000;
+    let mut set_backs = set_backs.iter().peekable();
+    let (mut until, mut named, mut sum) = (0, None, 0);
+    for (at, cost, ends) in all {
+        while let Some((when, by)) = set_backs.next_if(|(when, _)| when <= at) {
+            if *when < until {
+                until = (until + by).min(when + least);
+            }
+        }
+        if *ends != named && *at >= until {
+            (until, sum) = (at + least, 0);
+        }
+        named = *ends;
+        sum += cost;
+        assert!(sum <= count, "{sum} of {count} in one window, at {at}");
     }
 }
