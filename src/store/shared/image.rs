@@ -373,7 +373,10 @@ fn from_json(value: &Value) -> Result<Sql, String> {
             Some(number) => Sql::Integer(number),
             None => return Err("a number that is no whole one".to_owned()),
         },
-        Value::Object(blob) => Sql::Blob(bytes(blob["x"].as_str().unwrap_or_default())?),
+        Value::Object(blob) => {
+            let hex = blob.get("x").and_then(Value::as_str);
+            Sql::Blob(bytes(hex.ok_or("bytes without their digits")?)?)
+        }
         Value::Bool(_) | Value::Array(_) => {
             return Err("a value of a kind that is not stored".to_owned());
         }
