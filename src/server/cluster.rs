@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::clock::Mono;
 use crate::clock::Now;
 use crate::clock::Wall;
 use crate::config::StoreConfig;
@@ -143,6 +144,7 @@ impl Tending {
             failing: false,
             told: Told::Heard,
             twin: false,
+            twin_since: None,
             apart: false,
         };
         let thread = std::thread::Builder::new().name("shared-store".to_owned());
@@ -171,6 +173,8 @@ struct Work {
     told: Told,
     /// Whether another gateway was seen under this node's id.
     twin: bool,
+    /// Since when one is there.
+    twin_since: Option<Mono>,
     /// Whether the store's clock and this node's were apart.
     apart: bool,
 }
@@ -256,14 +260,29 @@ impl Work {
         if let Ok(copied) = keeper.copied() {
             told.change.store(copied, Ordering::Relaxed);
         }
-        let twin = self.nodes.has_twin(all);
+        // One that starts may be one for as long as it listens, and then takes another id.
+        let now = self.clock.now().mono;
+        let since = (self.nodes.has_twin(all)).then(|| self.twin_since.unwrap_or(now));
+        self.twin_since = since;
+        let twin = since.is_some_and(|since| now.since(since) >= TWIN_STAYS);
         if twin && !self.twin {
             tracing::error!(
                 node = keeper.node_id(),
-                "another gateway runs under this node's id: its directory is a copy of this one's; stop one of them and start it with an empty directory"
+                "another gateway runs under this node's id: the directory of one is a copy of the other's, and both started without the store"
             );
         }
         self.twin = twin;
+        if twin && self.nodes.gives_way(all) && !told.gave_way.swap(true, Ordering::Relaxed) {
+            match keeper.take_new_id() {
+                Ok(()) => tracing::error!(
+                    "this node gives way: it takes an id of its own at its next start, so restart it; until then it tells no usage"
+                ),
+                Err(error) => {
+                    tracing::error!(%error, "this node has to give way and cannot write its new id; trying on");
+                    told.gave_way.store(false, Ordering::Relaxed);
+                }
+            }
+        }
     }
 
     /// One line for each turn.
@@ -290,6 +309,8 @@ impl Work {
     }
 }
 
+/// Who is there for longer does not start any more.
+const TWIN_STAYS: Duration = Duration::from_secs(6);
 /// Beyond this clocks are said to be apart.
 const APART_MILLIS: i64 = 1_000;
 /// Between two tries of a store that is away.

@@ -126,9 +126,9 @@ impl Flusher {
     }
 
     /// Notes from now on which hours other nodes are to be told of. Gives the number of the file.
-    pub(crate) fn note_untold(&self) -> Result<u32, CountersError> {
+    pub(crate) fn note_untold(&self, node: &str) -> Result<u32, CountersError> {
         self.untold.get_or_init(Mutex::default);
-        lock(&self.counters).mark()
+        lock(&self.counters).mark(node)
     }
 
     /// The hours of which other nodes have not been told. What could not be told is given to `put_back_untold`.

@@ -22,6 +22,7 @@ use crate::snapshot::change::Keeper;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::counters::Counters;
+use crate::store::history::set_aside_of_another;
 use crate::token::Tokens;
 use crate::usage::Usage;
 
@@ -44,6 +45,10 @@ impl State {
         let now = clock.now();
         let joined = cluster::join(&mut store, &config.store, now)?;
         let (contact, member) = joined.unzip();
+        if config.store.shared {
+            let aside = set_aside_of_another(&config.store.path, &store.node_id()?);
+            aside.map_err(|error| StoreError::from_io(&config.store.path, error))?;
+        }
         let (counters, saved) = Counters::open(&config.store.path, now)?;
         let quota = Arc::new(Quota::new());
         let usage = Arc::new(Usage::new());

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::mpsc::Sender;
@@ -48,7 +49,7 @@ impl Telling {
     /// # Errors
     /// There is no thread to be had, or the counters cannot be read.
     pub(crate) fn start(
-        keeper: &Keeper,
+        keeper: &Arc<Keeper>,
         flusher: &Arc<Flusher>,
         clock: &Clock,
     ) -> Result<Option<Telling>, StoreError> {
@@ -57,10 +58,11 @@ impl Telling {
         };
         let unreadable =
             |error: CountersError| StoreError::away("usage".to_owned(), &chain(&error));
-        let mark = flusher.note_untold().map_err(unreadable)?;
+        let mark = flusher.note_untold(keeper.node_id()).map_err(unreadable)?;
         let name = Nodes::new(settings, "").name().to_owned();
         let (ended, end) = mpsc::channel();
         let work = Work {
+            keeper: Arc::clone(keeper),
             told: Told::new(settings, keeper.node_id(), &name, mark),
             directory: keeper.snapshot().load().config.store.path.clone(),
             flusher: Arc::clone(flusher),
@@ -85,6 +87,7 @@ impl Telling {
 }
 
 struct Work {
+    keeper: Arc<Keeper>,
     told: Told,
     directory: PathBuf,
     flusher: Arc<Flusher>,
@@ -130,6 +133,12 @@ impl Work {
     /// Tells what was flushed since it was told last; the last time of all where it `ends`.
     fn tell(&mut self, now: Now, ends: bool) {
         let mut hours = self.flusher.take_untold();
+        if (self.keeper.contact())
+            .is_some_and(|contact| contact.told().gave_way.load(Ordering::Relaxed))
+        {
+            // The other one tells under this id.
+            return;
+        }
         let told = self.round(&mut hours, now, ends);
         self.flusher.put_back_untold(hours);
         let failed = told.is_err();

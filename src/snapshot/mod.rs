@@ -88,6 +88,8 @@ pub struct Heard {
     pub silent: AtomicUsize,
     /// How often it did not answer.
     pub failures: AtomicU64,
+    /// Whether another gateway has this node's id, and this one takes another at its next start.
+    pub gave_way: AtomicBool,
 }
 
 impl Contact {

@@ -55,6 +55,14 @@ impl Keeper {
         &self.node_id
     }
 
+    /// From its next start on it is called something else.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn take_new_id(&self) -> Result<(), StoreError> {
+        self.lock().store.take_new_id()
+    }
+
     /// The last change of the shared store that is in force here.
     #[must_use]
     pub fn applied(&self) -> u64 {

@@ -355,6 +355,78 @@ fn a_copied_directory_counts_nothing_twice() {
     }
 }
 
+// The same where both start while the store is away, and nobody can tell: once it is back both find the same one of them to give way. That one says so, and
+// has an id of its own after a restart; meanwhile a revocation waits for both.
+#[test]
+fn one_of_two_with_one_id_gives_way_when_the_store_is_back() {
+    if left_out() {
+        return;
+    }
+    let (mut redis, upstream) = (Redis::start(), Upstream::start());
+    let sites = ["gw-1", "gw-2"].map(|name| Site::of(redis.node(Setup::usual(&upstream), name)));
+    let running = sites[0].start();
+    let (text, id) = sites[0].key_and_id();
+    for _ in 0..4 {
+        sites[0].get(&text).expect(200);
+    }
+    sites[0].told(&["usage", &id]);
+    drop(running);
+    let [from, to] = [&sites[0], &sites[1]].map(|site| site.setup.directory().join("state"));
+    std::fs::create_dir_all(&to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        if file.file_type().unwrap().is_file() {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    redis.kill();
+    let mut running: Vec<_> = sites.iter().map(|site| Some(site.start())).collect();
+    redis.restart();
+    let gives_way = |site: &Site| site.stderr().contains("this node gives way");
+    eventually("both are there", || {
+        let there: Vec<String> = redis.ask(&["HKEYS", "portcullis:nodes"]);
+        (there.len() == 2).then_some(())
+    });
+    eventually("one gives way", || {
+        sites.iter().any(gives_way).then_some(())
+    });
+    for site in &sites {
+        eventually("both say that there are two", || {
+            site.stderr()
+                .contains("runs under this node's id")
+                .then_some(())
+        });
+    }
+    let ids = || -> Vec<String> {
+        let fields: Vec<String> = redis.ask(&["HKEYS", "portcullis:nodes"]);
+        let ids = fields.iter().filter_map(|field| field.split('.').next());
+        ids.map(str::to_owned).collect()
+    };
+    let both = ids();
+    assert_eq!((both.len(), &both[0]), (2, &both[1]));
+    let other = sites[0].key_and_id().1;
+    let revoked = sites[1].command(&["keys", "revoke", &other, "--yes"]);
+    assert!(
+        errors(&revoked).contains("in force on 2 of 2 nodes"),
+        "{revoked:?}"
+    );
+    let late = sites.iter().position(gives_way).unwrap();
+    assert!(!gives_way(&sites[1 - late]), "one is enough");
+    drop(running[late].take());
+    running[late] = Some(sites[late].start());
+    for site in &sites {
+        site.get(&text).expect(200);
+    }
+    let all = || {
+        let told = sites[0].command(&["usage", &id, "--output", "json"]);
+        let said: Value = serde_json::from_slice(&told.stdout).unwrap();
+        said["total"]["requests"].as_u64().unwrap()
+    };
+    eventually("each use is counted once", || (all() == 6).then_some(()));
+    let known = |id: &String| ids().contains(id);
+    assert!(known(&both[0]) && ids().iter().any(|id| *id != both[0]));
+}
+
 // kill -9: what the run before had flushed and not told is told by the next; nothing is told twice, and a counter file that begins anew takes nothing back.
 #[test]
 fn what_a_killed_node_had_counted_is_told_by_its_next_run() {

@@ -17,6 +17,7 @@ pub(super) use table::add;
 pub(super) use table::let_go;
 pub use told::PARTS;
 pub use told::set_aside;
+pub use told::set_aside_of_another;
 
 /// How many buckets the latency of requests is kept in.
 pub const LATENCY_BUCKETS: usize = 6;

@@ -20,12 +20,16 @@ use crate::store::history::table::tally;
 pub const PARTS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 impl Counters {
-    /// A number that tells this file from any other that this node ever counts in, drawn when it is asked for first.
+    /// A number that tells this file from any other that this node ever counts in, drawn when it is asked for first; and the file is this node's from then
+    /// on.
     ///
     /// # Errors
     /// `CountersError`; it cannot be read or written.
-    pub fn mark(&mut self) -> Result<u32, CountersError> {
+    pub fn mark(&mut self, node: &str) -> Result<u32, CountersError> {
         self.with(|connection| {
+            if owner(connection)? == 0 {
+                connection.pragma_update(None, "application_id", owner_of(node))?;
+            }
             let known = mark(connection)?;
             if known != 0 {
                 return Ok(known);
@@ -98,6 +102,22 @@ fn add_sorted(keys: &mut Vec<(KeyId, Tally)>, more: impl Iterator<Item = (KeyId,
     }
 }
 
+/// Moves counters out of the way that another node told of: this directory is a copy of its own, or took another id.
+///
+/// # Errors
+/// The file system refuses. What cannot be read is left to whoever opens it.
+pub fn set_aside_of_another(directory: &Path, node: &str) -> io::Result<()> {
+    let Ok(Some(history)) = History::open(directory) else {
+        return Ok(());
+    };
+    let found = history.read(owner).unwrap_or(0);
+    drop(history);
+    match found == 0 || found == owner_of(node) {
+        true => Ok(()),
+        false => set_aside(directory, "another-node"),
+    }
+}
+
 /// Moves the counters of a directory that turned out to be a copy out of the way: they are another node's, which tells of them itself. Nothing is
 /// written to them.
 ///
@@ -113,6 +133,15 @@ pub fn set_aside(directory: &Path, id: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn owner(connection: &Connection) -> rusqlite::Result<i32> {
+    connection.pragma_query_value(None, "application_id", |row| row.get(0))
+}
+
+/// As SQLite's header holds it; 0 is nobody.
+fn owner_of(node: &str) -> i32 {
+    (crc32fast::hash(node.as_bytes()) | 1) as i32
 }
 
 fn mark(connection: &Connection) -> rusqlite::Result<u32> {
@@ -207,17 +236,31 @@ mod tests {
                 .unwrap()
         };
         assert_eq!(read(), 0);
-        let mark = first.mark().unwrap();
+        let mark = first.mark("n1").unwrap();
         assert!(mark > 0);
-        assert_eq!((first.mark().unwrap(), read()), (mark, mark));
+        assert_eq!((first.mark("n1").unwrap(), read()), (mark, mark));
         save(&mut first, &[row(b'a', b'a', 2, 1)]);
         drop(first);
         set_aside(directory.path(), "abc").unwrap();
         let mut second = counters(directory.path());
-        assert_ne!(second.mark().unwrap(), mark);
+        assert_ne!(second.mark("n2").unwrap(), mark);
         let history = History::open(directory.path()).unwrap().unwrap();
         assert_eq!(history.hours(None, 0, 9).unwrap(), []);
         assert!(directory.path().join("counters.db.of-abc").exists());
         set_aside(&directory.path().join("nowhere"), "abc").unwrap();
+        drop((history, second));
+        // A file is its node's.
+        let path = directory.path().join("counters.db");
+        for (node, stays) in [("n2", true), ("n3", false)] {
+            set_aside_of_another(directory.path(), node).unwrap();
+            assert_eq!(path.exists(), stays);
+        }
+        assert!(
+            directory
+                .path()
+                .join("counters.db.of-another-node")
+                .exists()
+        );
+        set_aside_of_another(directory.path(), "n3").unwrap();
     }
 }

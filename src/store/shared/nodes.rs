@@ -117,6 +117,12 @@ impl Nodes {
         self.twins(all).next().is_some()
     }
 
+    /// Whether it is this one of them that gives way: all of them find the same.
+    #[must_use]
+    pub fn gives_way(&self, all: &[Node]) -> bool {
+        self.twins(all).any(|twin| twin.field < self.field)
+    }
+
     fn twins<'a>(&'a self, all: &'a [Node]) -> impl Iterator<Item = &'a Node> {
         let own = id_of(&self.field);
         all.iter()
