@@ -5,10 +5,13 @@ use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::support::client::Http1;
 use crate::support::eventually;
 use crate::support::gateway::Access;
+use crate::support::gateway::Gateway;
+use crate::support::gateway::Key;
 use crate::support::gateway::Setup;
 use crate::support::nodes::addresses;
 use crate::support::nodes::admitted;
@@ -19,6 +22,7 @@ use crate::support::nodes::nodes;
 use crate::support::nodes::used;
 use crate::support::redis::Redis;
 use crate::support::redis::left_out;
+use crate::support::relay::Relay;
 use crate::support::request::Answer;
 use crate::support::request::Request;
 use crate::support::upstream::Upstream;
@@ -59,6 +63,54 @@ fn check11_a_hot_key_is_never_over_its_limit_and_hardly_asks() {
             ask(&[gateway.https()], &key, 200);
         }
         assert!(upstream.hits() <= 900, "{} of 900", upstream.hits());
+    }
+}
+
+/// How long each of so many requests takes, one after the other; ascending.
+fn waits(gateway: &Gateway, key: &Key, count: usize) -> Vec<Duration> {
+    let mut connection = Http1::tls(gateway.https());
+    let request = Request::get("/any/x").bearer(&key.text);
+    let timed = (0..count).map(|_| {
+        let start = Instant::now();
+        assert_eq!(connection.exchange(&request).status, 200);
+        start.elapsed()
+    });
+    let mut waits: Vec<Duration> = timed.collect();
+    waits.sort_unstable();
+    waits
+}
+
+// The store is slow, 40 ms a trip: who is charged by lease does not wait for it, since permits are fetched ahead, and who is charged there waits for one
+// trip and is charged exactly.
+#[test]
+fn a_slow_store_is_waited_for_by_small_limits_alone() {
+    if left_out() {
+        return;
+    }
+    let trip = Duration::from_millis(40);
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    for (quota, leased) in [("100000/hour", true), ("300/hour", false)] {
+        let relay = Relay::to(redis.port);
+        let setup = Setup::limited(&upstream, quota, "unlimited");
+        let gateway = relay.node(setup, "gw-1").start();
+        let key = gateway.key("acme");
+        heard_of(&gateway, &key);
+        relay.slow(trip);
+        // The first ask there in any case: nothing is held yet.
+        let first = waits(&gateway, &key, 20);
+        assert!(*first.last().unwrap() >= trip, "{first:?}");
+        let waits = waits(&gateway, &key, 100);
+        let (least, median) = (waits[0], waits[50]);
+        match leased {
+            true => assert!(median < trip / 2, "{median:?}"),
+            false => assert!(least >= trip, "{least:?}"),
+        }
+        let used = used(&redis, &key);
+        match leased {
+            true => assert!(used >= 120, "{used}"),
+            false => assert_eq!(used, 120),
+        }
+        gateway.stop();
     }
 }
 

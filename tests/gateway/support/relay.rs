@@ -1,4 +1,4 @@
-//! A TCP relay between a node and its store, to be frozen, cut and led elsewhere.
+//! A TCP relay between a node and its store, to be slowed down, frozen, cut and led elsewhere.
 
 use std::io::Read;
 use std::io::Write;
@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU16;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -26,6 +27,8 @@ pub struct Relay {
 struct Inner {
     target: AtomicU16,
     frozen: AtomicBool,
+    /// Milliseconds that a piece takes one way.
+    delay: AtomicU64,
     /// Connections of an earlier one are closed.
     generation: AtomicUsize,
     /// So many more are let in.
@@ -43,6 +46,7 @@ impl Relay {
         let inner = Arc::new(Inner {
             target: AtomicU16::new(target),
             frozen: AtomicBool::new(false),
+            delay: AtomicU64::new(0),
             generation: AtomicUsize::new(0),
             room: AtomicUsize::new(usize::MAX),
             ended: AtomicBool::new(false),
@@ -55,6 +59,12 @@ impl Relay {
     /// Nothing passes any more, and no connection is closed: as a network does that loses packets.
     pub fn freeze(&self) {
         self.inner.frozen.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on a trip and its way back take this long.
+    pub fn slow(&self, trip: Duration) {
+        let one_way = trip.as_millis() as u64 / 2;
+        self.inner.delay.store(one_way, Ordering::SeqCst);
     }
 
     /// It passes again.
@@ -138,6 +148,7 @@ impl Inner {
             match from.read(&mut bytes) {
                 Ok(0) => break,
                 Ok(count) => {
+                    thread::sleep(Duration::from_millis(self.delay.load(Ordering::SeqCst)));
                     if to.write_all(&bytes[..count]).is_err() {
                         break;
                     }
