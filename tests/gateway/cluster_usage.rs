@@ -21,6 +21,17 @@ use crate::support::site::errors;
 use crate::support::upstream::Upstream;
 use crate::support::upstream::status;
 
+/// Clears away what a tenant's keys have not been used for.
+const REVOKE_UNUSED: [&str; 7] = [
+    "keys",
+    "revoke",
+    "--tenant",
+    "acme",
+    "--unused-since",
+    "30d",
+    "--yes",
+];
+
 fn nodes(redis: &Redis, upstream: &Upstream) -> [Gateway; 3] {
     ["gw-1", "gw-2", "gw-3"].map(|name| redis.node(Setup::usual(upstream), name).start())
 }
@@ -274,16 +285,7 @@ fn a_use_on_another_node_is_a_use() {
     assert_eq!(code, 0);
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert!(shown["last_used_at"].is_string(), "{shown:#}");
-    let revoke = [
-        "keys",
-        "revoke",
-        "--tenant",
-        "acme",
-        "--unused-since",
-        "30d",
-        "--yes",
-    ];
-    let (code, _, said) = three.command(&revoke);
+    let (code, _, said) = three.command(&REVOKE_UNUSED);
     assert_eq!(code, 0, "{said}");
     call(&one, &key, "/any/x", 1, 200);
     call(&one, &idle, "/any/x", 1, 401);
@@ -301,17 +303,8 @@ fn keys_in_use_outlive_a_command_without_a_gateway() {
     call(&gateway, &key, "/any/x", 1, 200);
     let setup = gateway.setup.clone();
     gateway.stop();
-    let revoke = [
-        "keys",
-        "revoke",
-        "--tenant",
-        "acme",
-        "--unused-since",
-        "30d",
-        "--yes",
-    ];
     let done = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(revoke)
+        .args(REVOKE_UNUSED)
         .arg("--config")
         .arg(setup.directory().join("gateway.toml"))
         .output()

@@ -2,6 +2,13 @@
 
 use super::*;
 
+/// A node that is there at this point of the history.
+fn joined(server: &Server, at: &Position, id: &str) -> Nodes {
+    let mut nodes = Nodes::join(&server.settings, id, "at-/srv1").unwrap();
+    nodes.beat(at, false).unwrap();
+    nodes
+}
+
 // A fence asks for a change by its number, and a number of another history says nothing.
 #[test]
 fn a_sign_of_life_counts_in_the_history_of_the_store_alone() {
@@ -45,11 +52,7 @@ fn an_emptied_store_is_told_of_silent_nodes_too() {
     let (_one, mut first) = node(&server);
     first.commit(&[key(1)]).unwrap();
     let at = first.position().unwrap().unwrap();
-    let join = |id: &str| {
-        let mut nodes = Nodes::join(&server.settings, id, "at-/srv1").unwrap();
-        nodes.beat(&at, false).unwrap();
-        nodes
-    };
+    let join = |id: &str| joined(&server, &at, id);
     let (mut one, _silent, mut left) = (join("one"), join("silent"), join("left"));
     let ids = |nodes: &mut Nodes| {
         let mut ids: Vec<String> = (nodes.beat(&at, false).unwrap().into_iter())
@@ -108,11 +111,7 @@ fn a_clock_that_is_set_takes_no_node_away() {
     let (_one, mut first) = node(&server);
     first.commit(&[key(1)]).unwrap();
     let at = first.position().unwrap().unwrap();
-    let join = |id: &str| {
-        let mut nodes = Nodes::join(&server.settings, id, "at-/srv1").unwrap();
-        nodes.beat(&at, false).unwrap();
-        nodes
-    };
+    let join = |id: &str| joined(&server, &at, id);
     let (_silent, mut one) = (join("silent"), join("one"));
     let mut link = Link::new(&server.settings);
     for days in [2_i64, -2] {
