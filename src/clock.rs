@@ -110,6 +110,16 @@ impl Clock {
         }
     }
 
+    /// Reads the monotonic clock alone, for a span that has ended.
+    #[must_use]
+    pub fn mono(&self) -> Mono {
+        if self.shift.is_some() {
+            return self.now().mono;
+        }
+        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Mono(timespec_micros(boot, 0))
+    }
+
     /// Reads both clocks.
     #[must_use]
     pub fn now(&self) -> Now {

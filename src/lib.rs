@@ -10,6 +10,7 @@ pub mod handler;
 pub mod metrics;
 pub mod quota;
 pub mod refusal;
+mod socket;
 pub mod token;
 pub mod upstream;
 

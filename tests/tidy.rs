@@ -10,11 +10,12 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// The rooms, lowest first: each imports only from those before it.
-const LAYERS: [&str; 26] = [
+const LAYERS: [&str; 27] = [
     "aside",
     "clock",
     "descriptors",
     "pem",
+    "socket",
     "metrics",
     "access_log",
     "refusal",
@@ -40,11 +41,12 @@ const LAYERS: [&str; 26] = [
 ];
 
 /// Import nothing of this crate, but for what stands in [`LEAF_EXCEPTIONS`].
-const LEAVES: [&str; 7] = [
+const LEAVES: [&str; 8] = [
     "aside",
     "clock",
     "descriptors",
     "pem",
+    "socket",
     "metrics",
     "access_log",
     "refusal",

@@ -20,7 +20,6 @@ use crate::gate::Peer;
 use crate::handler::Answered;
 use crate::handler::in_flight::Carrier;
 use crate::upstream::ClientBody;
-use crate::upstream::Transport;
 
 use super::client::Client;
 use super::client::Phase;
@@ -79,7 +78,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
     peer: Peer,
     handle: H,
 ) where
-    T: Transport,
+    T: http1::Incoming,
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
     B: Answered + Unpin + 'static,

@@ -44,7 +44,6 @@ use crate::handler::tls_expected;
 use crate::shutdown::State;
 use crate::shutdown::Watch;
 use crate::upstream::ClientBody;
-use crate::upstream::Transport;
 
 use accept::Arrival;
 use accept::Newcomer;
@@ -511,7 +510,7 @@ where
 
 async fn speak_http1<T, H, F, B>(seat: Seat, io: T, keep_alive: bool, peer: Peer, answer: H)
 where
-    T: Transport,
+    T: http1::Incoming,
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
     B: Answered + Unpin + 'static,

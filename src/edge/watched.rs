@@ -19,6 +19,8 @@ use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
+use crate::socket;
+
 /// What is noted of one socket. Times are ticks of the worker's sweep, 0 is never: a note costs one plain store and no clock reading.
 /// All of it is used by one thread.
 #[derive(Debug)]
@@ -203,9 +205,9 @@ impl Watched {
         }
     }
 
-    fn socket(&mut self) -> Pin<&mut TcpStream> {
-        let socket = self.socket.as_mut();
-        Pin::new(socket.expect("the socket is there until drop"))
+    fn socket(&self) -> &TcpStream {
+        let socket = self.socket.as_ref();
+        socket.expect("the socket is there until drop")
     }
 
     /// Gives out what was read before.
@@ -258,7 +260,7 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = match self.said.is_empty() {
-            true => self.socket().poll_read(cx, buffer),
+            true => socket::poll_read(self.socket(), cx, buffer),
             false => self.repeat(buffer),
         };
         let bytes = &buffer.filled()[before..];
@@ -272,25 +274,19 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = self.socket().poll_write(cx, bytes);
-        self.progress.note_write(&result);
-        result
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // The kernel takes one part, which a TLS record is, by a shorter way than several.
-        let result = match slices {
-            [one] => self.socket().poll_write(cx, one),
-            _ => self.socket().poll_write_vectored(cx, slices),
-        };
+        let result = socket::poll_write(self.socket(), cx, slices);
         self.progress.note_write(&result);
         result
     }
@@ -299,13 +295,15 @@ impl AsyncWrite for Watched {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket().poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A socket holds nothing back.
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.progress.closed.store(true, Ordering::Relaxed);
-        self.socket().poll_shutdown(cx)
+        let socket = self.socket.as_mut();
+        Pin::new(socket.expect("the socket is there until drop")).poll_shutdown(cx)
     }
 }
 

@@ -40,6 +40,9 @@ const CLIENT_LEFT: u16 = 499;
 /// The status of a tunnel, and of nothing else.
 const SWITCHED: u16 = 101;
 
+/// A request that takes less is no long one.
+const PROMPT: Duration = Duration::from_secs(1);
+
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -241,8 +244,8 @@ impl Account {
     }
 
     /// The backend has answered or failed, at this time.
-    pub(crate) fn answered(&mut self, now: Now) {
-        self.upstream_time = now.mono.since(self.start.mono);
+    pub(crate) fn answered(&mut self, at: Mono) {
+        self.upstream_time = at.since(self.start.mono);
     }
 
     pub(crate) fn forwarded(&mut self, server: Rc<str>, status: StatusCode) {
@@ -470,14 +473,22 @@ impl Account {
         }
     }
 
-    fn write_log(&self, end_of_request: Now, took: Duration) {
+    /// When the request ended, in microseconds since the Unix epoch. The clock is read for a long one only, in whose time it may have been set.
+    fn ended_unix_micros(&self, took: Duration) -> u64 {
+        match took < PROMPT {
+            true => self.start.wall.0.saturating_add(whole_micros(took)),
+            false => self.worker.clock.now().wall.0,
+        }
+    }
+
+    fn write_log(&self, took: Duration) {
         let mut key = [0u8; 16];
         let host = match &self.flight {
             Some(flight) => host_asked_for(flight.admission()),
             None => self.host.as_deref().unwrap_or(""),
         };
         self.worker.log.record(&Entry {
-            unix_micros: end_of_request.wall.0,
+            unix_micros: self.ended_unix_micros(took),
             request_id: self.request_id.to_str().unwrap_or(""),
             client: self.peer.address.ip(),
             method: self.method.as_str(),
@@ -509,8 +520,7 @@ impl Drop for Account {
         if let Some(flight) = &self.flight {
             self.worker.in_flight.leave(flight);
         }
-        let now = self.worker.clock.now();
-        let took = now.mono.since(Mono(self.start.mono.0));
+        let took = self.worker.clock.mono().since(self.start.mono);
         let route = self.route.as_ref();
         // A tunnel of hours is no slow answer, and its bytes are no body's: what its route is told of is the 101.
         let (answered, body_bytes) = match self.status {
@@ -525,7 +535,7 @@ impl Drop for Account {
             .metrics
             .requests_in_flight
             .fetch_sub(1, Ordering::Relaxed);
-        self.write_log(now, took);
+        self.write_log(took);
     }
 }
 

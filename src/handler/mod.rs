@@ -363,7 +363,7 @@ async fn forward(
             );
         poll_fn(|cx| flight.poll_unless_ended(cx, |cx| exchange.as_mut().poll(cx))).await
     };
-    account.answered(worker.clock.now());
+    account.answered(worker.clock.mono());
     if admission.route().references.is_some() {
         account.observed_meanwhile(admission);
     }

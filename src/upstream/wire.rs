@@ -19,6 +19,8 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::socket;
+
 /// A connected socket.
 pub(crate) enum Wire {
     Clear(TcpStream),
@@ -102,19 +104,14 @@ impl Wire {
         poll_piece(self, cx, into)
     }
 
-    /// Writes the parts one behind the other, as much of them as is taken. The kernel takes one part by a shorter way than several.
+    /// Writes the parts one behind the other, as much of them as is taken.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Wire::Clear(stream) => match parts {
-                [one, rest @ ..] if rest.iter().all(|part| part.is_empty()) => {
-                    Pin::new(stream).poll_write(cx, one)
-                }
-                _ => Pin::new(stream).poll_write_vectored(cx, parts),
-            },
+            Wire::Clear(stream) => socket::poll_write(stream, cx, parts),
             Wire::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
         }
     }
@@ -135,7 +132,7 @@ impl AsyncRead for Wire {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut *self {
-            Wire::Clear(stream) => Pin::new(stream).poll_read(cx, into),
+            Wire::Clear(stream) => socket::poll_read(stream, cx, into),
             Wire::Tls(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
@@ -148,7 +145,7 @@ impl AsyncWrite for Wire {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Wire::Clear(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Wire::Clear(stream) => socket::poll_write(stream, cx, &[IoSlice::new(bytes)]),
             Wire::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }

@@ -24,7 +24,6 @@ use crate::handler::Answered;
 use crate::handler::in_flight::Carrier;
 use crate::upstream::ClientBody;
 use crate::upstream::ClientStream;
-use crate::upstream::Transport;
 use crate::upstream::turn_was_taken;
 use crate::upstream::watch_turns;
 
@@ -34,6 +33,7 @@ use answer::Asked;
 use head::Head;
 use head::Limits;
 use head::Unfit;
+pub(super) use incoming::Incoming;
 use talk::Broken;
 use talk::Talk;
 use talk::Upload;
@@ -41,6 +41,7 @@ use talk::poll_answer;
 
 mod answer;
 pub(super) mod head;
+mod incoming;
 #[cfg(any(test, fuzzing))]
 pub(super) mod properties;
 mod reading;
@@ -50,7 +51,7 @@ mod talk;
 mod tests;
 
 /// One connection from its first request to its end.
-pub(super) struct Serving<'a, T: Transport, H, F, B> {
+pub(super) struct Serving<'a, T: Incoming, H, F, B> {
     talk: Rc<RefCell<Talk<T>>>,
     client: &'a Rc<Client>,
     limits: Limits,
@@ -103,7 +104,7 @@ enum Then {
 
 impl<'a, T, H, F, B> Serving<'a, T, H, F, B>
 where
-    T: Transport,
+    T: Incoming,
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
     B: Answered + Unpin,
@@ -325,7 +326,7 @@ where
     }
 }
 
-impl<T: Transport, H, F, B> Drop for Serving<'_, T, H, F, B> {
+impl<T: Incoming, H, F, B> Drop for Serving<'_, T, H, F, B> {
     /// Whoever still reads a body holds the connection, too: it ends now, and not when they notice.
     fn drop(&mut self) {
         drop(self.talk.borrow_mut().let_go());

@@ -21,13 +21,10 @@ use http::HeaderName;
 use http::response::Parts;
 use http_body::Body;
 use http_body::Frame;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
 
 use crate::handler::Answered;
 use crate::upstream::BodySource;
 use crate::upstream::ClientFault;
-use crate::upstream::poll_piece;
 
 use super::answer;
 use super::answer::Asked;
@@ -38,6 +35,7 @@ use super::head::Limits;
 use super::head::Lines;
 use super::head::Seen;
 use super::head::Unfit;
+use super::incoming::Incoming;
 use super::reading::Reading;
 use super::spare;
 
@@ -87,7 +85,7 @@ pub(super) enum Broken {
     Answer,
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Talk<T> {
+impl<T: Incoming> Talk<T> {
     pub(super) fn new(io: T) -> Talk<T> {
         Talk {
             io: Some(io),
@@ -187,7 +185,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Talk<T> {
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match &mut self.io {
-            Some(io) => poll_piece(io, cx, &mut self.received),
+            Some(io) => io.poll_more(cx, &mut self.received),
             None => Poll::Ready(Ok(0)),
         }
     }
@@ -394,7 +392,7 @@ pub(super) fn poll_answer<T, B>(
     body: &mut B,
 ) -> Poll<Result<(), Broken>>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: Incoming,
     B: Answered + Unpin,
 {
     loop {
@@ -455,7 +453,7 @@ fn keep_named(trailers: &mut HeaderMap, named: &[HeaderName]) {
 #[derive(Debug)]
 pub(super) struct Upload<T>(pub(super) Rc<RefCell<Talk<T>>>);
 
-impl<T: AsyncRead + AsyncWrite + Unpin + std::fmt::Debug> BodySource for Upload<T> {
+impl<T: Incoming> BodySource for Upload<T> {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ClientFault>>> {
         self.0.borrow_mut().poll_data(cx)
     }
