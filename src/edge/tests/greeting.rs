@@ -1,0 +1,253 @@
+//! What a client meets before it has asked for anything: TLS, certificates, HTTP in clear, silence.
+
+use super::*;
+
+#[tokio::test]
+async fn tls_1_2_and_1_3_are_spoken_and_alpn_chooses_the_protocol() {
+    let gateway = Gateway::start(settings());
+    type Case = (
+        &'static SupportedProtocolVersion,
+        &'static [&'static [u8]],
+        Option<&'static [u8]>,
+    );
+    let cases: [Case; 5] = [
+        (&TLS13, &[], None),
+        (&TLS12, &[], None),
+        (&TLS12, &[b"http/1.1"], Some(b"http/1.1")),
+        (&TLS13, &[b"http/1.1", b"h2"], Some(b"h2")),
+        (&TLS12, &[b"h2"], Some(b"h2")),
+    ];
+    for (version, alpn, chosen) in cases {
+        let mut stream = gateway.try_connect(NAME, &[version], alpn).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), chosen);
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(version.version));
+        if chosen == Some(b"h2") {
+            let (mut send, connection) = h2::client::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            assert_eq!(get2(&mut send, "/").await.unwrap(), StatusCode::OK);
+        } else {
+            assert!(get(&mut stream).await.ends_with("hello"));
+            assert!(get(&mut stream).await.ends_with("hello"), "kept alive");
+        }
+    }
+    let old = gateway.try_connect(NAME, &[&TLS13], &[b"http/1.0"]).await;
+    assert!(get(&mut old.unwrap()).await.ends_with("hello"));
+    // Told, and not only closed.
+    let refused = gateway.try_connect(NAME, &[&TLS13], &[b"spdy"]).await;
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("ApplicationProtocol"), "{said}");
+}
+
+#[tokio::test]
+async fn tls_1_2_can_be_switched_off() {
+    let gateway = Gateway::start(settings());
+    let tls13_only = Tls {
+        allow_tls12: false,
+        ..only(&gateway.files)
+    };
+    gateway.tls.store(load(&tls13_only));
+    assert!(gateway.try_connect(NAME, &[&TLS12], &[]).await.is_err());
+    becomes(&gateway.counters.handshake_failed, 1).await;
+    assert!(gateway.try_connect(NAME, &[&TLS13], &[]).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_server_name_chooses_the_certificate() {
+    let gateway = Gateway::start(settings());
+    let entry = |file: &str, host: &str| SniCertificate {
+        hosts: vec![host.to_owned()],
+        files: make_files(&gateway.directory, file, host),
+    };
+    let tls = Tls {
+        sni: vec![
+            entry("exact", "api.example.test"),
+            entry("wildcard", "*.example.test"),
+        ],
+        ..only(&gateway.files)
+    };
+    gateway.tls.store(load(&tls));
+    for name in [NAME, "api.example.test", "other.example.test"] {
+        // The client checks the name.
+        assert!(
+            gateway.try_connect(name, &[&TLS13], &[]).await.is_ok(),
+            "{name}"
+        );
+    }
+    assert!(
+        gateway
+            .try_connect("a.b.example.test", &[&TLS13], &[])
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_new_certificate_serves_new_connections_while_old_ones_live() {
+    let gateway = Gateway::start(settings());
+    let mut old = gateway.connect().await;
+    let before = old.get_ref().1.peer_certificates().unwrap().to_vec();
+    make_files(&gateway.directory, NAME, NAME);
+    gateway.tls.store(load(&only(&gateway.files)));
+    let mut new = gateway.connect().await;
+    assert_ne!(new.get_ref().1.peer_certificates().unwrap(), before);
+    assert!(get(&mut new).await.ends_with("hello"));
+    assert!(get(&mut old).await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn plain_http_on_the_tls_port_gets_a_clear_400() {
+    let gateway = Gateway::start(settings());
+    let mut socket = TcpStream::connect(gateway.https).await.unwrap();
+    socket.write_all(GET).await.unwrap();
+    let answer = String::from_utf8(read_to_end(&mut socket).await.unwrap()).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nin clear"), "{answer}");
+    becomes(&gateway.counters.plaintext_on_tls, 1).await;
+    becomes(&gateway.counters.handshake_failed, 0).await;
+}
+
+#[tokio::test]
+async fn garbage_on_the_tls_port_is_closed_without_a_word() {
+    let gateway = Gateway::start(settings());
+    let mut socket = TcpStream::connect(gateway.https).await.unwrap();
+    socket.write_all(&[0x80, 1, 2, 3]).await.unwrap();
+    let said = read_to_end(&mut socket).await.unwrap_or_default();
+    assert_eq!(said, b"");
+    becomes(&gateway.counters.handshake_failed, 1).await;
+}
+
+#[tokio::test]
+async fn a_probe_that_says_nothing_is_no_failed_handshake() {
+    let gateway = Gateway::start(settings());
+    drop(TcpStream::connect(gateway.https).await.unwrap());
+    assert!(get(&mut gateway.connect().await).await.ends_with("hello"));
+    becomes(&gateway.counters.handshake_failed, 0).await;
+}
+
+#[tokio::test]
+async fn a_slow_handshake_is_cut() {
+    let mut settings = settings();
+    settings.connections.handshake_timeout = Duration::from_millis(500);
+    let gateway = Gateway::start(settings);
+    let mut quick = gateway.connect().await;
+    let mut slow = TcpStream::connect(gateway.https).await.unwrap();
+    slow.write_all(&[0x16, 3, 1]).await.unwrap();
+    let _ = read_to_end(&mut slow).await;
+    becomes(&gateway.counters.handshake_timeout, 1).await;
+    assert!(get(&mut quick).await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn silent_connections_are_cut_and_counted() {
+    let mut settings = settings();
+    settings.connections.handshake_timeout = Duration::from_millis(500);
+    let gateway = Gateway::start(settings);
+    let mut quick = gateway.connect().await;
+    let begun = tokio::time::Instant::now();
+    for socket in &mut gateway.silent(50).await {
+        assert_eq!(read_to_end(socket).await.unwrap(), b"");
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(500));
+    becomes(&gateway.counters.handshake_timeout, 50).await;
+    gateway.holds(1).await;
+    assert!(get(&mut quick).await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn who_speaks_late_is_served_whoever_left_before() {
+    let gateway = Gateway::start(settings());
+    let mut silent = gateway.silent(30).await;
+    let mut odd = false;
+    silent.retain(|_| {
+        odd = !odd;
+        odd
+    });
+    gateway.holds(15).await;
+    silent.extend(gateway.silent(30).await);
+    for socket in silent {
+        let mut stream = gateway
+            .handshake(socket, NAME, &[&TLS13], &[])
+            .await
+            .unwrap();
+        assert!(get(&mut stream).await.ends_with("hello"));
+    }
+    gateway.holds(0).await;
+    becomes(&gateway.counters.handshake_failed, 0).await;
+}
+
+#[tokio::test]
+async fn a_hello_in_pieces_is_put_together() {
+    let gateway = Gateway::start(settings());
+    let hello = {
+        let mut client = rustls::ClientConnection::new(
+            Arc::new(
+                ClientConfig::builder()
+                    .with_root_certificates(RootCertStore::empty())
+                    .with_no_client_auth(),
+            ),
+            ServerName::try_from(NAME).unwrap(),
+        )
+        .unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        hello
+    };
+    let mut socket = gateway.silent(1).await.remove(0);
+    for byte in hello {
+        socket.write_all(&[byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    // A ServerHello, not an alert.
+    let mut first = [0];
+    patient(socket.read_exact(&mut first)).await.unwrap();
+    assert_eq!(first, [0x16]);
+}
+
+// S25: the same whether the words were there at once or came later; who does not close is not waited for.
+#[tokio::test]
+async fn plain_http_after_a_silence_gets_the_same_400() {
+    let gateway = Gateway::start(settings());
+    let mut socket = gateway.silent(1).await.remove(0);
+    socket.write_all(GET).await.unwrap();
+    let answer = String::from_utf8(read_to_end(&mut socket).await.unwrap()).unwrap();
+    assert!(answer.ends_with("\r\n\r\nin clear"), "{answer}");
+    becomes(&gateway.counters.plaintext_on_tls, 1).await;
+    socket.write_all(GET).await.unwrap();
+    gateway.holds(0).await;
+    becomes(&gateway.counters.plaintext_on_tls, 1).await;
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_the_silent_but_hears_who_speaks_in_time() {
+    let mut gateway = Gateway::start(settings());
+    let mut silent = gateway.silent(2).await;
+    let speaks = silent.remove(0);
+    gateway.shutdown.terminate(PATIENCE);
+    let mut stream = gateway
+        .handshake(speaks, NAME, &[&TLS13], &[])
+        .await
+        .unwrap();
+    assert!(get(&mut stream).await.ends_with("hello"));
+    drop(stream);
+    assert_eq!(read_to_end(&mut silent[0]).await.unwrap(), b"");
+    gateway.ended().await;
+    assert_eq!(gateway.counters.active.load(Ordering::Relaxed), 0);
+    assert_eq!(value(&gateway.counters.handshake_timeout), 0);
+}
+
+#[tokio::test]
+async fn a_second_terminate_cuts_the_silent_at_once() {
+    let mut gateway = Gateway::start(settings());
+    let mut silent = gateway.silent(3).await;
+    gateway.shutdown.terminate(PATIENCE * 10);
+    gateway.shutdown.terminate(PATIENCE * 10);
+    for socket in &mut silent {
+        assert_eq!(read_to_end(socket).await.unwrap(), b"");
+    }
+    gateway.ended().await;
+    assert_eq!(gateway.counters.active.load(Ordering::Relaxed), 0);
+}
