@@ -89,7 +89,15 @@ fn tail<'a>(
 }
 
 fn is_tail(rest: &[u8]) -> bool {
-    rest.len() == RANDOM_LENGTH + CHECKSUM_LENGTH && rest.iter().all(u8::is_ascii_alphanumeric)
+    // All are looked at, since the processor does many at a time where nothing hangs on the one before.
+    rest.len() == RANDOM_LENGTH + CHECKSUM_LENGTH
+        && rest.iter().fold(true, |all, byte| all & is_base62(*byte))
+}
+
+fn is_base62(byte: u8) -> bool {
+    let is_digit = byte.wrapping_sub(b'0') < 10;
+    let is_letter = (byte | 0x20).wrapping_sub(b'a') < 26;
+    is_digit | is_letter
 }
 
 /// What follows `<word>_`.
