@@ -84,7 +84,7 @@ mod watched;
 /// Whatever ends an answer's body before its end.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves one worker's sockets until the process stops; runs inside a `LocalSet` on a current-thread runtime. Returns when every
+/// Serves one worker's sockets until the process stops; runs on a local runtime of its own. Returns when every
 /// connection has ended by itself, or was cut when the drain's time was over. The last worker to end logs how many were cut.
 ///
 /// # Errors

@@ -58,7 +58,7 @@ impl Debug for Passage {
 }
 
 /// Ends requests in flight whenever something that may have ended them comes into force; `endings` says when. Returns when nothing
-/// can change any more. To be run once per worker, inside its `LocalSet`.
+/// can change any more. To be run once per worker, on its thread.
 pub async fn end_revoked(worker: Rc<Worker>, mut endings: watch::Receiver<()>) {
     while endings.changed().await.is_ok() {
         let ended = worker.in_flight.judge(&worker.snapshot.load_full());

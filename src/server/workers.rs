@@ -6,8 +6,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::access_log;
@@ -55,7 +55,7 @@ impl DataThreads {
     fn work(self, log: access_log::Sink, sockets: WorkerSockets) {
         let runtime = match tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .build()
+            .build_local(LocalOptions::default())
         {
             Ok(runtime) => runtime,
             Err(error) => {
@@ -64,12 +64,11 @@ impl DataThreads {
             }
         };
         let worker = Rc::new(Worker::new(self.shared, Pools::new(self.backends), log));
-        let tasks = LocalSet::new();
-        tasks.spawn_local(housekeeping(Rc::clone(&worker)));
-        tasks.spawn_local(end_revoked(Rc::clone(&worker), self.endings));
+        runtime.spawn_local(housekeeping(Rc::clone(&worker)));
+        runtime.spawn_local(end_revoked(Rc::clone(&worker), self.endings));
         let connections = Arc::clone(&self.connections);
         let serving = edge::run_worker(worker, sockets, self.tls, self.connections, self.watch);
-        if let Err(error) = tasks.block_on(&runtime, serving) {
+        if let Err(error) = runtime.block_on(serving) {
             connections.worker_failed();
             tracing::error!(%error, "a worker could not serve its sockets");
         }

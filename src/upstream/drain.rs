@@ -43,7 +43,7 @@ impl Unread {
     }
 }
 
-/// Reads what is left of a body, in a task of its own; must be called inside a `LocalSet`. Reads nothing from a client that waits for a 100
+/// Reads what is left of a body, in a task of its own; must be called on a worker. Reads nothing from a client that waits for a 100
 /// before it sends (S6): once that client has its answer, what comes next may be the body or the next request, so its connection closes.
 pub fn drain(body: ClientBody, unread: Unread) {
     if unread.expects_continue || unread.bytes_max == 0 || body.is_end_stream() {

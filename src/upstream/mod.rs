@@ -71,7 +71,7 @@ pub use turn::watch_turns;
 pub use websocket::CloseCode;
 pub(crate) use wire::poll_piece;
 
-/// The connections of one worker to all upstreams; lives on one thread, inside a `LocalSet`.
+/// The connections of one worker to all upstreams; lives on one thread, in its local runtime.
 #[derive(Debug, Default)]
 pub struct Pools {
     directory: pool::Directory,

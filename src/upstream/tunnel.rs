@@ -128,7 +128,7 @@ impl Tunnel {
     }
 
     /// Lets go of both sides. A backend that got our last words and is still sending would have them taken from it by a reset: what it sends is read on
-    /// for a while. Must be called inside a `LocalSet`.
+    /// for a while. Must be called on a worker.
     pub fn end(self) {
         if self.leaving.is_none() || !self.up.shut {
             return;

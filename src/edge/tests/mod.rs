@@ -35,6 +35,7 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::runtime::LocalOptions;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -149,7 +150,7 @@ impl Gateway {
             move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
-                    .build()
+                    .build_local(LocalOptions::default())
                     .unwrap();
                 let _entered = runtime.enter();
                 let edge = Edge::new(
@@ -160,8 +161,8 @@ impl Gateway {
                 )
                 .unwrap();
                 let (secure, plain) = (start_secure(hold), start_plain());
-                tokio::task::LocalSet::new()
-                    .block_on(&runtime, edge.run(sockets, secure, plain, watch))
+                runtime
+                    .block_on(edge.run(sockets, secure, plain, watch))
                     .unwrap();
             }
         });
