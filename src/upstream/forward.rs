@@ -1,10 +1,8 @@
 //! One exchange with a backend: send, bound every wait, retry only what is provably safe, stream the answer back.
 
 use std::error::Error;
-use std::pin::Pin;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
@@ -19,7 +17,6 @@ use http::request::Parts;
 use http::response;
 use http_body::Body;
 use tokio::time::Instant;
-use tokio::time::Sleep;
 
 use crate::config::Auth;
 use crate::config::HostHeader;
@@ -44,6 +41,7 @@ use crate::upstream::body::Upload;
 use crate::upstream::client::ClientBody;
 use crate::upstream::connect::connect;
 use crate::upstream::deadline::Silence;
+use crate::upstream::deadline::Timer;
 use crate::upstream::deadline::after;
 use crate::upstream::deadline::earliest;
 use crate::upstream::drain::Unread;
@@ -360,8 +358,11 @@ impl<'a> Exchange<'a> {
                 connection.begin(head, Some(&write), body);
             }
         }
+        let mut timer = std::mem::take(&mut connection.timer);
         let answered = std::future::poll_fn(|cx| connection.poll_head(cx));
-        let fault = match self.head_of(answered).await {
+        let answered = self.head_of(answered, &mut timer).await;
+        connection.timer = timer;
+        let fault = match answered {
             Some(Ok(status)) => {
                 let passing = self.passing(status, &connection);
                 // The room of the request's fields becomes that of the answer's.
@@ -422,42 +423,26 @@ impl<'a> Exchange<'a> {
 
     /// Waits for the answer's head; `None` when it did not come in time. The backend's time runs from the last piece of the request that its
     /// connection took, and not while the client is the one who is waited for.
-    pub(super) async fn head_of<T>(&self, sent: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn head_of<T>(
+        &self,
+        sent: impl Future<Output = T>,
+        timer: &mut Timer,
+    ) -> Option<T> {
         let mut sent = pin!(sent);
-        let mut timer = pin!(None::<Sleep>);
         let mut started = None;
         std::future::poll_fn(|cx| {
             if let Poll::Ready(result) = sent.as_mut().poll(cx) {
                 return Poll::Ready(Some(result));
             }
-            let started = *started.get_or_insert_with(Instant::now);
-            ready!(self.poll_late(timer.as_mut(), started, cx));
+            let started = *started.get_or_insert_with(|| {
+                let now = Instant::now();
+                timer.fire_by(self.head_due(now, now));
+                now
+            });
+            ready!(timer.poll_due(cx, |now| self.head_due(started, now)));
             Poll::Ready(None)
         })
         .await
-    }
-
-    /// Ready when the head is late.
-    fn poll_late(
-        &self,
-        mut timer: Pin<&mut Option<Sleep>>,
-        started: Instant,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
-        if timer.is_none() {
-            let due = self.head_due(started, started);
-            timer.set(Some(tokio::time::sleep_until(due)));
-        }
-        while let Some(mut sleep) = timer.as_mut().as_pin_mut() {
-            ready!(sleep.as_mut().poll(cx));
-            let now = Instant::now();
-            let due = self.head_due(started, now);
-            if now >= due {
-                break;
-            }
-            sleep.reset(due);
-        }
-        Poll::Ready(())
     }
 
     fn head_due(&self, started: Instant, now: Instant) -> Instant {

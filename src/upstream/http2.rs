@@ -24,6 +24,7 @@ use crate::upstream::Forwarded;
 use crate::upstream::body::Hold;
 use crate::upstream::body::RequestBody;
 use crate::upstream::body::Source;
+use crate::upstream::deadline::Timer;
 use crate::upstream::forward::Exchange;
 use crate::upstream::forward::is_safe;
 use crate::upstream::forward::story;
@@ -120,7 +121,7 @@ impl Exchange<'_> {
             let sending = tokio::task::spawn_local(Rc::clone(payload).send(stream));
             ticket.sends(sending.abort_handle());
         }
-        match self.head_of(response).await {
+        match self.head_of(response, &mut Timer::default()).await {
             Some(Ok(response)) => {
                 payload.is_settled();
                 self.http2_answer(server, ticket, response)

@@ -20,6 +20,7 @@ use http_body::Frame;
 use http_body::SizeHint;
 
 use crate::upstream::body::RequestBody;
+use crate::upstream::deadline::Timer;
 use crate::upstream::http1::Fault;
 use crate::upstream::http1::chunks::Chunks;
 use crate::upstream::http1::chunks::Next;
@@ -68,6 +69,8 @@ pub(crate) struct Connection {
     interim: u32,
     reading: Reading,
     keeps_alive: bool,
+    /// What its exchanges wait with for the heads of their answers.
+    pub(crate) timer: Timer,
 }
 
 /// How the request's own body is framed.
@@ -122,6 +125,7 @@ impl Connection {
             interim: 0,
             reading: Reading::Done,
             keeps_alive: true,
+            timer: Timer::default(),
         })
     }
 
