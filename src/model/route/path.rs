@@ -84,6 +84,30 @@ impl Doubt {
 /// Finds the canonical spelling of a path without its query. Decodes once: `%2541` stays `%2541`. A path without doubt is a fixed point.
 #[must_use]
 pub fn canonical(path: &str) -> Canonical<'_> {
+    if is_everyday(path.as_bytes()) {
+        return Canonical {
+            text: Cow::Borrowed(path),
+            doubt: None,
+        };
+    }
+    read(path)
+}
+
+/// Whether it is seen at one look to be canonical and beyond doubt: letters, digits and `-_~`, slashes and dots between them.
+fn is_everyday(path: &[u8]) -> bool {
+    let mut before = b'a';
+    for &byte in path {
+        let is_mark = matches!(byte, b'/' | b'.');
+        let fits = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~');
+        if !(fits || is_mark && !matches!(before, b'/' | b'.')) {
+            return false;
+        }
+        before = byte;
+    }
+    path.first() == Some(&b'/') && before != b'.'
+}
+
+fn read(path: &str) -> Canonical<'_> {
     let text = decode_unreserved(path);
     let doubt = first_doubt(&text);
     Canonical { text, doubt }
@@ -431,6 +455,11 @@ mod tests {
                     prop_assert!(name != b"." && name != b"..");
                 }
             }
+        }
+
+        #[test]
+        fn an_everyday_path_is_read_as_any(path in prop_oneof![paths(), "/[a./]{0,4}"]) {
+            prop_assert_eq!(canonical(&path), read(&path));
         }
 
         #[test]
