@@ -210,6 +210,9 @@ pub(super) fn look<'a>(headers: &'a HeaderMap, auth: &Auth) -> impl Iterator<Ite
 
 fn take_api_key(headers: &mut HeaderMap, auth: &Auth) -> Result<Option<Credential>, Fault> {
     let count = headers.get_all(X_API_KEY).iter().count();
+    if count == 0 {
+        return Ok(None);
+    }
     let Some(value) = headers.remove(X_API_KEY).filter(|_| auth.x_api_key) else {
         return Ok(None);
     };
