@@ -20,6 +20,7 @@ pub fn style<'a>(config: &'a Config, host: Option<&str>, grpc: bool) -> Style<'a
         name_permission: errors.name_permission,
         realm: &config.auth.realm,
         grpc,
+        metadata: None,
     }
 }
 

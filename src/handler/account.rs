@@ -419,6 +419,11 @@ impl Account {
         self.method == Method::HEAD
     }
 
+    /// Whether fields of the answer may be lines: over HTTP/1.1, where a body says how long it is.
+    pub(crate) fn takes_lines(&self) -> bool {
+        self.version < Version::HTTP_2 && !self.is_head()
+    }
+
     pub(crate) fn is_grpc(&self) -> bool {
         self.grpc
     }

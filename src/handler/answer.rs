@@ -19,7 +19,6 @@ use http::header::CONTENT_TYPE;
 use http::header::REFERRER_POLICY;
 use http::header::STRICT_TRANSPORT_SECURITY;
 use http::header::VARY;
-use http::header::WWW_AUTHENTICATE;
 use http::request::Parts;
 use http::response;
 
@@ -36,11 +35,13 @@ use crate::quota::Numbers;
 use crate::quota::headers;
 use crate::quota::headers::Shown;
 use crate::refusal::Refusal;
+use crate::refusal::Style;
 use crate::snapshot::Snapshot;
 use crate::upstream::ResponseBody;
 
 use super::account::Account;
 use super::body::Body;
+use super::body::Words;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -67,9 +68,60 @@ pub(crate) fn refusal(
     numbers: Option<&Numbers>,
     host: Option<&str>,
     manner: &Manner,
-) -> Response<Bytes> {
+) -> Response<Words> {
+    if goes_by_line(account, refusal, manner) {
+        return by_line(account, &snapshot.config, refusal, numbers, host);
+    }
     let response = render(account, &snapshot.config, refusal, host);
-    dressed(response, account, snapshot, numbers, manner)
+    dressed(response, account, snapshot, numbers, manner).map(Words::from)
+}
+
+/// Whether the fields of a refusal are written as lines: to HTTP/1.1, where nobody looks them up or changes them. What is told of nothing is told
+/// of another's too, some of it in words of an upstream, and looks the same in the order of its fields (FM7).
+fn goes_by_line(account: &Account, refusal: &Refusal, manner: &Manner) -> bool {
+    account.takes_lines()
+        && !account.is_grpc()
+        && !refusal.closes_connection()
+        && *refusal != Refusal::NoRoute
+        && *manner == Manner::default()
+}
+
+/// The same as `render` and `dressed` make of a map.
+fn by_line(
+    account: &Account,
+    config: &Config,
+    refusal: &Refusal,
+    numbers: Option<&Numbers>,
+    host: Option<&str>,
+) -> Response<Words> {
+    let url = gate::metadata_url(config, host, account.path());
+    let style = Style {
+        metadata: url.as_deref(),
+        ..gate::style(config, host, false)
+    };
+    let request_id = account.request_id().to_str().unwrap_or("");
+    let mut out = Vec::with_capacity(REFUSAL_BYTES);
+    let status = refusal.write_head(&style, request_id, &mut out);
+    if let Some(numbers) = numbers {
+        if !refusal.is_never_kept() {
+            out.extend_from_slice(b"cache-control: private\r\n");
+        }
+        headers::write(numbers, &shown(config), &mut out);
+    }
+    write_hsts(config, &mut out);
+    let fields = out.len();
+    refusal.write_body(&style, request_id, &mut out);
+    let mut response = Response::new(Words::with_fields(out, fields));
+    *response.status_mut() = status;
+    response
+}
+
+fn write_hsts(config: &Config, out: &mut Vec<u8>) {
+    if let Some(hsts) = &config.http.hsts {
+        out.extend_from_slice(b"strict-transport-security: ");
+        out.extend_from_slice(hsts.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 /// The gateway's 404 for what is another's, in the words of the upstream where it has some.
@@ -204,25 +256,27 @@ pub(crate) fn write_fields(
     };
     let admission = flight.admission();
     let config = &admission.snapshot().config;
-    let (numbers, hsts) = (admission.numbers(), &config.http.hsts);
-    let speaks_of_limits = numbers.is_some() || admission.principal().is_some();
-    let is_ours = |name: &[u8]| match name {
-        b"x-request-id" => true,
-        b"strict-transport-security" => hsts.is_some(),
-        _ => speaks_of_limits && headers::speaks_of_limits(name),
-    };
-    let is_dated = stream.write_fields(is_ours, out);
-    if let Some(numbers) = numbers {
+    let is_dated = stream.write_fields(|name| is_ours(name, admission), out);
+    if let Some(numbers) = admission.numbers() {
         headers::write(numbers, &shown(config), out);
     }
     out.extend_from_slice(b"x-request-id: ");
     out.extend_from_slice(account.request_id().as_bytes());
-    if let Some(hsts) = hsts {
-        out.extend_from_slice(b"\r\nstrict-transport-security: ");
-        out.extend_from_slice(hsts.as_bytes());
-    }
     out.extend_from_slice(b"\r\n");
+    write_hsts(config, out);
     is_dated
+}
+
+/// Whether what a backend says under this name gives way to our own word.
+fn is_ours(name: &[u8], admission: &Admission) -> bool {
+    match name {
+        b"x-request-id" => true,
+        b"strict-transport-security" => admission.snapshot().config.http.hsts.is_some(),
+        _ => {
+            (admission.numbers().is_some() || admission.principal().is_some())
+                && headers::speaks_of_limits(name)
+        }
+    }
 }
 
 /// What every backend's answer carries of ours.
@@ -263,25 +317,13 @@ fn render(
     refusal: &Refusal,
     host: Option<&str>,
 ) -> Response<Bytes> {
-    let style = gate::style(config, host, account.is_grpc());
+    let url = gate::metadata_url(config, host, account.path());
+    let style = Style {
+        metadata: url.as_deref(),
+        ..gate::style(config, host, account.is_grpc())
+    };
     let request_id = account.request_id().to_str().unwrap_or("");
-    let mut response = refusal.render(&style, request_id, account.is_head());
-    if let Some(challenge) = response.headers_mut().get_mut(WWW_AUTHENTICATE)
-        && let Some(url) = gate::metadata_url(config, host, account.path())
-    {
-        // RFC 9728 section 5.1; nothing in the address can end the quotes.
-        let text = [
-            challenge.as_bytes(),
-            b", resource_metadata=\"",
-            url.as_bytes(),
-            b"\"",
-        ]
-        .concat();
-        if let Ok(whole) = HeaderValue::from_bytes(&text) {
-            *challenge = whole;
-        }
-    }
-    response
+    refusal.render(&style, request_id, account.is_head())
 }
 
 /// What clients are told of a protected resource: the same to everybody, by GET alone.
@@ -291,7 +333,7 @@ pub(crate) fn metadata(
     resource: &Resource,
     host: &str,
     head: &Parts,
-) -> Response<Bytes> {
+) -> Response<Words> {
     if !matches!(head.method, Method::GET | Method::HEAD) {
         let refused = Refusal::MethodNotAllowed("GET, HEAD".to_owned());
         let manner = Manner::default();
@@ -309,7 +351,7 @@ pub(crate) fn metadata(
     headers.insert(CONTENT_LENGTH, length);
     headers.insert(CACHE_CONTROL, METADATA_AGE);
     common_headers(headers, &snapshot.config, account);
-    response
+    response.map(Words::from)
 }
 
 fn rate_headers(headers: &mut HeaderMap, config: &Config, numbers: Option<&Numbers>) {
@@ -379,3 +421,6 @@ pub(crate) fn without_port(host: &str) -> &str {
         None => host.split(':').next().unwrap_or(host),
     }
 }
+
+/// Room for most refusals, head and body.
+const REFUSAL_BYTES: usize = 896;

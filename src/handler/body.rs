@@ -6,6 +6,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
+use bytes::Buf;
 use bytes::Bytes;
 use http_body::Body as _;
 use http_body::Frame;
@@ -33,14 +34,48 @@ pub struct Body {
 
 #[derive(Debug)]
 enum Source {
-    /// A refusal's text, until it is taken.
-    Local(Option<Bytes>),
+    /// A refusal's words, until they are taken.
+    Local(Option<Words>),
     /// The backend's.
     Upstream(Box<ResponseBody>),
     /// The backend's, read by a guard; boxed, since most routes have none.
     Guarded(Box<Guarded>),
     /// Nothing more; the account knows how it ended.
     Closed,
+}
+
+/// What the gateway itself answers: a text, and before it fields of the head as lines, where the answer's map has none.
+#[derive(Debug)]
+pub(crate) struct Words {
+    bytes: Bytes,
+    /// Bytes of the fields.
+    fields: usize,
+}
+
+impl Words {
+    /// Of both, and how long the former are.
+    pub(crate) fn with_fields(bytes: Vec<u8>, fields: usize) -> Words {
+        Words {
+            bytes: bytes.into(),
+            fields,
+        }
+    }
+
+    fn text_bytes(&self) -> usize {
+        self.bytes.len() - self.fields
+    }
+
+    fn write_fields(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes[..self.fields]);
+        self.bytes.advance(self.fields);
+        self.fields = 0;
+    }
+}
+
+impl From<Bytes> for Words {
+    fn from(bytes: Bytes) -> Words {
+        Words { bytes, fields: 0 }
+    }
 }
 
 /// The body of an answer, which may hold fields of its head.
@@ -58,6 +93,10 @@ impl Answered for Body {
             (Source::Upstream(stream), Some(account)) if stream.has_fields() => {
                 answer::write_fields(stream, account, out)
             }
+            (Source::Local(Some(words)), _) => {
+                words.write_fields(out);
+                false
+            }
             _ => false,
         }
     }
@@ -67,10 +106,10 @@ impl Answered for http_body_util::Full<Bytes> {}
 impl Answered for http_body_util::Empty<Bytes> {}
 
 impl Body {
-    pub(crate) fn local(text: Bytes, account: Box<Account>) -> Body {
-        let text = Some(text).filter(|text| !text.is_empty());
+    pub(crate) fn local(words: impl Into<Words>, account: Box<Account>) -> Body {
+        let words = Some(words.into()).filter(|words| !words.bytes.is_empty());
         Body {
-            source: Source::Local(text),
+            source: Source::Local(words),
             account: Some(account),
         }
     }
@@ -145,7 +184,7 @@ impl http_body::Body for Body {
         let this = &mut *self;
         let grpc = (this.account.as_deref()).is_some_and(Account::ends_in_trailers);
         let frame = match &mut this.source {
-            Source::Local(text) => text.take().map(|text| Ok(Frame::data(text))),
+            Source::Local(words) => words.take().map(|words| Ok(Frame::data(words.bytes))),
             Source::Upstream(_) if grpc => ready!(this.poll_grpc(context)),
             Source::Upstream(stream) => ready!(Pin::new(stream).poll_frame(context)),
             Source::Closed => None,
@@ -169,7 +208,7 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Local(text) => text.is_none(),
+            Source::Local(words) => words.is_none(),
             Source::Upstream(stream) => stream.is_end_stream(),
             Source::Closed => true,
             Source::Guarded(stream) => stream.is_end_stream(),
@@ -178,7 +217,10 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Local(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            Source::Local(words) => {
+                let length = words.as_ref().map_or(0, Words::text_bytes);
+                SizeHint::with_exact(length as u64)
+            }
             Source::Upstream(stream) => stream.size_hint(),
             Source::Closed => SizeHint::with_exact(0),
             Source::Guarded(stream) => stream.size_hint(),

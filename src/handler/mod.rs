@@ -12,6 +12,7 @@ use http::Request;
 use http::Response;
 use http::Version;
 use http::request::Parts;
+use http_body::Body as _;
 use tokio::sync::mpsc;
 
 use crate::access_log;
@@ -47,6 +48,7 @@ use crate::usage::Usage;
 use account::Account;
 pub use body::Answered;
 pub use body::Body;
+use body::Words;
 use in_flight::Carrier;
 use in_flight::Flight;
 use in_flight::InFlight;
@@ -156,19 +158,13 @@ pub async fn handle(
     let (mut head, body) = request.into_parts();
     let mut account = Account::open(Rc::clone(&worker), now, peer, &head);
     if let Some(preflight) = gate::preflight(&snapshot, &head) {
-        drain(
-            body,
-            Unread::of(&head.headers, &snapshot.config.connections),
-        );
+        leave_unread(body, &head, &snapshot);
         let answer = answer::preflight(&account, &snapshot, &preflight);
         account.preflight(preflight, answer.status());
         return answer.map(|text| Body::local(text, account));
     }
     if let Some((resource, host)) = gate::metadata_asked(&snapshot, &head) {
-        drain(
-            body,
-            Unread::of(&head.headers, &snapshot.config.connections),
-        );
+        leave_unread(body, &head, &snapshot);
         let answer = answer::metadata(&account, &snapshot, &resource, &host, &head);
         account.metadata(host, answer.status());
         return answer.map(|text| Body::local(text, account));
@@ -190,12 +186,9 @@ pub async fn handle(
             forward(&worker, account, &flight, head, body).await
         }
         Err(refused) => {
-            drain(
-                body,
-                Unread::of(&head.headers, &snapshot.config.connections),
-            );
-            let answer = if refused.is_twin() {
-                answer::refused_twin(&account, &snapshot, &refused)
+            leave_unread(body, &head, &snapshot);
+            let mut answer = if refused.is_twin() {
+                answer::refused_twin(&account, &snapshot, &refused).map(Words::from)
             } else {
                 answer::refusal(
                     &account,
@@ -206,10 +199,25 @@ pub async fn handle(
                     &refused.manner,
                 )
             };
+            if answer.headers().is_empty() {
+                // The room of the request's fields goes back to the connection, which takes in the next request's.
+                head.headers.clear();
+                std::mem::swap(answer.headers_mut(), &mut head.headers);
+            }
             report(&refused, &peer);
             account.refused(&snapshot, *refused, answer.status());
             answer.map(|text| Body::local(text, account))
         }
+    }
+}
+
+/// Lets go of the body of a request that is answered without it.
+fn leave_unread(body: ClientBody, head: &Parts, snapshot: &Snapshot) {
+    if !body.is_end_stream() {
+        drain(
+            body,
+            Unread::of(&head.headers, &snapshot.config.connections),
+        );
     }
 }
 
@@ -296,10 +304,7 @@ pub fn refuse_plaintext(
     let now = worker.clock.now();
     let snapshot = worker.snapshot.load_full();
     let (head, body) = request.into_parts();
-    drain(
-        body,
-        Unread::of(&head.headers, &snapshot.config.connections),
-    );
+    leave_unread(body, &head, &snapshot);
     let exposed = gate::peek(&head, &snapshot.config.auth, &snapshot);
     if let Some(exposed) = exposed {
         burn(worker, &snapshot, exposed, peer);
@@ -343,8 +348,7 @@ async fn forward(
     if waits_for_the_disk(admission)
         && let Some((refusal, reason)) = Box::pin(unrecorded(worker, flight)).await
     {
-        let bounds = &admission.snapshot().config.connections;
-        drain(body, Unread::of(&head.headers, bounds));
+        leave_unread(body, &head, admission.snapshot());
         return failed(account, flight, refusal, reason, String::new());
     }
     if let Some(foreign) = admission.foreign() {

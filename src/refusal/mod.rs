@@ -96,6 +96,8 @@ pub struct Style<'a> {
     pub realm: &'a str,
     /// Whether the request had a gRPC content type: then the answer is status 200 and trailers only, whatever the shape.
     pub grpc: bool,
+    /// Where a client learns whose token it needs here (RFC 9728); every challenge says it.
+    pub metadata: Option<&'a str>,
 }
 
 /// What a refusal says, whatever the shape of its body.
@@ -152,6 +154,22 @@ impl Refusal {
     #[must_use]
     pub fn render(&self, style: &Style<'_>, request_id: &str, head_only: bool) -> Response<Bytes> {
         response::build(self, style, request_id, head_only)
+    }
+
+    /// Writes the fields of the same answer as lines behind what `out` holds, but for its length; not for gRPC. Says its status.
+    pub fn write_head(&self, style: &Style<'_>, request_id: &str, out: &mut Vec<u8>) -> StatusCode {
+        response::write_head(self, style, request_id, out)
+    }
+
+    /// Writes its body behind what `out` holds.
+    pub fn write_body(&self, style: &Style<'_>, request_id: &str, out: &mut Vec<u8>) {
+        response::write_body(self, style, request_id, out);
+    }
+
+    /// Whether no cache may keep the answer. RFC 6585 section 4 says it of 429; a 401 or 403 that is kept would outlive the key's repair.
+    #[must_use]
+    pub fn is_never_kept(&self) -> bool {
+        self.row().is_never_kept()
     }
 
     /// The same for a gRPC client whose answer has begun: it ends with these trailers.
@@ -359,6 +377,13 @@ fn forbidden(code: &'static str, detail: &'static str) -> Row {
 }
 
 impl Row {
+    fn is_never_kept(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+        )
+    }
+
     fn grpc(self, grpc: u8) -> Row {
         Row { grpc, ..self }
     }

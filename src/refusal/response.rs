@@ -36,10 +36,90 @@ pub(super) fn build(
     let headers = response.headers_mut();
     set_common_headers(headers, &row, style, permission);
     set_own_header(headers, refusal);
-    if !request_id.is_empty() {
-        set(headers, REQUEST_ID, request_id);
-    }
+    set_request_id(headers, request_id);
     response
+}
+
+/// See `Refusal::write_head`.
+pub(super) fn write_head(
+    refusal: &Refusal,
+    style: &Style<'_>,
+    request_id: &str,
+    out: &mut Vec<u8>,
+) -> StatusCode {
+    let row = refusal.row();
+    let permission = named_permission(refusal, style);
+    out.fixed(header::CONTENT_TYPE, content_type(style.shape));
+    set_common_headers(out, &row, style, permission);
+    set_own_header(out, refusal);
+    set_request_id(out, request_id);
+    row.status
+}
+
+/// See `Refusal::write_body`.
+pub(super) fn write_body(
+    refusal: &Refusal,
+    style: &Style<'_>,
+    request_id: &str,
+    out: &mut Vec<u8>,
+) {
+    let permission = named_permission(refusal, style);
+    body(&refusal.row(), style.shape, request_id, permission, out);
+}
+
+/// Where the fields of a refusal go: into a map, or as lines to whoever writes them as they are.
+trait Fields {
+    /// A value of ours that any field may have.
+    fn fixed(&mut self, name: HeaderName, value: &'static str);
+
+    /// A value in parts, left out when it cannot stand in a field; configuration and scopes are checked, so that is never.
+    fn text(&mut self, name: HeaderName, parts: &[&str]);
+}
+
+impl Fields for HeaderMap {
+    fn fixed(&mut self, name: HeaderName, value: &'static str) {
+        self.insert(name, HeaderValue::from_static(value));
+    }
+
+    fn text(&mut self, name: HeaderName, parts: &[&str]) {
+        let value = match parts {
+            [whole] => HeaderValue::from_str(whole),
+            parts => HeaderValue::from_str(&parts.concat()),
+        };
+        if let Ok(value) = value {
+            self.insert(name, value);
+        }
+    }
+}
+
+impl Fields for Vec<u8> {
+    fn fixed(&mut self, name: HeaderName, value: &'static str) {
+        for part in [name.as_str(), ": ", value, "\r\n"] {
+            put(self, part);
+        }
+    }
+
+    fn text(&mut self, name: HeaderName, parts: &[&str]) {
+        let start = self.len();
+        put(self, name.as_str());
+        put(self, ": ");
+        let value = self.len();
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            put(self, part);
+        }
+        // What the map refuses, too, above all a line that ends early. All bytes are looked at, since the processor does that many at a time.
+        let is_odd = |byte: &u8| (*byte < b' ') & (*byte != b'\t') | (*byte == DELETE);
+        match (self[value..].iter()).fold(false, |any, byte| any | is_odd(byte)) {
+            true => self.truncate(start),
+            false => put(self, "\r\n"),
+        }
+    }
+}
+
+fn set_request_id(fields: &mut impl Fields, request_id: &str) {
+    if !request_id.is_empty() {
+        fields.text(REQUEST_ID, &[request_id]);
+    }
 }
 
 /// The scope that a 403 may name; operators switch that off where it says too much (PB13).
@@ -57,12 +137,19 @@ fn http_response(
     permission: Option<&str>,
     head_only: bool,
 ) -> Response<Bytes> {
-    let body = body(row, shape, request_id, permission);
-    let length = HeaderValue::from(body.len());
-    let mut response = Response::new(if head_only { Bytes::new() } else { body });
+    let mut text = Vec::with_capacity(BODY_BYTES);
+    body(row, shape, request_id, permission, &mut text);
+    let length = HeaderValue::from(text.len());
+    let mut response = Response::new(if head_only {
+        Bytes::new()
+    } else {
+        Bytes::from(text)
+    });
     *response.status_mut() = row.status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, content_type(shape));
+    // At once, and not as it grows.
+    headers.reserve(FIELDS);
+    headers.fixed(header::CONTENT_TYPE, content_type(shape));
     headers.insert(header::CONTENT_LENGTH, length);
     response
 }
@@ -81,82 +168,86 @@ pub(super) fn grpc_trailers(row: &Row, permission: Option<&str>) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(row.grpc)));
     match permission {
-        Some(permission) => set(
-            &mut trailers,
-            GRPC_MESSAGE,
-            &format!("{}: {permission}", row.detail),
-        ),
-        None => set(&mut trailers, GRPC_MESSAGE, row.detail),
+        Some(permission) => trailers.text(GRPC_MESSAGE, &[row.detail, ": ", permission]),
+        None => trailers.fixed(GRPC_MESSAGE, row.detail),
     }
     trailers
 }
 
-fn content_type(shape: Shape) -> HeaderValue {
+fn content_type(shape: Shape) -> &'static str {
     match shape {
-        Shape::Problem => HeaderValue::from_static("application/problem+json"),
-        Shape::Nested | Shape::Flat => HeaderValue::from_static("application/json"),
+        Shape::Problem => "application/problem+json",
+        Shape::Nested | Shape::Flat => "application/json",
     }
 }
 
 /// Written by hand, since strangers ask for most of these: ours are plain texts without anything to escape, and only what is not ours is judged.
-fn body(row: &Row, shape: Shape, request_id: &str, required_permission: Option<&str>) -> Bytes {
-    let mut text = String::with_capacity(BODY_BYTES);
+fn body(
+    row: &Row,
+    shape: Shape,
+    request_id: &str,
+    required_permission: Option<&str>,
+    out: &mut Vec<u8>,
+) {
     match shape {
         // RFC 9457. With the type `about:blank` the title is the status phrase.
         Shape::Problem => {
-            text.push_str("{\"type\":\"");
-            text.push_str(problem_type(row));
-            member(&mut text, "title", title(row));
-            text.push_str("\",\"status\":");
-            text.push_str(row.status.as_str());
-            text.push_str(",\"detail\":\"");
-            text.push_str(row.detail);
-            member(&mut text, "code", row.code);
-            text.push('"');
+            put(out, "{\"type\":\"");
+            put(out, problem_type(row));
+            member(out, "title", title(row));
+            put(out, "\",\"status\":");
+            put(out, row.status.as_str());
+            put(out, ",\"detail\":\"");
+            put(out, row.detail);
+            member(out, "code", row.code);
+            put(out, "\"");
             if !request_id.is_empty() {
-                text.push_str(",\"request_id\":");
-                foreign(&mut text, request_id);
+                put(out, ",\"request_id\":");
+                foreign(out, request_id);
             }
         }
         // PB12, PB13.
         Shape::Nested => {
-            text.push_str("{\"error\":{\"code\":\"");
-            text.extend(row.code.chars().map(|letter| letter.to_ascii_uppercase()));
-            member(&mut text, "message", nested_message(row));
-            text.push('"');
+            put(out, "{\"error\":{\"code\":\"");
+            out.extend(row.code.bytes().map(|letter| letter.to_ascii_uppercase()));
+            member(out, "message", nested_message(row));
+            put(out, "\"");
         }
         // CW9.
         Shape::Flat => {
-            text.push_str("{\"error\":\"");
-            text.push_str(row.detail);
-            text.push('"');
+            put(out, "{\"error\":\"");
+            put(out, row.detail);
+            put(out, "\"");
         }
     }
     if let Some(permission) = required_permission {
-        text.push_str(",\"required_permission\":");
-        foreign(&mut text, permission);
+        put(out, ",\"required_permission\":");
+        foreign(out, permission);
     }
-    text.push_str(if shape == Shape::Nested { "}}" } else { "}" });
-    Bytes::from(text)
+    put(out, if shape == Shape::Nested { "}}" } else { "}" });
+}
+
+fn put(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
 }
 
 /// The end of a text, and one more member whose text is ours.
-fn member(text: &mut String, name: &str, value: &str) {
+fn member(out: &mut Vec<u8>, name: &str, value: &str) {
     for part in ["\",\"", name, "\":\"", value] {
-        text.push_str(part);
+        put(out, part);
     }
 }
 
 /// A text that may hold anything.
-fn foreign(text: &mut String, value: &str) {
+fn foreign(out: &mut Vec<u8>, value: &str) {
     // All bytes are looked at, since the processor does that many at a time.
     let is_odd = |byte: u8| !(b' '..=b'~').contains(&byte) | (byte == b'"') | (byte == b'\\');
     if !value.bytes().fold(false, |any, byte| any | is_odd(byte)) {
-        text.push('"');
-        text.push_str(value);
-        text.push('"');
+        for part in ["\"", value, "\""] {
+            put(out, part);
+        }
     } else {
-        text.push_str(&serde_json::Value::from(value).to_string());
+        put(out, &serde_json::Value::from(value).to_string());
     }
 }
 
@@ -189,60 +280,69 @@ fn title(row: &Row) -> &'static str {
 }
 
 fn set_common_headers(
-    headers: &mut HeaderMap,
+    fields: &mut impl Fields,
     row: &Row,
     style: &Style<'_>,
     permission: Option<&str>,
 ) {
-    // RFC 6585 section 4 forbids caching 429; a cached 401 or 403 would outlive the key's repair.
-    if [
-        StatusCode::UNAUTHORIZED,
-        StatusCode::FORBIDDEN,
-        StatusCode::TOO_MANY_REQUESTS,
-    ]
-    .contains(&row.status)
-    {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if row.is_never_kept() {
+        fields.fixed(header::CACHE_CONTROL, "no-store");
     }
     if let Some(challenge) = row.challenge {
-        let text = challenge_text(challenge, style.realm, permission);
-        set(headers, header::WWW_AUTHENTICATE, &text);
+        set_challenge(fields, challenge, style, permission);
     }
     if row.closes {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        fields.fixed(header::CONNECTION, "close");
     }
 }
 
-fn challenge_text(challenge: Challenge, realm: &str, permission: Option<&str>) -> String {
-    let mut text = String::with_capacity(CHALLENGE_BYTES);
-    for part in ["Bearer realm=\"", realm, "\""] {
-        text.push_str(part);
-    }
-    text.push_str(match challenge {
+fn set_challenge(
+    fields: &mut impl Fields,
+    challenge: Challenge,
+    style: &Style<'_>,
+    permission: Option<&str>,
+) {
+    let error = match challenge {
         Challenge::Bare => "",
         Challenge::InvalidToken => ", error=\"invalid_token\"",
         Challenge::InsufficientScope => ", error=\"insufficient_scope\"",
-    });
-    if let (Challenge::InsufficientScope, Some(scope)) = (challenge, permission) {
-        for part in [", scope=\"", scope, "\""] {
-            text.push_str(part);
-        }
-    }
-    text
+    };
+    let [scope_is, scope, scope_ends] = match (challenge, permission) {
+        (Challenge::InsufficientScope, Some(scope)) => [", scope=\"", scope, "\""],
+        _ => [""; 3],
+    };
+    // RFC 9728 section 5.1; nothing in the address can end the quotes.
+    let [url_is, url, url_ends] = match style.metadata {
+        Some(url) => [", resource_metadata=\"", url, "\""],
+        None => [""; 3],
+    };
+    let parts = [
+        "Bearer realm=\"",
+        style.realm,
+        "\"",
+        error,
+        scope_is,
+        scope,
+        scope_ends,
+        url_is,
+        url,
+        url_ends,
+    ];
+    fields.text(header::WWW_AUTHENTICATE, &parts);
 }
 
 /// The header that only this one refusal has.
-fn set_own_header(headers: &mut HeaderMap, refusal: &Refusal) {
+fn set_own_header(fields: &mut impl Fields, refusal: &Refusal) {
     match refusal {
-        Refusal::MethodNotAllowed(methods) => set(headers, header::ALLOW, methods),
+        Refusal::MethodNotAllowed(methods) => fields.text(header::ALLOW, &[methods]),
         Refusal::LimitExceeded {
             retry_after_seconds,
         } => {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after_seconds));
+            let mut digits = itoa::Buffer::new();
+            fields.text(header::RETRY_AFTER, &[digits.format(*retry_after_seconds)]);
         }
         Refusal::Upstream(failure) => {
-            let text = format!("portcullis; error={}", failure.error_type());
-            set(headers, PROXY_STATUS, &text);
+            fields.text(PROXY_STATUS, &["portcullis; error=", failure.error_type()]);
         }
         Refusal::BadRequest(_)
         | Refusal::TlsExpected
@@ -271,18 +371,11 @@ fn set_own_header(headers: &mut HeaderMap, refusal: &Refusal) {
     }
 }
 
-/// Leaves the header out when the text cannot stand in one; configuration and scopes are checked, so that is never.
-fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
-    if let Ok(value) = HeaderValue::from_str(text) {
-        headers.insert(name, value);
-    }
-}
-
+/// Room for the fields of most answers.
+const FIELDS: usize = 12;
+const DELETE: u8 = 0x7f;
 /// Room for most bodies.
 const BODY_BYTES: usize = 384;
-/// Room for most challenges.
-const CHALLENGE_BYTES: usize = 128;
-
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
@@ -299,6 +392,7 @@ mod tests {
             name_permission,
             realm: "api",
             grpc: false,
+            metadata: None,
         }
     }
 
@@ -372,6 +466,66 @@ mod tests {
                 }
             }
         }
+    }
+
+    // FM7: over HTTP/1.1 a refusal's lines say what the map does over HTTP/2.
+    #[test]
+    fn lines_say_what_a_map_says() {
+        let shapes = [Shape::Problem, Shape::Nested, Shape::Flat];
+        let urls = [None, Some("https://api.test/.well-known/x")];
+        for (shape, metadata) in shapes
+            .into_iter()
+            .flat_map(|shape| urls.map(|url| (shape, url)))
+        {
+            for (refusal, id) in Refusal::examples()
+                .iter()
+                .flat_map(|refusal| [ID, "", "é", "a\r\nx: y"].map(|id| (refusal, id)))
+            {
+                let style = Style {
+                    metadata,
+                    ..style(shape, true)
+                };
+                let map = refusal.render(&style, id, false);
+                let mut lines = Vec::new();
+                assert_eq!(refusal.write_head(&style, id, &mut lines), map.status());
+                let lines = String::from_utf8(lines).unwrap();
+                let mut told: Vec<&str> = lines.split_terminator("\r\n").collect();
+                let mut expected: Vec<String> = (map.headers().iter())
+                    .filter(|(name, _)| *name != header::CONTENT_LENGTH)
+                    .map(|(name, value)| {
+                        format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
+                    })
+                    .collect();
+                told.sort_unstable();
+                expected.sort_unstable();
+                assert_eq!(told, expected);
+                let mut text = Vec::new();
+                refusal.write_body(&style, id, &mut text);
+                assert_eq!(&text[..], &map.body()[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_challenge_says_where_metadata_stand() {
+        let style = Style {
+            metadata: Some("https://api.test/.well-known/x"),
+            ..style(Shape::Problem, true)
+        };
+        let response = scope_missing().render(&style, ID, false);
+        assert_eq!(
+            header(&response, "www-authenticate"),
+            Some(
+                r#"Bearer realm="api", error="insufficient_scope", scope="leases:write", resource_metadata="https://api.test/.well-known/x""#
+            )
+        );
+        assert!(
+            header(
+                &Refusal::NoRoute.render(&style, ID, false),
+                "www-authenticate"
+            )
+            .is_none()
+        );
     }
 
     #[test]
