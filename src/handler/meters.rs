@@ -7,6 +7,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use crate::metrics::Metrics;
 use crate::metrics::RouteMetrics;
 use crate::model::route::Route;
@@ -24,14 +26,14 @@ type Handle = (Arc<Route>, Arc<RouteMetrics>);
 pub(crate) struct Meters {
     metrics: Arc<Metrics>,
     unmatched: Arc<RouteMetrics>,
-    routes: RefCell<HashMap<usize, Handle>>,
+    routes: RefCell<HashMap<usize, Handle, RandomState>>,
     refusals: RefCell<Counters>,
     would_refuse: RefCell<Counters>,
     guards: RefCell<Counters>,
 }
 
-/// Counters by reason.
-type Counters = HashMap<&'static str, Arc<AtomicU64>>;
+/// Counters by reason, of which all are ours.
+type Counters = HashMap<&'static str, Arc<AtomicU64>, RandomState>;
 
 impl Meters {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Meters {
