@@ -85,6 +85,8 @@ pub(super) struct Client {
     passage: RefCell<Option<Passage>>,
     /// A tunnel is to say goodbye.
     must_leave: Cell<bool>,
+    /// When names were last told to HTTP/2's compression table; 0 before.
+    names_told: Cell<u32>,
     waker: RefCell<Option<Waker>>,
     counters: Arc<ConnectionCounters>,
 }
@@ -154,6 +156,7 @@ impl Client {
             stream: RefCell::new(None),
             passage: RefCell::new(None),
             must_leave: Cell::new(false),
+            names_told: Cell::new(0),
             waker: RefCell::new(None),
             counters,
         }
@@ -393,6 +396,17 @@ impl UnderWay {
         self.client.progress.now()
     }
 
+    /// Whether the answer about to begin is to leave the names of its fields in HTTP/2's compression table: the first one, and then one in so many
+    /// ticks, since what else comes into the table drives them out.
+    pub(super) fn tells_names(&self) -> bool {
+        let (told, now) = (&self.client.names_told, self.now());
+        let tells = told.get() == 0 || now.wrapping_sub(told.get()) >= NAMES_KEPT_TICKS;
+        if tells {
+            told.set(now);
+        }
+        tells
+    }
+
     /// Counts a panic that its stream alone dies of.
     pub(super) fn panicked(&self) {
         self.client.count_panic();
@@ -426,3 +440,6 @@ impl Drop for UnderWay {
         }
     }
 }
+
+/// Half a minute: by then dates alone, one each second, have filled half of the table.
+const NAMES_KEPT_TICKS: u32 = 120;

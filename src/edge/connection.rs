@@ -5,11 +5,9 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use h2::server;
 use http::Request;
 use http::Response;
-use http_body::Body;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 
@@ -106,7 +104,7 @@ pub(super) async fn serve_http2<T, H, F, B>(
     T: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Answered + Unpin,
     B::Error: Into<BoxError>,
 {
     client.enter(Phase::Http2);

@@ -44,6 +44,7 @@ use super::body::Body;
 use super::body::Words;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static REQUEST_ID: HeaderName = X_REQUEST_ID;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Ten minutes: what a reload changes is felt soon.
 const METADATA_AGE: HeaderValue = HeaderValue::from_static("public, max-age=600");
@@ -267,6 +268,25 @@ pub(crate) fn write_fields(
     is_dated
 }
 
+/// Puts the same into a map that is empty, and says the same; `None` when no map takes them.
+pub(crate) fn put_fields(
+    stream: &mut ResponseBody,
+    account: &Account,
+    fields: &mut HeaderMap,
+) -> Option<bool> {
+    let admission = account.flight()?.admission();
+    let config = &admission.snapshot().config;
+    let is_dated = stream.put_fields(|name| is_ours(name, admission), OWN_FIELDS, fields)?;
+    if let Some(numbers) = admission.numbers() {
+        headers::add(fields, numbers, &shown(config));
+    }
+    fields.append(&REQUEST_ID, account.request_id().clone());
+    if let Some(hsts) = &config.http.hsts {
+        fields.append(STRICT_TRANSPORT_SECURITY, hsts.clone());
+    }
+    Some(is_dated)
+}
+
 /// Whether what a backend says under this name gives way to our own word.
 fn is_ours(name: &[u8], admission: &Admission) -> bool {
     match name {
@@ -424,3 +444,5 @@ pub(crate) fn without_port(host: &str) -> &str {
 
 /// Room for most refusals, head and body.
 const REFUSAL_BYTES: usize = 896;
+/// Fields of ours, and those of the connection, in an everyday answer.
+const OWN_FIELDS: usize = 8;

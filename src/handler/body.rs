@@ -8,6 +8,7 @@ use std::task::ready;
 
 use bytes::Buf;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Body as _;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -85,6 +86,16 @@ pub trait Answered: http_body::Body<Data = Bytes> {
     fn write_fields(&mut self, _out: &mut Vec<u8>) -> bool {
         false
     }
+
+    /// Whether there are such fields.
+    fn has_fields(&self) -> bool {
+        false
+    }
+
+    /// Puts the same into a map that is empty, for a client of HTTP/2, and says the same; `None` when no map takes them.
+    fn put_fields(&mut self, _fields: &mut HeaderMap) -> Option<bool> {
+        None
+    }
 }
 
 impl Answered for Body {
@@ -98,6 +109,19 @@ impl Answered for Body {
                 false
             }
             _ => false,
+        }
+    }
+
+    fn has_fields(&self) -> bool {
+        matches!(&self.source, Source::Upstream(stream) if stream.has_fields())
+    }
+
+    fn put_fields(&mut self, fields: &mut HeaderMap) -> Option<bool> {
+        match (&mut self.source, &self.account) {
+            (Source::Upstream(stream), Some(account)) => {
+                answer::put_fields(stream, account, fields)
+            }
+            _ => None,
         }
     }
 }

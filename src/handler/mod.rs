@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Request;
 use http::Response;
-use http::Version;
 use http::request::Parts;
 use http_body::Body as _;
 use tokio::sync::mpsc;
@@ -355,7 +354,6 @@ async fn forward(
         twin::prepare(&mut head.headers, foreign);
     }
     let guard = guard::of(admission);
-    let by_line = head.version < Version::HTTP_2;
     let marked = guard.is_some_and(|guard| guard::ask(guard, &mut head.headers));
     let outcome = {
         // Dropped here when the request is ended: that closes the backend's connection before the client is told.
@@ -363,7 +361,7 @@ async fn forward(
             pin!(
                 worker
                     .pools
-                    .forward(admission, &peer, &request_id, by_line, head, body)
+                    .forward(admission, &peer, &request_id, true, head, body)
             );
         poll_fn(|cx| flight.poll_unless_ended(cx, |cx| exchange.as_mut().poll(cx))).await
     };

@@ -29,6 +29,11 @@ pub struct Shown {
 /// The policy names are `"burst"`, and for the quota its length: `"s"`, `"min"`, `"hour"`, `"day"`, or `"quota"` when it is none of these.
 pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
     strip(headers);
+    add(headers, numbers, shown);
+}
+
+/// Says ours where nothing else speaks of limits, see `speaks_of_limits`.
+pub fn add(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
     let Some(reported) = numbers.quota.or(numbers.burst) else {
         return;
     };
@@ -44,7 +49,7 @@ pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
         if let Ok(mut value) = HeaderValue::from_maybe_shared(bytes.slice(range)) {
             // Not secret, but worth no place in HTTP/2's compression table: the next answer says something else.
             value.set_sensitive(changes);
-            headers.insert(name, value);
+            headers.append(name, value);
         }
     };
     if shown.x {
@@ -56,10 +61,10 @@ pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
     }
     fixed(numbers, |fixed| {
         if shown.x {
-            headers.insert(&X_LIMIT, fixed.limit.clone());
+            headers.append(&X_LIMIT, fixed.limit.clone());
         }
         if shown.ietf {
-            headers.insert(&POLICY, fixed.policy.clone());
+            headers.append(&POLICY, fixed.policy.clone());
         }
     });
 }

@@ -10,6 +10,7 @@ use crate::support::frames::HEADERS;
 use crate::support::frames::Outcome;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Setup;
+use crate::support::request::Answer;
 use crate::support::request::Request;
 use crate::support::upstream::Step;
 use crate::support::upstream::Upstream;
@@ -168,6 +169,100 @@ fn an_expectation_that_is_not_met_costs_no_body() {
         client.exchange(&upload).await.unwrap().expect(200);
     });
     assert_eq!(upstream.last().body, b"hello");
+}
+
+// S11, S43, FA23, FM5, FM7: fields go on as lines over HTTP/1.1 and by a map over HTTP/2, and what is told is the same; also the second time, when HTTP/2 has
+// names and values in its table, and where the backend says something else under a name that it used before.
+#[test]
+fn fields_are_the_same_over_both_protocols() {
+    let upstream = Upstream::start();
+    let gateway = Setup::limited(&upstream, "1000/hour", "unlimited").start();
+    let acme = gateway.key("acme");
+    let key = |text: &str| Request::get(text).bearer(&acme.text);
+    for (path, more) in [
+        ("/any/a", "Server: one\r\nContent-Type: text/plain\r\n"),
+        (
+            "/any/b",
+            "Server: two\r\nContent-Type: application/json\r\nDate: Sun, 29 Nov 2026 00:00:00 GMT\r\n",
+        ),
+        (
+            "/any/c",
+            "Server: one\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nVary: Origin\r\nEmpty:\r\nX-Request-Id: theirs\r\nX-RateLimit-Limit: 7\r\n\
+                    Ratelimit: theirs\r\nX-Tenant-ID: bravo\r\nX_Tenant.Id: bravo\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive\r\nUpgrade: h2c\r\n\
+                    Strict-Transport-Security: max-age=1\r\nX-Accel-Expires: 60\r\n",
+        ),
+        (
+            "/any/d",
+            "Cache-Control: public\r\nLocation: /any/there\r\nTrailer: x-sum\r\n",
+        ),
+        ("/any/e", "Cache-Control: no-store\r\nServer: one\r\n"),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{more}Content-Length: 5\r\n\r\nhello");
+        upstream.answer(path, answer);
+    }
+    let requests = [
+        key("/any/a"),
+        key("/any/b"),
+        key("/any/c"),
+        key("/any/d"),
+        key("/any/e"),
+        key("/any/a"),
+        Request::get("/any/a"),
+        Request::new("PUT", "/leases/1").bearer(&acme.text),
+        Request::get("/nothing").bearer(&acme.text),
+        Request::get("/any/a")
+            .bearer(&acme.text)
+            .header("X-API-Key", "other"),
+        Request::new("HEAD", "/any/a").bearer(&acme.text),
+    ];
+    let old: Vec<Told> = {
+        let mut client = gateway.connect();
+        let twice = requests.iter().chain(&requests);
+        twice
+            .map(|request| told(client.exchange(request)))
+            .collect()
+    };
+    let new: Vec<Told> = block_on(async {
+        let client = gateway.connect_h2().await;
+        let mut all = Vec::new();
+        for request in requests.iter().chain(&requests) {
+            all.push(told(client.exchange(request).await.unwrap()));
+        }
+        all
+    });
+    for (request, (old, new)) in requests.iter().cycle().zip(old.into_iter().zip(new)) {
+        assert_eq!(old, new, "{}", String::from_utf8_lossy(&request.bytes()));
+    }
+}
+
+/// What an answer tells, whatever carries it.
+type Told = (u16, Vec<(String, String)>, String);
+
+/// Status, fields and body; what counts and times change is told to be there, and what is of one connection alone is left out.
+fn told(answer: Answer) -> Told {
+    const CHANGE: [&str; 5] = [
+        "date",
+        "x-request-id",
+        "x-ratelimit-remaining",
+        "x-ratelimit-reset",
+        "ratelimit",
+    ];
+    let id = answer.all("x-request-id").join(" ");
+    assert_eq!(answer.all("date").len(), 1, "a date and no other");
+    assert_ne!(id, "theirs");
+    let mut fields: Vec<(String, String)> = answer
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+        .filter(|(name, _)| name != "connection" && name != "trailer")
+        .collect();
+    for (name, value) in &mut fields {
+        if CHANGE.contains(&name.as_str()) {
+            *value = String::new();
+        }
+    }
+    fields.sort_unstable();
+    (answer.status, fields, answer.text().replace(&id, ""))
 }
 
 // RFC 9110 section 15.2: interim answers other than 100 and 101 end here, over both protocols.

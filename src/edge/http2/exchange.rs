@@ -16,12 +16,14 @@ use http::HeaderValue;
 use http::Response;
 use http::StatusCode;
 use http::header;
-use http_body::Body;
 use http_body::Frame;
 
 use crate::edge::BoxError;
 use crate::edge::client::UnderWay;
 use crate::edge::date;
+use crate::handler::Answered;
+use crate::upstream::turn_was_taken;
+use crate::upstream::watch_turns;
 
 /// One request, from its head to the last byte of its answer. Dropped before that, it resets its stream (CANCEL).
 pub(super) struct Exchange<F, B> {
@@ -41,7 +43,7 @@ enum Stage<F, B> {
 impl<F, B> Exchange<F, B>
 where
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Answered + Unpin,
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(
@@ -63,12 +65,15 @@ where
             return Poll::Ready(());
         }
         if let Stage::Handling(answer, reply) = &mut self.stage {
+            watch_turns();
             let Poll::Ready(answer) = answer.as_mut().poll(cx) else {
+                if turn_was_taken() {
+                    return Poll::Pending;
+                }
                 // Nobody waits for the answer any more, or this wakes when nobody does.
                 return reply.poll_reset(cx).map(drop);
             };
-            let tick = self.under_way.now();
-            match begin(reply, answer, self.asks_head, tick) {
+            match begin(reply, answer, self.asks_head, &self.under_way) {
                 Some(sending) => self.stage = Stage::Sending(sending),
                 None => return Poll::Ready(()),
             }
@@ -85,31 +90,31 @@ where
     }
 }
 
-/// Sends an answer's head, with `Date` if it has none (RFC 9110 section 6.6.1); its body, if there is one. Fields of one connection have no place
-/// in it (RFC 9113 section 8.2.2): the forwarder takes a backend's out, and h2 refuses what has others still.
+/// Sends an answer's head; its body, if there is one.
 fn begin<B>(
     reply: &mut SendResponse<Bytes>,
     answer: Response<B>,
     asks_head: bool,
-    tick: u32,
+    under_way: &UnderWay,
 ) -> Option<Sending<B>>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Answered + Unpin,
 {
-    let (mut head, body) = answer.into_parts();
+    let (mut head, mut body) = answer.into_parts();
+    if complete(&mut head.headers, &mut body, under_way).is_none() {
+        tracing::debug!("an answer's fields cannot be passed on");
+        reply.send_reset(Reason::INTERNAL_ERROR);
+        return None;
+    }
     let is_bare = asks_head
         || matches!(
             head.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
     let ends = body.is_end_stream();
-    let fields = &mut head.headers;
-    // Ours say `Connection: close` of the connection that they break off over HTTP/1.1.
-    fields.remove(header::CONNECTION);
-    (fields.entry(header::DATE)).or_insert_with(|| date::value(tick));
     let left = match ends || is_bare {
         true => None,
-        false => told_length(fields, body.size_hint().exact()),
+        false => told_length(&mut head.headers, body.size_hint().exact()),
     };
     match reply.send_response(Response::from_parts(head, ()), ends) {
         Ok(_) if ends => None,
@@ -128,13 +133,51 @@ where
     }
 }
 
+/// Adds to an answer's fields those that its body holds, and `Date` if there is none (RFC 9110 section 6.6.1). `None` where no map takes them. Fields of one
+/// connection have no place in it (RFC 9113 section 8.2.2): the forwarder takes a backend's out, and h2 refuses what has others still.
+fn complete(fields: &mut HeaderMap, body: &mut impl Answered, under_way: &UnderWay) -> Option<()> {
+    let is_dated = match body.has_fields() {
+        true => body.put_fields(fields)?,
+        false => {
+            // Ours say `Connection: close` of the connection that they break off over HTTP/1.1.
+            fields.remove(header::CONNECTION);
+            fields.contains_key(header::DATE)
+        }
+    };
+    if !is_dated {
+        fields.append(header::DATE, date::value(under_way.now()));
+    }
+    if under_way.tells_names() {
+        tell_names(fields);
+    }
+    Some(())
+}
+
+/// Has h2 take the names of fields that change with each answer into its compression table, where it finds them for the next ones; their values alone,
+/// marked as sensitive, are worth no place there.
+fn tell_names(fields: &mut HeaderMap) {
+    for name in CHANGING {
+        if let Some(value) = fields.get_mut(name) {
+            value.set_sensitive(false);
+        }
+    }
+}
+
+/// See `tell_names`.
+const CHANGING: [&str; 4] = [
+    "x-request-id",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+    "ratelimit",
+];
+
 /// What the head says of the body's length, which it is told here if it does not.
 fn told_length(fields: &mut HeaderMap, known: Option<u64>) -> Option<u64> {
     match fields.get(header::CONTENT_LENGTH) {
         Some(told) => told.to_str().ok()?.parse().ok(),
         None => {
             let length = known?;
-            fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            fields.append(header::CONTENT_LENGTH, HeaderValue::from(length));
             known
         }
     }
@@ -154,7 +197,7 @@ struct Sending<B> {
 
 impl<B> Sending<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Answered + Unpin,
     B::Error: Into<BoxError>,
 {
     fn poll(&mut self, cx: &mut Context<'_>, under_way: &UnderWay) -> Poll<()> {
@@ -206,8 +249,8 @@ where
             Some(None) => return self.break_off(&"it is longer than its Content-Length"),
         };
         under_way.owed(true);
-        // As little as makes h2 say whether there is room: what a stream reserves, no other stream of the connection can have.
-        self.stream.reserve_capacity(1);
+        // No more than is sent as soon as there is any room: what a stream reserves, no other stream of the connection can have.
+        self.stream.reserve_capacity(data.len());
         self.held = data;
         false
     }

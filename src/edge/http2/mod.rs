@@ -19,13 +19,13 @@ use http::Method;
 use http::Request;
 use http::Response;
 use http::header::CONTENT_LENGTH;
-use http_body::Body;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::task::coop::has_budget_remaining;
 
 use crate::edge::BoxError;
 use crate::gate::Peer;
+use crate::handler::Answered;
 use crate::handler::in_flight::Carrier;
 use crate::upstream::ClientBody;
 
@@ -60,7 +60,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Answered + Unpin,
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(
@@ -173,7 +173,7 @@ impl<H, F, B> Streams<H, F, B>
 where
     H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
     F: Future<Output = Response<B>>,
-    B: Body<Data = Bytes> + Unpin,
+    B: Answered + Unpin,
     B::Error: Into<BoxError>,
 {
     /// Takes a request in; its place. h2 holds their number below `connections.http2_streams_max`.

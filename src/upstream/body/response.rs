@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::task::ready;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -180,6 +181,27 @@ impl ResponseBody {
         let is_dated = passing.write(connection.lines(), &self.identity, is_ours, out);
         connection.forget_lines();
         is_dated
+    }
+
+    /// Puts the same into a map that has none of them, with room for `more`, and lets go of them; says the same, or `None` when no map takes them.
+    #[must_use]
+    pub fn put_fields(
+        &mut self,
+        is_ours: impl Fn(&[u8]) -> bool,
+        more: usize,
+        fields: &mut HeaderMap,
+    ) -> Option<bool> {
+        let (Some(passing), Source::Own(Some(connection))) =
+            (self.passing.take(), &mut self.incoming)
+        else {
+            return None;
+        };
+        let lines = connection.lines();
+        // At once, and not as it grows.
+        fields.reserve(lines.count() + more);
+        let put = passing.put(lines, &self.identity, is_ours, fields);
+        connection.forget_lines();
+        put.ok()
     }
 
     /// Bytes of body passed on so far.

@@ -2,11 +2,16 @@
 //!
 //! What goes and what stays is what `answer::clean` makes of the same fields in a map.
 
+use http::HeaderMap;
+use http::HeaderValue;
+use http::header;
+
 use crate::config::Auth;
 use crate::upstream::headers::Identity;
 use crate::upstream::headers::caches::directs_one_cache;
 use crate::upstream::headers::caches::says;
 use crate::upstream::headers::names::is_hop_by_hop;
+use crate::upstream::http1::Fault;
 use crate::upstream::http1::Kind;
 use crate::upstream::http1::Lines;
 
@@ -50,23 +55,8 @@ impl Passing {
         is_ours: impl Fn(&[u8]) -> bool,
         out: &mut Vec<u8>,
     ) -> bool {
-        let mut is_dated = false;
         for (kind, name, value) in lines.iter() {
-            let stays = match kind {
-                Kind::Length | Kind::Coding | Kind::Connection => true,
-                Kind::Date => {
-                    is_dated = true;
-                    false
-                }
-                Kind::CachePolicy => false,
-                Kind::Other | Kind::Odd => {
-                    is_hop_by_hop(name)
-                        || identity.has(name)
-                        || self.has_key && directs_one_cache(name)
-                        || is_ours(name)
-                }
-            };
-            if !stays {
+            if self.goes_on(kind, name, identity, &is_ours) {
                 out.extend_from_slice(name);
                 out.extend_from_slice(b": ");
                 out.extend_from_slice(value);
@@ -76,9 +66,51 @@ impl Passing {
         if self.is_private {
             out.extend_from_slice(b"cache-control: private\r\n");
         }
-        is_dated
+        lines.has(Kind::Date)
+    }
+
+    /// Puts the same into a map that has none of them, and says the same.
+    ///
+    /// # Errors
+    /// A field that no map takes.
+    pub(crate) fn put(
+        self,
+        lines: &Lines,
+        identity: &Identity,
+        is_ours: impl Fn(&[u8]) -> bool,
+        fields: &mut HeaderMap,
+    ) -> Result<bool, Fault> {
+        lines.put(
+            |kind, name| self.goes_on(kind, name, identity, &is_ours),
+            fields,
+        )?;
+        if self.is_private {
+            fields.append(header::CACHE_CONTROL, PRIVATE);
+        }
+        Ok(lines.has(Kind::Date))
+    }
+
+    fn goes_on(
+        self,
+        kind: Kind,
+        name: &[u8],
+        identity: &Identity,
+        is_ours: impl Fn(&[u8]) -> bool,
+    ) -> bool {
+        match kind {
+            Kind::Length | Kind::Coding | Kind::Connection => false,
+            Kind::Date | Kind::CachePolicy => true,
+            Kind::Other | Kind::Usual | Kind::Odd => {
+                !(is_hop_by_hop(name)
+                    || identity.has(name)
+                    || self.has_key && directs_one_cache(name)
+                    || is_ours(name))
+            }
+        }
     }
 }
+
+const PRIVATE: HeaderValue = HeaderValue::from_static("private");
 
 #[cfg(test)]
 mod tests {
@@ -117,7 +149,20 @@ mod tests {
         let has_date = passed.iter().any(|line| line.starts_with("date:"));
         assert_eq!(is_dated, has_date);
         passed.sort_unstable();
+        let mut fields = HeaderMap::new();
+        let is_dated = passing.put(&lines, identity, |_| false, &mut fields);
+        assert_eq!(is_dated.unwrap(), has_date);
+        assert_eq!(written(&fields), passed, "in a map as in lines");
         Some(passed)
+    }
+
+    fn written(fields: &HeaderMap) -> Vec<String> {
+        let mut lines: Vec<String> = fields
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        lines.sort_unstable();
+        lines
     }
 
     /// What goes on of the same fields in a map, framing aside.
@@ -131,13 +176,7 @@ mod tests {
         answer.headers = fields;
         clean(&mut answer, identity, keys);
         answer.headers.remove(header::CONTENT_LENGTH);
-        let mut cleaned: Vec<String> = answer
-            .headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
-            .collect();
-        cleaned.sort_unstable();
-        cleaned
+        written(&answer.headers)
     }
 
     fn identity() -> Identity {

@@ -1,5 +1,6 @@
 //! The fields of an answer where they came: places in its head. A map is made of them only where somebody has to look things up.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -45,6 +46,8 @@ pub(crate) enum Kind {
     Connection,
     Date,
     CachePolicy,
+    /// Anything else that says the same in most answers.
+    Usual,
     /// Means something only beside others.
     Odd,
 }
@@ -61,6 +64,7 @@ impl Kind {
             b"transfer-encoding" => Kind::Coding,
             b"connection" => Kind::Connection,
             b"cache-control" => Kind::CachePolicy,
+            b"server" | b"content-type" | b"accept-ranges" => Kind::Usual,
             // A `close` that `Connection: close` would name.
             b"trailer" | b"location" | b"close" => Kind::Odd,
             _ => Kind::Other,
@@ -157,15 +161,73 @@ impl Lines {
     /// A field that no map takes.
     pub(crate) fn to_map(&self, fields: &mut HeaderMap) -> Result<(), Fault> {
         fields.clear();
-        for field in &self.fields {
-            let name = HeaderName::from_bytes(&self.head[field.name.range()]);
-            let value = HeaderValue::from_maybe_shared(self.head.slice(field.value.range()));
-            let (Ok(name), Ok(value)) = (name, value) else {
-                return Err(NO_FIELD);
-            };
-            fields.append(name, value);
+        self.put(|_, _| true, fields)
+    }
+
+    /// Puts those that go on, by kind and name, into a map.
+    ///
+    /// # Errors
+    /// A field that no map takes.
+    pub(crate) fn put(
+        &self,
+        goes_on: impl Fn(Kind, &[u8]) -> bool,
+        fields: &mut HeaderMap,
+    ) -> Result<(), Fault> {
+        SEEN.with_borrow_mut(|seen| {
+            for (kind, name, value) in self.iter() {
+                if goes_on(kind, name) {
+                    let seen = &mut seen[Seen::place(name)];
+                    let Some((name, value)) = self.field(kind, name, value, seen) else {
+                        return Err(NO_FIELD);
+                    };
+                    fields.append(name, value);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// A field as a map takes it, from where the last one like it was seen.
+    fn field(
+        &self,
+        kind: Kind,
+        name: &[u8],
+        value: &[u8],
+        seen: &mut Option<Seen>,
+    ) -> Option<(HeaderName, HeaderValue)> {
+        let is_usual = matches!(kind, Kind::Date | Kind::Usual) && value.len() <= SEEN_BYTES_MAX;
+        if let Some(seen) = seen
+            && seen.name.as_str().as_bytes() == name
+        {
+            match &seen.value {
+                Some(same) if is_usual && same.as_bytes() == value => {
+                    return Some((seen.name.clone(), same.clone()));
+                }
+                _ if is_usual => {
+                    // Of its own, so that no whole head is kept for it.
+                    seen.value = HeaderValue::from_bytes(value).ok();
+                    return Some((seen.name.clone(), seen.value.clone()?));
+                }
+                _ => return Some((seen.name.clone(), self.value(value)?)),
+            }
         }
-        Ok(())
+        let name = HeaderName::from_bytes(name).ok()?;
+        if name.as_str().len() <= SEEN_BYTES_MAX {
+            *seen = Some(Seen {
+                name: name.clone(),
+                value: None,
+            });
+        }
+        Some((name, self.value(value)?))
+    }
+
+    fn value(&self, value: &[u8]) -> Option<HeaderValue> {
+        HeaderValue::from_maybe_shared(self.head.slice_ref(value)).ok()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.fields.len()
     }
 
     /// Lets go of the head.
@@ -176,6 +238,29 @@ impl Lines {
     }
 }
 
+/// A field that came before. Most answers have the same ones: to compare one costs a third of what it costs to read it.
+struct Seen {
+    name: HeaderName,
+    /// What it said last, where that is usually the same and nobody's own.
+    value: Option<HeaderValue>,
+}
+
+thread_local! {
+    static SEEN: RefCell<[Option<Seen>; SEEN_MAX]> = const { RefCell::new([const { None }; SEEN_MAX]) };
+}
+
+impl Seen {
+    /// Where fields of this name are kept, and some others.
+    fn place(name: &[u8]) -> usize {
+        let last = name.last().copied().unwrap_or_default();
+        (name.len() * 5 + usize::from(last)) % SEEN_MAX
+    }
+}
+
 const NO_FIELD: Fault = Fault::Protocol("a header field that cannot be passed on");
 /// The longest name that a map takes.
 const NAME_BYTES_MAX: usize = u16::MAX as usize;
+/// Fields that each thread keeps.
+const SEEN_MAX: usize = 64;
+/// The longest name and the longest value that are kept, bytes.
+const SEEN_BYTES_MAX: usize = 64;
