@@ -87,6 +87,8 @@ pub(super) struct Client {
     must_leave: Cell<bool>,
     /// When names were last told to HTTP/2's compression table; 0 before.
     names_told: Cell<u32>,
+    /// When its first answer over HTTP/2 began; 0 before.
+    answers_since: Cell<u32>,
     waker: RefCell<Option<Waker>>,
     counters: Arc<ConnectionCounters>,
 }
@@ -157,6 +159,7 @@ impl Client {
             passage: RefCell::new(None),
             must_leave: Cell::new(false),
             names_told: Cell::new(0),
+            answers_since: Cell::new(0),
             waker: RefCell::new(None),
             counters,
         }
@@ -407,6 +410,16 @@ impl UnderWay {
         tells
     }
 
+    /// Whether the connection has begun to be answered over HTTP/2 so lately that a `Date` is worth its place in the compression table: a new one comes each
+    /// second, and all of them are looked through for each answer.
+    pub(super) fn is_young(&self) -> bool {
+        let (since, now) = (&self.client.answers_since, self.now());
+        if since.get() == 0 {
+            since.set(now);
+        }
+        now.wrapping_sub(since.get()) < YOUNG_TICKS
+    }
+
     /// Counts a panic that its stream alone dies of.
     pub(super) fn panicked(&self) {
         self.client.count_panic();
@@ -441,5 +454,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// Half a minute: by then dates alone, one each second, have filled half of the table.
+/// Half a minute.
 const NAMES_KEPT_TICKS: u32 = 120;
+/// Four seconds: a date as it is costs what a dozen others in the table do.
+const YOUNG_TICKS: u32 = 16;

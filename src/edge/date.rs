@@ -36,7 +36,10 @@ pub(super) fn value(tick: u32) -> HeaderValue {
         let text = &written.text;
         let value = written.value.get_or_insert_with(|| {
             // A date is made of characters that a field may have.
-            HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+            let mut value = HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+            // A new one each second is worth no place in HTTP/2's compression table.
+            value.set_sensitive(true);
+            value
         });
         value.clone()
     })

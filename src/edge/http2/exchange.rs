@@ -136,7 +136,8 @@ where
 /// Adds to an answer's fields those that its body holds, and `Date` if there is none (RFC 9110 section 6.6.1). `None` where no map takes them. Fields of one
 /// connection have no place in it (RFC 9113 section 8.2.2): the forwarder takes a backend's out, and h2 refuses what has others still.
 fn complete(fields: &mut HeaderMap, body: &mut impl Answered, under_way: &UnderWay) -> Option<()> {
-    let is_dated = match body.has_fields() {
+    let is_by_line = body.has_fields();
+    let is_dated = match is_by_line {
         true => body.put_fields(fields)?,
         false => {
             // Ours say `Connection: close` of the connection that they break off over HTTP/1.1.
@@ -147,29 +148,26 @@ fn complete(fields: &mut HeaderMap, body: &mut impl Answered, under_way: &UnderW
     if !is_dated {
         fields.append(header::DATE, date::value(under_way.now()));
     }
-    if under_way.tells_names() {
+    if is_by_line && under_way.tells_names() {
         tell_names(fields);
+    }
+    let is_young = under_way.is_young();
+    // Lines come with a mark for those that are not.
+    if (is_young || !is_by_line)
+        && let Some(date) = fields.get_mut(header::DATE)
+    {
+        date.set_sensitive(!is_young);
     }
     Some(())
 }
 
-/// Has h2 take the names of fields that change with each answer into its compression table, where it finds them for the next ones; their values alone,
-/// marked as sensitive, are worth no place there.
+/// Has h2 take into its compression table the names of fields, too, whose values are worth no place there and therefore marked as sensitive: it finds
+/// them there for the next answers. That of `Date` stands in all tables.
 fn tell_names(fields: &mut HeaderMap) {
-    for name in CHANGING {
-        if let Some(value) = fields.get_mut(name) {
-            value.set_sensitive(false);
-        }
+    for (name, value) in fields.iter_mut() {
+        value.set_sensitive(*name == header::DATE);
     }
 }
-
-/// See `tell_names`.
-const CHANGING: [&str; 4] = [
-    "x-request-id",
-    "x-ratelimit-remaining",
-    "x-ratelimit-reset",
-    "ratelimit",
-];
 
 /// What the head says of the body's length, which it is told here if it does not.
 fn told_length(fields: &mut HeaderMap, known: Option<u64>) -> Option<u64> {

@@ -1,9 +1,11 @@
 //! The fields of an answer where they came: places in its head. A map is made of them only where somebody has to look things up.
 
 use std::cell::RefCell;
+use std::hash::BuildHasher;
 use std::ops::Range;
 
 use bytes::Bytes;
+use foldhash::fast::FixedState;
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
@@ -187,7 +189,8 @@ impl Lines {
         })
     }
 
-    /// A field as a map takes it, from where the last one like it was seen.
+    /// A field as a map takes it, from where the last one like it was seen. What is not likely to come again is marked as sensitive: HTTP/2 then keeps it
+    /// out of its compression table, where it would drive out the others, and where all values of a name are looked through for each answer.
     fn field(
         &self,
         kind: Kind,
@@ -195,34 +198,28 @@ impl Lines {
         value: &[u8],
         seen: &mut Option<Seen>,
     ) -> Option<(HeaderName, HeaderValue)> {
-        let is_usual = matches!(kind, Kind::Date | Kind::Usual) && value.len() <= SEEN_BYTES_MAX;
-        if let Some(seen) = seen
-            && seen.name.as_str().as_bytes() == name
-        {
-            match &seen.value {
-                Some(same) if is_usual && same.as_bytes() == value => {
-                    return Some((seen.name.clone(), same.clone()));
-                }
-                _ if is_usual => {
-                    // Of its own, so that no whole head is kept for it.
-                    seen.value = HeaderValue::from_bytes(value).ok();
-                    return Some((seen.name.clone(), seen.value.clone()?));
-                }
-                _ => return Some((seen.name.clone(), self.value(value)?)),
-            }
-        }
-        let name = HeaderName::from_bytes(name).ok()?;
-        if name.as_str().len() <= SEEN_BYTES_MAX {
-            *seen = Some(Seen {
-                name: name.clone(),
+        let seen = match seen {
+            Some(seen) if seen.name.as_str().as_bytes() == name => seen,
+            _ => seen.insert(Seen {
+                name: HeaderName::from_bytes(name).ok()?,
                 value: None,
-            });
+                mark: 0,
+            }),
+        };
+        if value.len() > SEEN_BYTES_MAX || !matches!(kind, Kind::Date | Kind::Usual) {
+            let mark = FixedState::default().hash_one(value);
+            let mut read = HeaderValue::from_maybe_shared(self.head.slice_ref(value)).ok()?;
+            read.set_sensitive(seen.mark != mark);
+            seen.mark = mark;
+            return Some((seen.name.clone(), read));
         }
-        Some((name, self.value(value)?))
-    }
-
-    fn value(&self, value: &[u8]) -> Option<HeaderValue> {
-        HeaderValue::from_maybe_shared(self.head.slice_ref(value)).ok()
+        if !matches!(&seen.value, Some(same) if same.as_bytes() == value) {
+            // Of its own, so that no whole head is kept for it.
+            let mut read = HeaderValue::from_bytes(value).ok()?;
+            read.set_sensitive(kind == Kind::Date);
+            seen.value = Some(read);
+        }
+        Some((seen.name.clone(), seen.value.clone()?))
     }
 
     /// How many there are.
@@ -243,6 +240,8 @@ struct Seen {
     name: HeaderName,
     /// What it said last, where that is usually the same and nobody's own.
     value: Option<HeaderValue>,
+    /// A hash of what it said last elsewhere.
+    mark: u64,
 }
 
 thread_local! {
@@ -260,7 +259,7 @@ impl Seen {
 const NO_FIELD: Fault = Fault::Protocol("a header field that cannot be passed on");
 /// The longest name that a map takes.
 const NAME_BYTES_MAX: usize = u16::MAX as usize;
-/// Fields that each thread keeps.
+/// Fields that each thread keeps; their names are bounded with the heads that they come in.
 const SEEN_MAX: usize = 64;
-/// The longest name and the longest value that are kept, bytes.
+/// The longest value that is kept, bytes.
 const SEEN_BYTES_MAX: usize = 64;

@@ -1,6 +1,7 @@
 //! The wire, byte by byte.
 
 use bytes::BytesMut;
+use http::HeaderMap;
 use http::Method;
 use http::Request;
 use http::StatusCode;
@@ -34,6 +35,36 @@ fn take(text: &str, method: &Method) -> Result<Option<Start>, Fault> {
 
 fn start(text: &str) -> Start {
     take(text, &Method::GET).unwrap().unwrap()
+}
+
+// What is marked stays out of HTTP/2's compression table: all that is said for the first time, unless it is usual, and every date.
+#[test]
+fn what_is_not_likely_to_come_again_is_marked() {
+    let marked = |sum: &str, server: &str, date: &str| {
+        let head =
+            format!("HTTP/1.1 200 OK\r\nX-Sum: {sum}\r\nServer: {server}\r\nDate: {date}\r\n\r\n");
+        let mut lines = Lines::default();
+        let mut received = BytesMut::from(&head[..]);
+        head::take(&mut received, &mut 0, &Method::GET, &LIMITS, &mut lines).unwrap();
+        let mut fields = HeaderMap::new();
+        lines.to_map(&mut fields).unwrap();
+        assert_eq!(fields["x-sum"], sum);
+        assert_eq!(fields["server"], server);
+        assert_eq!(fields["date"], date);
+        ["x-sum", "server", "date"].map(|name| fields[name].is_sensitive())
+    };
+    let long = "7".repeat(100);
+    for (sum, server, date, expected) in [
+        ("1", "a", "now", [true, false, true]),
+        ("1", "a", "now", [false, false, true]),
+        ("2", "b", "then", [true, false, true]),
+        ("2", "b", "then", [false, false, true]),
+        (&long, &long, "then", [true, true, true]),
+        (&long, &long, &long, [false, false, true]),
+        ("1", "b", "now", [true, false, true]),
+    ] {
+        assert_eq!(marked(sum, server, date), expected, "{sum} {server} {date}");
+    }
 }
 
 #[test]
