@@ -7,7 +7,9 @@ use portcullis::clock::Now;
 use portcullis::model::key::KeyId;
 use portcullis::model::limit::Limits;
 use portcullis::model::limit::Rate;
+use portcullis::model::seat::SeatHint;
 use portcullis::quota::Charge;
+use portcullis::quota::Hints;
 use portcullis::quota::Quota;
 use portcullis::store::counters::Batch;
 use portcullis::store::counters::Counters;
@@ -46,8 +48,10 @@ fn number(text: &str) -> u32 {
 fn measure(keys: u32, each: u32) {
     let directory = tempfile::tempdir().expect("a place for temporary files");
     let (mut file, _) = Counters::open(directory.path(), now(0)).expect("a new file");
-    let (quota, usage) = (Quota::new(), Usage::new());
+    let quota = Quota::new();
+    let usage = Usage::new(&quota);
     let limits = limits();
+    let seats: Vec<SeatHint> = (0..keys).map(|_| SeatHint::default()).collect();
     let mut spent = [Duration::ZERO; 4];
     let (mut counted, mut rows) = (0, 0);
     for second in 0..SECONDS {
@@ -60,7 +64,8 @@ fn measure(keys: u32, each: u32) {
             for key in 0..keys {
                 let place = u64::from(request * keys + key);
                 let at = now(second * 1_000_000 + place * 1_000_000 / u64::from(keys * each));
-                serve(&quota, &usage, key_id(key), &limits, at);
+                let subject = (key_id(key), &seats[key as usize]);
+                serve(&quota, &usage, subject, &limits, at);
             }
         }
         let served = cpu_time();
@@ -106,15 +111,19 @@ fn measure(keys: u32, each: u32) {
     show_size(directory.path());
 }
 
-fn serve(quota: &Quota, usage: &Usage, key: KeyId, limits: &Limits, at: Now) {
+fn serve(quota: &Quota, usage: &Usage, (key, seat): (KeyId, &SeatHint), limits: &Limits, at: Now) {
     let charge = Charge {
         key: Some((key, limits)),
         tenant: None,
         cost: 1,
     };
-    quota.charge(&charge, at).expect("there is room");
-    let meter = usage.admitted(key, at.wall);
-    meter.ended(200, Duration::from_millis(3), 0, 512);
+    let hints = Hints {
+        key: seat,
+        tenant: &SeatHint::default(),
+    };
+    (quota.charge_at(&charge, hints, at)).expect("there is room");
+    let request = usage.admitted(key, seat.number(), at.wall);
+    usage.ended(&request, 200, Duration::from_millis(3), 0, 512);
 }
 
 fn limits() -> Limits {

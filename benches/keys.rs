@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -252,7 +251,7 @@ fn key(index: u32) -> ApiKey {
         },
         burst: Override::Plan,
         scopes: match index % 4 {
-            0 => Scopes::Listed(Arc::new(listed)),
+            0 => Scopes::Listed(listed.to_vec().into()),
             _ => Scopes::Inherit,
         },
         created: Wall(0),

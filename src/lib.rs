@@ -16,6 +16,7 @@ pub mod upstream;
 
 // The way of a change.
 pub mod config;
+mod meter;
 pub mod model;
 pub mod observed;
 pub mod pem;

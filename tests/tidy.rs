@@ -10,7 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// The rooms, lowest first: each imports only from those before it.
-const LAYERS: [&str; 27] = [
+const LAYERS: [&str; 28] = [
     "aside",
     "clock",
     "descriptors",
@@ -23,11 +23,12 @@ const LAYERS: [&str; 27] = [
     "guard",
     "config",
     "store",
-    "usage",
+    "meter",
     "observed",
     "snapshot",
     "token",
     "quota",
+    "usage",
     "alerts",
     "gate",
     "upstream",

@@ -49,6 +49,8 @@ pub struct Manner {
 pub struct Principal {
     /// Its key.
     pub key: KeyId,
+    /// Where the state of what it is reported under lies, as far as that is known.
+    seat: u32,
     /// The key's digest, to look it up again before the answer is sent; `None` for a token.
     digest: Option<Digest>,
     /// Index into the snapshot's tenants.
@@ -197,6 +199,7 @@ impl Admission {
             route,
             principal: tenant.map(|tenant| Principal {
                 key: KeyId(*b"AAAAAAAAAAAA"),
+                seat: 0,
                 digest: Some(Digest([0; 32])),
                 tenant,
                 subject: None,
@@ -215,15 +218,17 @@ impl Admission {
 impl Principal {
     pub(super) fn of(bearer: Bearer<'_>) -> Principal {
         let (id, tenant) = (bearer.entry().id, bearer.entry().tenant);
-        let (digest, subject, token) = match bearer {
+        let (digest, seat, subject, token) = match bearer {
             Bearer::Key(digest, key) => {
                 let subject = key.binding.as_ref().and_then(|own| own.subject.clone());
-                (Some(digest), subject, None)
+                (Some(digest), key.seat.number(), subject, None)
             }
-            Bearer::Token(token) => (None, None, Some(token)),
+            // Tokens are reported together, and not where each is charged.
+            Bearer::Token(token) => (None, 0, None, Some(token)),
         };
         Principal {
             key: id,
+            seat,
             digest,
             tenant,
             subject,
@@ -243,6 +248,12 @@ impl Principal {
     #[must_use]
     pub fn reported(&self) -> KeyId {
         (self.token.as_ref()).map_or(self.key, |token| token.reported)
+    }
+
+    /// Where the state of that lies, as far as it is known.
+    #[must_use]
+    pub fn seat(&self) -> u32 {
+        self.seat
     }
 
     /// The token that it was; `None` for a key.

@@ -17,6 +17,7 @@ use crate::gate::refused::Known;
 use crate::gate::token::Bearer;
 use crate::quota::Charge;
 use crate::quota::Exhausted;
+use crate::quota::Hints;
 use crate::quota::Numbers;
 use crate::quota::shared::Ask;
 use crate::quota::shared::SharedCounters;
@@ -49,8 +50,12 @@ pub(super) fn charge(
         tenant: by_tenant,
         cost,
     };
+    let hints = Hints {
+        key: &key.seat,
+        tenant: &owner.seat,
+    };
     let charged = match means.quota.shared() {
-        None => means.quota.charge(&charge, now),
+        None => means.quota.charge_at(&charge, hints, now),
         Some(counters) => shared(means, counters, &charge, now)?,
     };
     match charged {

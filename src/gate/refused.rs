@@ -22,6 +22,8 @@ pub struct Refused {
     pub numbers: Option<Numbers>,
     /// Who it was, as far as it was known (for the log only).
     pub key: Option<KeyId>,
+    /// Where that key's state lies, as far as it is known.
+    pub seat: u32,
     /// The token that it was, where it was no key (for the log only).
     pub token: Option<Arc<Verified>>,
     /// Index into the snapshot's tenants, as far as it was known (for the log only).
@@ -69,6 +71,7 @@ impl Known {
             key: (self.principal.as_ref())
                 .filter(|principal| principal.token.is_none())
                 .map(|principal| principal.key),
+            seat: self.principal.as_ref().map_or(0, Principal::seat),
             token: (self.principal.as_ref()).and_then(|principal| principal.token.clone()),
             tenant: self.principal.as_ref().map(|principal| principal.tenant),
             route: self.route,

@@ -30,7 +30,7 @@ use crate::model::limit::Mode;
 use crate::model::route::Route;
 use crate::snapshot::Snapshot;
 use crate::token::Verified;
-use crate::usage::Meter;
+use crate::usage::Counted;
 
 use super::Worker;
 use super::in_flight::Flight;
@@ -116,8 +116,10 @@ pub(crate) struct Account {
     host: Option<String>,
     route: Option<Arc<Route>>,
     key: Option<KeyId>,
-    /// Where an admitted request of a key is counted in the end.
-    meter: Option<Arc<Meter>>,
+    /// Where the key's state lies, as far as it is known.
+    seat: u32,
+    /// Under what an admitted request of a key is counted in the end.
+    counted: Option<Counted>,
     token: Option<Arc<Verified>>,
     tenant: Option<(Arc<Snapshot>, u32)>,
     server: Option<Rc<str>>,
@@ -153,7 +155,8 @@ impl Account {
             host: None,
             route: None,
             key: None,
-            meter: None,
+            seat: 0,
+            counted: None,
             token: None,
             tenant: None,
             server: None,
@@ -169,14 +172,9 @@ impl Account {
         })
     }
 
-    pub(crate) fn admitted(
-        &mut self,
-        flight: &Rc<Flight>,
-        meter: Option<Arc<Meter>>,
-        head: &Parts,
-    ) {
+    pub(crate) fn admitted(&mut self, flight: &Rc<Flight>, counted: Option<Counted>, head: &Parts) {
         let admission = flight.admission();
-        self.meter = meter;
+        self.counted = counted;
         self.uri = head.uri.clone();
         self.route = Some(Arc::clone(admission.route()));
         let principal = admission.principal();
@@ -199,7 +197,7 @@ impl Account {
         self.reason = refused.reason;
         self.host = refused.host;
         self.route = refused.route;
-        self.key = refused.key;
+        (self.key, self.seat) = (refused.key, refused.seat);
         self.token = refused.token;
         self.observed(refused.would_refuse);
         self.tenant = refused.tenant.map(|tenant| (Arc::clone(snapshot), tenant));
@@ -468,11 +466,11 @@ impl Account {
     /// Counts the request for its key, or for its tenant's tokens. What was refused for being another's was admitted and paid for, and counts by its status.
     fn count_for_key(&self, answered: Duration) {
         let (received, sent) = (self.received_bytes, self.sent_bytes);
-        match (&self.meter, self.reported()) {
-            (Some(meter), _) => meter.ended(self.status, answered, received, sent),
+        let usage = &self.worker.usage;
+        match (&self.counted, self.reported()) {
+            (Some(counted), _) => usage.ended(counted, self.status, answered, received, sent),
             (None, Some(key)) => {
-                let usage = &self.worker.usage;
-                usage.refused(key, self.start.wall, received, sent);
+                usage.refused(key, self.seat, self.start.wall, received, sent);
             }
             (None, None) => {}
         }

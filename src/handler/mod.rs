@@ -179,9 +179,11 @@ pub async fn handle(
     match admitted {
         Ok(admission) => {
             let principal = admission.principal();
-            let meter = principal.map(|known| worker.usage.admitted(known.reported(), now.wall));
+            let usage = &worker.usage;
+            let counted =
+                principal.map(|known| usage.admitted(known.reported(), known.seat(), now.wall));
             let flight = worker.in_flight.join(admission, carrier);
-            account.admitted(&flight, meter, &head);
+            account.admitted(&flight, counted, &head);
             forward(&worker, account, &flight, head, body).await
         }
         Err(refused) => {

@@ -17,6 +17,7 @@ pub(crate) mod properties;
 pub mod resource;
 pub mod route;
 pub mod scope;
+pub mod seat;
 pub mod source;
 pub mod tenant;
 pub mod web_origin;

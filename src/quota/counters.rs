@@ -1,14 +1,18 @@
 //! Every live counter of this node: charged, looked at, exported and restored.
 
+use std::sync::Arc;
 use std::sync::OnceLock;
 
 use crate::clock::Now;
+use crate::meter::Meter;
 use crate::model::key::KeyId;
 use crate::model::limit::Limits;
+use crate::model::seat::SeatHint;
 use crate::model::tenant::TenantId;
 use crate::quota::Changes;
 use crate::quota::Charge;
 use crate::quota::Exhausted;
+use crate::quota::Hints;
 use crate::quota::Numbers;
 use crate::quota::saves::Saves;
 use crate::quota::shared::SharedCounters;
@@ -21,14 +25,17 @@ use crate::store::counters::Subject;
 
 use super::local;
 
+/// The windows of keys, and beside them what `usage` counts of the same keys.
+pub(crate) type Keys = local::Table<KeyId, Meter>;
+
 /// Every live counter of this node. Exists only for real keys and tenants: strangers create none (S28).
 ///
 /// An unlimited window keeps no state, and a subject without limits has no entry. A window under limits that change keeps what was used
 /// (`remaining = new limit - used`, ASKS 15); see `Charge` for what follows when its length changes.
 #[derive(Debug)]
 pub struct Quota {
-    tenants: local::Table<TenantId>,
-    keys: local::Table<KeyId>,
+    tenants: local::Table<TenantId, ()>,
+    keys: Arc<Keys>,
     saves: Saves,
     /// The counters that other nodes share; those here are then not used.
     shared: OnceLock<SharedCounters>,
@@ -44,7 +51,7 @@ impl Quota {
     pub fn new() -> Quota {
         Quota {
             tenants: local::Table::new(),
-            keys: local::Table::new(),
+            keys: Arc::new(local::Table::new()),
             saves: Saves::new(),
             shared: OnceLock::new(),
             strangers: Strangers::new(),
@@ -64,6 +71,11 @@ impl Quota {
         self.shared.get()
     }
 
+    /// Where keys that are in use have their state.
+    pub(crate) fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+
     /// Which charges are in the store.
     #[must_use]
     pub fn saves(&self) -> &Saves {
@@ -76,19 +88,39 @@ impl Quota {
     /// # Errors
     /// `Exhausted` when any window lacks room.
     pub fn charge(&self, charge: &Charge<'_>, now: Now) -> Result<Numbers, Exhausted> {
-        // Always the tenant before the key, each in a map of its own: two threads never wait for each other.
-        let mut tenant = limited(charge.tenant).map(|(id, limits)| (self.tenants.hold(id), limits));
-        let mut key = limited(charge.key).map(|(id, limits)| (self.keys.hold(&id), limits));
+        let (tenant, key) = (&SeatHint::default(), &SeatHint::default());
+        self.charge_at(charge, Hints { tenant, key }, now)
+    }
+
+    /// The same, for who may know where the subjects' windows lie. The hints of those that are charged are right afterwards.
+    ///
+    /// # Errors
+    /// `Exhausted` when any window lacks room.
+    pub fn charge_at(
+        &self,
+        charge: &Charge<'_>,
+        hints: Hints<'_>,
+        now: Now,
+    ) -> Result<Numbers, Exhausted> {
+        let (of_tenant, of_key) = (limited(charge.tenant), limited(charge.key));
+        // Always the tenant before the key, each in a table of its own: two threads never wait for each other.
+        let mut tenant =
+            of_tenant.map(|(id, limits)| (self.tenants.hold(id, hints.tenant), id, limits));
+        let mut key = of_key.map(|(id, limits)| (self.keys.hold(&id, hints.key), id, limits));
+        if let Some((held, ..)) = &key {
+            // What `usage` counts next lies in the last line of the seat: it comes from memory together with the others so.
+            std::hint::black_box(held.beside.hour());
+        }
         let mut subjects = [
-            tenant.as_mut().map(|(held, limits)| (&mut **held, *limits)),
-            key.as_mut().map(|(held, limits)| (&mut **held, *limits)),
+            (tenant.as_mut()).map(|(held, _, limits)| (&mut held.windows, *limits)),
+            (key.as_mut()).map(|(held, _, limits)| (&mut held.windows, *limits)),
         ];
         let numbers = window::charge(&mut subjects, charge.cost.max(1), now)?;
-        if let Some((held, _)) = &mut tenant {
-            self.tenants.mark(held, now);
+        if let Some((held, id, _)) = &mut tenant {
+            self.tenants.mark(held, id, now);
         }
-        if let Some((held, _)) = &mut key {
-            self.keys.mark(held, now);
+        if let Some((held, id, _)) = &mut key {
+            self.keys.mark(held, id, now);
         }
         Ok(numbers)
     }
@@ -114,11 +146,11 @@ impl Quota {
         window::both(tenant, key)
     }
 
-    /// Removes subjects whose windows have been over for ten seconds. Walks all entries, about a thousandth under one lock at a time; once
-    /// every few seconds is enough.
+    /// Forgets windows that have been over for ten seconds, and subjects of whom nothing is left; keys stay that did something since the last sweep, or
+    /// whose counts no flush has taken. Looks at all of them, one under its lock at a time; once every few seconds is enough.
     pub fn sweep(&self, now: Now) {
-        self.tenants.sweep(now);
-        self.keys.sweep(now);
+        self.tenants.sweep(now, |()| true);
+        self.keys.sweep(now, Meter::at_rest);
     }
 
     /// What changed since the last call: of many subjects, only what is new of their bursts. If it could not be written, give it to `unexport`.
@@ -175,13 +207,13 @@ impl Quota {
                 continue;
             }
             match row.subject {
-                Subject::Key(id) => self.keys.restore(id, windows),
-                Subject::Tenant(id) => self.tenants.restore(id, windows),
+                Subject::Key(id) => self.keys.restore(&id, windows),
+                Subject::Tenant(id) => self.tenants.restore(&id, windows),
             }
         }
     }
 
-    /// How many subjects have live counters.
+    /// How many subjects have live counters, or did something lately.
     #[must_use]
     pub fn subjects(&self) -> usize {
         self.tenants.len() + self.keys.len()

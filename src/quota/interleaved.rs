@@ -1,8 +1,9 @@
-//! The counters under every order of threads that a scheduler draws: `counters.rs` and `local.rs` are compiled here once more, over modelled locks.
+//! The counters under every order of threads that a scheduler draws: `counters.rs`, `local.rs`, `seats.rs` and what `usage` counts with them are
+//! compiled here once more, over modelled locks.
 //!
-//! Covered: whose charge takes the last place, that no admission is lost between charges, exports, failed saves and sweeps, and that nobody waits
-//! for ever. Not covered: `DashMap` itself (in its place stands a map of two shards, each under a lock), weak memory order (one thread runs at a time),
-//! and orders that are not drawn.
+//! Covered: whose charge takes the last place, that no admission and no count is lost between requests, exports, failed saves and sweeps, that nobody sits
+//! in another's seat, whatever his hint says, and that nobody waits for ever. Not covered: weak memory order (one thread runs at a time), and orders that
+//! are not drawn.
 
 #[allow(
     dead_code,
@@ -14,153 +15,82 @@
 mod counters;
 #[allow(
     dead_code,
+    unreachable_pub,
+    clippy::duplicate_mod,
+    reason = "the product's file, of which these tests use a part"
+)]
+#[path = "../usage/counting.rs"]
+mod counting;
+#[allow(
+    dead_code,
     clippy::duplicate_mod,
     reason = "the product's file, of which these tests use a part"
 )]
 #[path = "local.rs"]
 mod local;
+#[allow(
+    dead_code,
+    clippy::duplicate_mod,
+    reason = "the product's file, of which these tests use a part"
+)]
+#[path = "seats.rs"]
+mod seats;
 
-/// Stands in for `quota::sync`.
+use counters::Keys;
+
+/// Stands in for `quota::sync`. Of everything there are few, so that threads meet, and an export is not mostly lists that nobody uses.
 mod sync {
-    use std::fmt;
+    use std::hash::BuildHasher;
     use std::hash::DefaultHasher;
-    use std::hash::Hash;
-    use std::hash::Hasher;
-    use std::ops::Deref;
-    use std::ops::DerefMut;
-
-    use shuttle::sync::RwLock;
-    use shuttle::sync::RwLockWriteGuard;
 
     pub(super) use shuttle::sync::Mutex;
     pub(super) use shuttle::sync::MutexGuard;
 
-    /// Few, so that an export is not mostly lists that nobody uses.
+    pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().expect("no thread of a model panics")
+    }
+
+    /// The same each time, so that an order can be drawn again.
+    #[derive(Clone, Debug, Default)]
+    pub(super) struct Seed {}
+
+    impl BuildHasher for Seed {
+        type Hasher = DefaultHasher;
+
+        fn build_hasher(&self) -> DefaultHasher {
+            DefaultHasher::new()
+        }
+    }
+
+    pub(super) const SHARDS: usize = 2;
+
+    pub(super) const ROW: usize = 2;
+
     pub(super) const LANES: usize = 2;
-
-    const SHARDS: usize = 2;
-
-    /// As much of a `DashMap` as `local` uses: entries of a shard share its lock.
-    pub(super) struct DashMap<K, V> {
-        shards: Vec<RwLock<Vec<(K, V)>>>,
-    }
-
-    pub(super) fn sharded<K, V>(_: usize) -> DashMap<K, V> {
-        let shards = (0..SHARDS).map(|_| RwLock::new(Vec::new())).collect();
-        DashMap { shards }
-    }
-
-    /// An entry, and with it its shard.
-    pub(super) struct RefMut<'a, K, V> {
-        shard: RwLockWriteGuard<'a, Vec<(K, V)>>,
-        place: usize,
-    }
-
-    pub(super) struct Entry<'a, K, V> {
-        shard: RwLockWriteGuard<'a, Vec<(K, V)>>,
-        key: K,
-    }
-
-    impl<K: Hash + Eq, V> DashMap<K, V> {
-        fn shard(&self, key: &K) -> RwLockWriteGuard<'_, Vec<(K, V)>> {
-            let mut hasher = DefaultHasher::new();
-            key.hash(&mut hasher);
-            let shard = &self.shards[hasher.finish() as usize % SHARDS];
-            shard.write().expect("no thread of a model panics")
-        }
-
-        pub(super) fn get_mut(&self, key: &K) -> Option<RefMut<'_, K, V>> {
-            let shard = self.shard(key);
-            let place = shard.iter().position(|(found, _)| found == key)?;
-            Some(RefMut { shard, place })
-        }
-
-        pub(super) fn get(&self, key: &K) -> Option<RefMut<'_, K, V>> {
-            self.get_mut(key)
-        }
-
-        pub(super) fn entry(&self, key: K) -> Entry<'_, K, V> {
-            let shard = self.shard(&key);
-            Entry { shard, key }
-        }
-
-        pub(super) fn insert(&self, key: K, value: V) {
-            let mut shard = self.shard(&key);
-            shard.retain(|(found, _)| *found != key);
-            shard.push((key, value));
-        }
-
-        pub(super) fn retain(&self, mut keep: impl FnMut(&K, &mut V) -> bool) {
-            for shard in &self.shards {
-                let mut shard = shard.write().expect("no thread of a model panics");
-                shard.retain_mut(|(key, value)| keep(key, value));
-            }
-        }
-
-        pub(super) fn len(&self) -> usize {
-            let count = |shard: &RwLock<Vec<(K, V)>>| shard.read().map_or(0, |shard| shard.len());
-            self.shards.iter().map(count).sum()
-        }
-    }
-
-    impl<'a, K: Eq, V: Default> Entry<'a, K, V> {
-        pub(super) fn or_default(mut self) -> RefMut<'a, K, V> {
-            let place = self.shard.iter().position(|(found, _)| *found == self.key);
-            let place = place.unwrap_or_else(|| {
-                self.shard.push((self.key, V::default()));
-                self.shard.len() - 1
-            });
-            RefMut {
-                shard: self.shard,
-                place,
-            }
-        }
-    }
-
-    impl<K, V> RefMut<'_, K, V> {
-        pub(super) fn key(&self) -> &K {
-            &self.shard[self.place].0
-        }
-    }
-
-    impl<K, V> Deref for RefMut<'_, K, V> {
-        type Target = V;
-
-        fn deref(&self) -> &V {
-            &self.shard[self.place].1
-        }
-    }
-
-    impl<K, V> DerefMut for RefMut<'_, K, V> {
-        fn deref_mut(&mut self) -> &mut V {
-            &mut self.shard[self.place].1
-        }
-    }
-
-    impl<K, V> fmt::Debug for DashMap<K, V> {
-        fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-            out.write_str("DashMap")
-        }
-    }
 }
 
 mod tests {
     use std::collections::BTreeMap;
+    use std::ops::Deref;
+    use std::time::Duration;
 
     use shuttle::sync::Arc;
     use shuttle::sync::Mutex;
     use shuttle::thread;
 
     use super::counters::Quota;
+    use super::counting::Usage;
     use crate::clock::Mono;
     use crate::clock::Now;
     use crate::clock::Wall;
     use crate::model::key::KeyId;
     use crate::model::limit::Limits;
     use crate::model::limit::Rate;
+    use crate::model::seat::SeatHint;
     use crate::model::tenant::TenantId;
     use crate::quota::Changes;
     use crate::quota::Charge;
+    use crate::quota::Hints;
     use crate::store::counters::Subject;
 
     /// Orders drawn for each test; some are drawn anew with few switches in mind, which is where most mistakes show.
@@ -186,15 +116,44 @@ mod tests {
         }
     }
 
-    /// One of two keys, of one of two tenants, a cost of 1; says whether it passed.
-    fn charge(quota: &Quota, key: u8, tenant: &str, count: u32, now: Now) -> bool {
+    /// Counters, and one hint for all keys and one for all tenants, so that as often as not it says another's seat, or one that was left.
+    struct Hinted {
+        quota: Quota,
+        key: SeatHint,
+        tenant: SeatHint,
+    }
+
+    impl Hinted {
+        fn new() -> Hinted {
+            Hinted {
+                quota: Quota::new(),
+                key: SeatHint::default(),
+                tenant: SeatHint::default(),
+            }
+        }
+    }
+
+    impl Deref for Hinted {
+        type Target = Quota;
+
+        fn deref(&self) -> &Quota {
+            &self.quota
+        }
+    }
+
+    /// One of some keys, of one of two tenants, a cost of 1; says whether it passed.
+    fn charge(quota: &Hinted, key: u8, tenant: &str, count: u32, now: Now) -> bool {
         let (limits, id) = (limits(count), TenantId::new(tenant).unwrap());
         let charge = Charge {
             key: Some((KeyId([key; 12]), &limits)),
             tenant: Some((&id, &limits)),
             cost: 1,
         };
-        quota.charge(&charge, now).is_ok()
+        let hints = Hints {
+            key: &quota.key,
+            tenant: &quota.tenant,
+        };
+        quota.charge_at(&charge, hints, now).is_ok()
     }
 
     /// What a store holds after these saves.
@@ -212,7 +171,7 @@ mod tests {
     #[test]
     fn s31_exactly_the_limit_passes_in_any_order() {
         in_any_order(|| {
-            let quota = Arc::new(Quota::new());
+            let quota = Arc::new(Hinted::new());
             let threads: Vec<_> = (0..3)
                 .map(|_| {
                     let quota = Arc::clone(&quota);
@@ -243,7 +202,7 @@ mod tests {
     #[test]
     fn check4_no_admission_is_lost_between_charges_saves_and_sweeps() {
         in_any_order(|| {
-            let quota = Arc::new(Quota::new());
+            let quota = Arc::new(Hinted::new());
             let disk = Arc::new(Mutex::new(BTreeMap::new()));
             // Over long before the rest begins, so that the sweep has something to take.
             assert!(charge(&quota, b'z', "old", 4, at(0)));
@@ -286,11 +245,113 @@ mod tests {
         });
     }
 
+    /// Seats change hands while requests follow old hints to them: each key and tenant passes as often as its own limit says, and has its own counts.
+    #[test]
+    fn s31_nobody_is_charged_for_another() {
+        in_any_order(|| {
+            let quota = Arc::new(Hinted::new());
+            // Over long before the rest begins: these seats are left, and given to whoever comes next.
+            for key in [b'x', b'y', b'z'] {
+                assert!(charge(&quota, key, "old", 9, at(0)));
+            }
+            let threads: Vec<_> = [(b'a', "acme"), (b'b', "other"), (b'y', "old")]
+                .into_iter()
+                .map(|(key, tenant)| {
+                    let quota = Arc::clone(&quota);
+                    thread::spawn(move || {
+                        let passed = (0..3).filter(|_| charge(&quota, key, tenant, 2, at(100)));
+                        assert_eq!(passed.count(), 2);
+                    })
+                })
+                .collect();
+            let sweeper = {
+                let quota = Arc::clone(&quota);
+                thread::spawn(move || {
+                    quota.sweep(at(100));
+                    quota.sweep(at(100));
+                })
+            };
+            for thread in threads.into_iter().chain([sweeper]) {
+                thread.join().unwrap();
+            }
+            quota.sweep(at(100));
+            assert_eq!(quota.subjects(), 6);
+            let used = quota.export().rows.into_iter();
+            assert!(used.map(|row| row.quota.unwrap().used).eq([2; 6]));
+        });
+    }
+
+    /// FA32: requests of two hours begin and end while one flush fails and others do not, windows end beside their meters, and seats are left: every
+    /// request is counted once, for its key and in its hour.
+    #[test]
+    fn fa32_no_count_is_lost_between_requests_flushes_and_sweeps() {
+        in_any_order(|| {
+            let quota = Arc::new(Hinted::new());
+            let usage = Arc::new(Usage::beside(quota.keys()));
+            let counted = Arc::new(Mutex::new(BTreeMap::new()));
+            assert!(charge(&quota, b'a', "old", 9, at(0)));
+            let workers: Vec<_> = [(b'a', HOUR - 1), (b'a', HOUR), (b'b', HOUR)]
+                .into_iter()
+                .map(|(key, second)| {
+                    let (quota, usage) = (Arc::clone(&quota), Arc::clone(&usage));
+                    thread::spawn(move || {
+                        let (key, wall) = (KeyId([key; 12]), Wall::from_unix_seconds(second));
+                        let open = usage.admitted(key, quota.key.number(), wall);
+                        usage.refused(key, 1, wall, 0, 2);
+                        usage.ended(&open, 200, Duration::ZERO, 0, 1);
+                    })
+                })
+                .collect();
+            let flusher = {
+                let (usage, counted) = (Arc::clone(&usage), Arc::clone(&counted));
+                thread::spawn(move || {
+                    let failed = usage.take();
+                    usage.put_back(&failed);
+                    add(&mut counted.lock().unwrap(), &usage);
+                })
+            };
+            let sweeper = {
+                let quota = Arc::clone(&quota);
+                thread::spawn(move || {
+                    quota.sweep(at(100));
+                    quota.sweep(at(100));
+                })
+            };
+            for thread in workers.into_iter().chain([flusher, sweeper]) {
+                thread.join().unwrap();
+            }
+            let mut counted = counted.lock().unwrap();
+            add(&mut counted, &usage);
+            let all: Vec<_> = counted
+                .iter()
+                .map(|(slot, counts)| (*slot, *counts))
+                .collect();
+            let hours = [(0, b'a'), (1, b'a'), (1, b'b')];
+            assert_eq!(all, hours.map(|slot| (slot, [1, 1, 3])));
+            for _ in 0..2 {
+                quota.sweep(at(100));
+            }
+            assert_eq!(quota.subjects(), 0);
+        });
+    }
+
+    /// By hour and key: successes, refusals and bytes.
+    fn add(counted: &mut BTreeMap<(u32, u8), [u64; 3]>, usage: &Usage) {
+        for row in usage.take() {
+            let sum = counted.entry((row.hour, row.key.0[0])).or_default();
+            sum[0] += row.tally.success;
+            sum[1] += row.tally.refused;
+            sum[2] += row.tally.sent_bytes;
+        }
+    }
+
+    const HOUR: u64 = 3_600;
+
     /// Keys and tenants crosswise, some in one shard: nobody waits for ever (the scheduler reports a deadlock).
     #[test]
     fn s31_nobody_waits_for_ever() {
         in_any_order(|| {
-            let quota = Arc::new(Quota::new());
+            let quota = Arc::new(Hinted::new());
             let threads: Vec<_> = [(b'a', "one"), (b'b', "two"), (b'a', "two"), (b'b', "one")]
                 .into_iter()
                 .map(|(key, tenant)| {

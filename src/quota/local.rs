@@ -1,81 +1,93 @@
-//! One node's counters, in a lock-sharded map.
+//! One node's counters: the windows of whoever is in use, each at a seat of its own, with what else is counted of him beside them.
 
 use std::hash::Hash;
-use std::sync::PoisonError;
 
 use crate::aside::give_way;
 use crate::clock::Now;
+use crate::model::seat::SeatHint;
 use crate::quota::window;
 use crate::quota::window::Saved;
 use crate::quota::window::Windows;
 
-use super::sync;
-use super::sync::DashMap;
+use super::seats;
+use super::seats::Seats;
 use super::sync::LANES;
 use super::sync::Mutex;
-use super::sync::MutexGuard;
-use super::sync::RefMut;
+use super::sync::lock;
 
-/// The windows of all subjects of one kind. While an entry is held nobody else charges it: that makes all its windows one step.
+/// The windows of all subjects of one kind. While a seat is held nobody else charges it: that makes all its windows one step.
 #[derive(Debug)]
-pub(super) struct Table<K: Eq + Hash> {
-    entries: DashMap<K, Windows>,
-    /// Ids that were charged or swept since the last export, so that an export does not walk a million entries. Many small locks,
+pub(crate) struct Table<K, B> {
+    seats: Seats<K, State<B>>,
+    /// Ids that were charged or swept since the last export, and their seats, so that an export does not walk a million of them. Many small locks,
     /// each taken at most once per subject and export.
-    changed: Box<[Mutex<Vec<K>>]>,
+    changed: Box<[Mutex<Changed<K>>]>,
 }
 
-/// An entry that nobody else can touch.
-pub(super) type Held<'a, K> = RefMut<'a, K, Windows>;
+/// Who changed, and the number of his seat, as far as it is known.
+type Changed<K> = Vec<(K, u32)>;
 
-impl<K: Eq + Hash + Clone + Ord> Table<K> {
-    pub(super) fn new() -> Table<K> {
+/// What lies in a seat. An everyday request touches all of it.
+#[derive(Debug, Default)]
+pub(crate) struct State<B> {
+    pub(super) windows: Windows,
+    /// What is none of the quota's business and lies here so that one look finds both.
+    pub(crate) beside: B,
+}
+
+/// A subject's seat, which nobody else can touch meanwhile.
+pub(crate) type Held<'a, K, B> = seats::Held<'a, K, State<B>>;
+
+impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
+    pub(super) fn new() -> Table<K, B> {
         Table {
-            entries: sync::sharded(SHARDS),
+            seats: Seats::new(),
             changed: (0..LANES).map(|_| Mutex::default()).collect(),
         }
     }
 
-    /// Holds a subject's entry, made if there is none.
-    pub(super) fn hold(&self, id: &K) -> Held<'_, K> {
-        // Looked up first: `entry` needs an id of its own, and a tenant's is a shared count that all workers would write to.
-        match self.entries.get_mut(id) {
-            Some(held) => held,
-            None => self.entries.entry(id.clone()).or_default(),
-        }
+    /// Holds a subject's seat, made if there is none. The hint is right afterwards.
+    #[inline]
+    pub(crate) fn hold(&self, id: &K, hint: &SeatHint) -> Held<'_, K, B> {
+        self.seats.hold(id, hint)
+    }
+
+    /// Holds a subject's seat, which is perhaps the one with this number, if he has one.
+    pub(crate) fn find(&self, id: &K, number: u32) -> Option<Held<'_, K, B>> {
+        self.seats.find(id, number)
     }
 
     /// A copy of a subject's windows.
     pub(super) fn copy(&self, id: &K) -> Option<Windows> {
-        self.entries.get(id).map(|windows| windows.clone())
+        Some(self.find(id, 0)?.windows.clone())
     }
 
-    /// Says that a held entry is to be exported.
-    pub(super) fn mark(&self, held: &mut Held<'_, K>, now: Now) {
-        if !held.changed {
-            held.changed = true;
+    /// Says that a held subject is to be exported.
+    pub(super) fn mark(&self, held: &mut Held<'_, K, B>, id: &K, now: Now) {
+        if !held.windows.changed {
+            held.windows.changed = true;
             // Any list will do; the clock's last digits spread the threads over them without another hash.
             let lane = now.mono.0 as usize % LANES;
-            lock(&self.changed[lane]).push(held.key().clone());
+            lock(&self.changed[lane]).push((id.clone(), held.number()));
         }
     }
 
     /// Puts saved windows in place.
-    pub(super) fn restore(&self, id: K, windows: Windows) {
-        self.entries.insert(id, windows);
+    pub(super) fn restore(&self, id: &K, windows: Windows) {
+        self.hold(id, &SeatHint::default()).windows = windows;
     }
 
-    /// Says that ids are to be exported: as rows if they have entries by then, as removed if not.
+    /// Says that ids are to be exported: as rows if they have windows by then, as removed if not.
     pub(super) fn note(&self, ids: impl Iterator<Item = K>) {
-        lock(&self.changed[0]).extend(ids);
+        lock(&self.changed[0]).extend(ids.map(|id| (id, 0)));
     }
 
     /// Has these ids exported again, whole: what was handed over of them was not written.
     pub(super) fn note_again(&self, ids: Vec<K>) {
-        // Before they are noted, and not while the list is held: who charges holds an entry and takes a list.
+        // Before they are noted, and not while the list is held: who charges holds a seat and takes a list.
         for id in &ids {
-            if let Some(mut windows) = self.entries.get_mut(id) {
-                windows.saved_is_lost();
+            if let Some(mut held) = self.find(id, 0) {
+                held.windows.saved_is_lost();
             }
         }
         self.note(ids.into_iter());
@@ -84,53 +96,51 @@ impl<K: Eq + Hash + Clone + Ord> Table<K> {
     /// Hands over the ids noted since the last call, in order, each once, with what is to be written of them, or `None` for those that are gone. Of
     /// fewer than `only_new_from` that is all, else what is new.
     pub(super) fn export(&self, only_new_from: usize) -> Vec<(K, Option<Saved>)> {
-        let mut ids = Vec::new();
+        let mut noted = Vec::new();
         for lane in &self.changed {
-            ids.append(&mut lock(lane));
+            noted.append(&mut lock(lane));
         }
-        ids.sort_unstable();
-        ids.dedup();
-        let only_new = ids.len() >= only_new_from;
-        ids.into_iter()
-            .enumerate()
-            .map(|(index, id)| {
-                give_way(index);
-                let saved = self.entries.get_mut(&id).map(|mut windows| {
-                    windows.changed = false;
-                    windows.save(only_new)
-                });
-                (id, saved)
-            })
-            .collect()
+        // Of equal ids the one whose seat is known comes last.
+        noted.sort_unstable();
+        noted.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                kept.1 = later.1;
+            }
+            same
+        });
+        let only_new = noted.len() >= only_new_from;
+        let mut exported = Vec::with_capacity(noted.len());
+        for (index, (id, number)) in noted.into_iter().enumerate() {
+            give_way(index);
+            let saved = self.find(&id, number).and_then(|mut held| {
+                held.windows.changed = false;
+                let saved = held.windows.save(only_new);
+                (saved != (None, None)).then_some(saved)
+            });
+            exported.push((id, saved));
+        }
+        exported
     }
 
-    /// Removes entries whose windows are all over. Locks one shard at a time: a thousandth of the entries.
-    pub(super) fn sweep(&self, now: Now) {
+    /// Forgets windows that are all over, and whom nothing is left of, where `at_rest` says so of what lies beside his windows.
+    pub(super) fn sweep(&self, now: Now, at_rest: impl Fn(&mut B) -> bool) {
         // A thread may still be on its way here with a clock it read before now.
         let at = window::instant(now).saturating_sub(GRACE_MICROS);
-        let mut swept = Vec::new();
-        self.entries.retain(|id, windows| {
-            let idle = windows.idle(at);
-            if idle {
-                swept.push(id.clone());
+        self.seats.retain(|id, number, state| {
+            let idle = state.windows.idle(at);
+            if idle && state.windows.are_open() {
+                state.windows = Windows::default();
+                lock(&self.changed[0]).push((id.clone(), number));
             }
-            !idle
+            !(at_rest(&mut state.beside) && idle)
         });
-        self.note(swept.into_iter());
     }
 
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.seats.len()
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A list of ids is whole after every push, so a panic elsewhere has not broken it.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// As many as the key table has: a sweep or a growing map stops only a thousandth of the keys, and only for microseconds.
-const SHARDS: usize = 1024;
-
-/// How long after its end an entry stays.
+/// How long after its end a window stays.
 const GRACE_MICROS: i64 = 10_000_000;

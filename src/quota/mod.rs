@@ -3,6 +3,7 @@
 use crate::model::key::KeyId;
 use crate::model::limit::Limits;
 use crate::model::limit::Rate;
+use crate::model::seat::SeatHint;
 use crate::model::tenant::TenantId;
 use crate::store::counters::Row;
 use crate::store::counters::Subject;
@@ -18,12 +19,14 @@ mod model;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 pub mod saves;
+mod seats;
 pub mod shared;
 mod strangers;
 mod sync;
 mod visitors;
 mod window;
 
+pub(crate) use counters::Keys;
 pub use counters::Quota;
 
 /// What one request is to be charged to. The limits are those of the request's snapshot: a window whose length they change keeps its start
@@ -36,6 +39,15 @@ pub struct Charge<'a> {
     pub tenant: Option<(&'a TenantId, &'a Limits)>,
     /// What it takes from every window; at least 1.
     pub cost: u32,
+}
+
+/// Where the windows of a charge were last found.
+#[derive(Clone, Copy, Debug)]
+pub struct Hints<'a> {
+    /// The key's.
+    pub key: &'a SeatHint,
+    /// The tenant's.
+    pub tenant: &'a SeatHint,
 }
 
 /// What the rate-limit headers say. With two subjects it describes, for each window, the one with the least remaining.

@@ -226,7 +226,6 @@ impl Flusher {
 
     /// Forgets counters whose windows are over, and keys that did nothing lately.
     pub(crate) fn sweep(&self, now: Now) {
-        self.usage.sweep();
         self.quota.sweep(now);
     }
 

@@ -51,7 +51,7 @@ impl State {
         }
         let (counters, saved) = Counters::open(&config.store.path, now)?;
         let quota = Arc::new(Quota::new());
-        let usage = Arc::new(Usage::new());
+        let usage = Arc::new(Usage::new(&quota));
         quota.restore(saved, now);
         let flusher = Arc::new(Flusher::new(
             counters,

@@ -17,8 +17,9 @@ use crate::model::key::Digest;
 use crate::model::key::Environment;
 use crate::model::key::KeyId;
 use crate::model::route::RouteTable;
-use crate::model::scope::Scope;
+use crate::model::scope::ScopeList;
 use crate::model::scope::Scopes;
+use crate::model::seat::SeatHint;
 use crate::model::tenant::Tenant;
 use crate::model::tenant::TenantId;
 use crate::snapshot::KeyEntry;
@@ -237,6 +238,7 @@ pub(super) fn entry_of(
         own: own_limits(key),
         binding: (!key.binding.is_empty()).then(|| Box::new(key.binding.clone())),
         scopes: scope_sets.shared(&key.scopes),
+        seat: SeatHint::default(),
     })
 }
 
@@ -260,6 +262,7 @@ pub(super) fn tenant_entry(
         },
         suspended: tenant.suspended,
         places: place::places(tenant, names.upstreams),
+        seat: SeatHint::default(),
     })
 }
 
@@ -298,7 +301,7 @@ impl<'a> Names<'a> {
 
 /// One shared list for all keys that list the same scopes: a million keys then cost a million pointers.
 #[derive(Debug, Default)]
-pub struct ScopeSets(HashSet<Arc<[Scope]>>);
+pub struct ScopeSets(HashSet<ScopeList>);
 
 impl ScopeSets {
     fn shared(&mut self, scopes: &Scopes) -> Scopes {
@@ -306,10 +309,10 @@ impl ScopeSets {
             return Scopes::Inherit;
         };
         if let Some(known) = self.0.get(listed) {
-            return Scopes::Listed(Arc::clone(known));
+            return Scopes::Listed(known.clone());
         }
-        self.0.insert(Arc::clone(listed));
-        Scopes::Listed(Arc::clone(listed))
+        self.0.insert(listed.clone());
+        Scopes::Listed(listed.clone())
     }
 }
 

@@ -195,6 +195,7 @@ mod tests {
     use crate::model::key::KeyKind;
     use crate::model::key::KeyStatus;
     use crate::model::scope::Scopes;
+    use crate::model::seat::SeatHint;
     use crate::snapshot::NEVER_EXPIRES;
 
     fn entry(plan: u32) -> KeyEntry {
@@ -209,6 +210,7 @@ mod tests {
             own: None,
             binding: None,
             scopes: Scopes::Inherit,
+            seat: SeatHint::default(),
         }
     }
 

@@ -26,6 +26,7 @@ use crate::model::key::Override;
 use crate::model::limit::Limits;
 use crate::model::route::RouteTable;
 use crate::model::scope::Scopes;
+use crate::model::seat::SeatHint;
 use crate::model::tenant::Plan;
 use crate::model::tenant::TenantId;
 use crate::store::shared::nodes::LEASE;
@@ -171,6 +172,8 @@ pub struct TenantEntry {
     pub suspended: bool,
     /// Its own places behind upstreams, by index into `Config::upstreams`; mostly none.
     pub places: Vec<(usize, Arc<Destination>)>,
+    /// Where its windows lie.
+    pub seat: SeatHint,
 }
 
 /// A key as a request sees it; kept small, since there may be a million.
@@ -196,6 +199,8 @@ pub struct KeyEntry {
     pub binding: Option<Box<Binding>>,
     /// What it may do; listed sets are shared between keys that list the same.
     pub scopes: Scopes,
+    /// Where its windows and its meter lie.
+    pub seat: SeatHint,
 }
 
 /// Limits that a key or a tenant sets for itself.

@@ -25,6 +25,7 @@ use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
 use crate::model::key::Override;
 use crate::model::scope::Scope;
+use crate::model::scope::ScopeList;
 use crate::model::scope::Scopes;
 use crate::model::tenant::Origin;
 use crate::model::tenant::Tenant;
@@ -304,7 +305,7 @@ fn scopes(text: Option<&str>) -> Result<Scopes, &'static str> {
     let Some(text) = text else {
         return Ok(Scopes::Inherit);
     };
-    let listed: Result<Arc<[Scope]>, _> = text.split_ascii_whitespace().map(Scope::new).collect();
+    let listed: Result<ScopeList, _> = text.split_ascii_whitespace().map(Scope::new).collect();
     listed.map(Scopes::Listed)
 }
 

@@ -14,8 +14,9 @@ use crate::model::issuer::TenantOf;
 use crate::model::key::KeyId;
 use crate::model::key::KeyKind;
 use crate::model::key::KeyStatus;
-use crate::model::scope::Scope;
+use crate::model::scope::ScopeList;
 use crate::model::scope::Scopes;
+use crate::model::seat::SeatHint;
 use crate::model::tenant::TenantId;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::NEVER_EXPIRES;
@@ -72,7 +73,7 @@ impl Verified {
         snapshot: &Snapshot,
         issuer: &Issuer,
         claims: Claims,
-        scopes: Arc<[Scope]>,
+        scopes: ScopeList,
         origin: Origin,
     ) -> Result<Verified, &'static str> {
         let tenant = match (&issuer.tenant, claims.tenant) {
@@ -103,6 +104,7 @@ impl Verified {
                 // Whom it acts for stands in its identity.
                 binding: None,
                 scopes: Scopes::Listed(scopes),
+                seat: SeatHint::default(),
             },
             reported: tokens_of(&tenant),
             tenant,

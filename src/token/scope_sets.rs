@@ -1,30 +1,30 @@
 //! What tokens may do: an issuer grants few different sets of scopes, and thousands of tokens share each.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use crate::model::scope::Scope;
+use crate::model::scope::ScopeList;
 
 /// The sets of the tokens that are remembered, each once. A std mutex: it is taken when a token is verified, and never where one is found.
 #[derive(Debug, Default)]
-pub(super) struct ScopeSets(Mutex<HashSet<Arc<[Scope]>>>);
+pub(super) struct ScopeSets(Mutex<HashSet<ScopeList>>);
 
 impl ScopeSets {
     /// This set, shared with all tokens that have the same. Where there are too many sets in use, one of its own.
-    pub(super) fn shared(&self, scopes: Vec<Scope>) -> Arc<[Scope]> {
+    pub(super) fn shared(&self, scopes: Vec<Scope>) -> ScopeList {
         // A set of sets is whole after every step, so a panic elsewhere has not broken it.
         let mut sets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = sets.get(scopes.as_slice()) {
-            return Arc::clone(known);
+            return known.clone();
         }
-        let set: Arc<[Scope]> = scopes.into();
+        let set = ScopeList::from(scopes);
         if sets.len() >= SETS_MAX {
-            sets.retain(|set| Arc::strong_count(set) > 1);
+            sets.retain(ScopeList::is_shared);
         }
         if sets.len() < SETS_MAX {
-            sets.insert(Arc::clone(&set));
+            sets.insert(set.clone());
         }
         set
     }
@@ -49,7 +49,7 @@ mod tests {
             .map(|name| sets.shared(named(name)))
             .collect();
         assert_eq!(sets.0.lock().unwrap().len(), SETS_MAX);
-        assert!(Arc::ptr_eq(&kept[7], &sets.shared(named(7))));
+        assert!(kept[7].is(&sets.shared(named(7))));
         for (name, set) in kept.iter().enumerate() {
             assert_eq!(**set, *named(name));
         }
@@ -57,6 +57,6 @@ mod tests {
         drop(kept);
         let new = sets.shared(named(9_999));
         assert_eq!(sets.0.lock().unwrap().len(), 1);
-        assert!(Arc::ptr_eq(&new, &sets.shared(named(9_999))));
+        assert!(new.is(&sets.shared(named(9_999))));
     }
 }

@@ -40,6 +40,7 @@ use crate::model::route::RouteTable;
 use crate::model::scope::Scope;
 use crate::model::scope::ScopePattern;
 use crate::model::scope::Scopes;
+use crate::model::seat::SeatHint;
 use crate::model::tenant::Plan;
 use crate::model::tenant::TenantId;
 use crate::quota::Numbers;
@@ -168,6 +169,7 @@ fn tenant(id: &str) -> TenantEntry {
         own: OwnLimits::NONE,
         suspended: false,
         places: Vec::new(),
+        seat: SeatHint::default(),
     }
 }
 
@@ -182,7 +184,8 @@ fn key(letter: u8) -> KeyEntry {
         environment: LIVE,
         own: None,
         binding: None,
-        scopes: Scopes::Listed(Arc::new([scope("leases:read"), scope("leases:write")])),
+        scopes: Scopes::Listed(vec![scope("leases:read"), scope("leases:write")].into()),
+        seat: SeatHint::default(),
     }
 }
 

@@ -24,6 +24,10 @@ pub(super) struct QuotaWindow {
 }
 
 impl QuotaWindow {
+    pub(super) fn is_open(&self) -> bool {
+        self.seconds != 0
+    }
+
     pub(super) fn over(&self, at: i64) -> bool {
         self.seconds == 0 || at >= self.opened.saturating_add(length(self.seconds))
     }

@@ -1,11 +1,12 @@
 //! Window arithmetic: pure functions of counts, limits and a time.
 //!
-//! `fixed` is the window of a quota and `sliding` that of a burst; here they are charged together, and what is left of them is told. `history` (in
+//! `fixed` is the window of a quota and `sliding` that of a burst, whose times `log` keeps; here they are charged together, and what is left of them is told. `history` (in
 //! tests) holds both to a list of every admission.
 
 mod fixed;
 #[cfg(test)]
 mod history;
+mod log;
 mod micros;
 mod sliding;
 #[cfg(test)]
@@ -171,6 +172,11 @@ impl Windows {
     /// Whether nothing here would matter to a charge that comes with a clock as old as `at`.
     pub(super) fn idle(&self, at: i64) -> bool {
         self.quota.over(at) && self.burst.over(at)
+    }
+
+    /// Whether anything was ever charged here, or asked for.
+    pub(super) fn are_open(&self) -> bool {
+        self.quota.is_open() || self.burst.is_open()
     }
 
     /// What the store is to keep of it: of the burst all, or `only_new` what is new since the last call. Who cannot write it says `saved_is_lost`.

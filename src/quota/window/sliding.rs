@@ -1,10 +1,10 @@
 //! The window of a burst: sliding, in flat memory.
 
-use std::collections::VecDeque;
-
 use crate::clock::Wall;
 use crate::model::limit::Rate;
 use crate::quota::WindowNumbers;
+use crate::quota::window::log::Log;
+use crate::quota::window::log::Stamp;
 use crate::quota::window::micros::length;
 use crate::quota::window::micros::narrow;
 use crate::quota::window::micros::seconds_up;
@@ -18,7 +18,7 @@ use crate::store::counters::SavedBurst;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct BurstWindow {
     /// In order of time; none has passed at the last `roll`.
-    log: VecDeque<Stamp>,
+    log: Log,
     /// The sum of the log.
     total: u32,
     /// Its length at the last `roll`; 0 before the first.
@@ -29,18 +29,14 @@ pub(super) struct BurstWindow {
 /// all. Beside the window and not in it, where it would make an entry a cache line longer.
 pub(super) type Fresh = u16;
 
-/// Admissions that share a time. Packed to 12 bytes: there may be 512 for each of a million keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(Rust, packed(4))]
-struct Stamp {
-    at: i64,
-    count: u32,
-}
-
 impl BurstWindow {
+    pub(super) fn is_open(&self) -> bool {
+        self.seconds != 0
+    }
+
     pub(super) fn over(&self, at: i64) -> bool {
         self.log
-            .back()
+            .last()
             .is_none_or(|last| at >= last.at.saturating_add(length(self.seconds)))
     }
 
@@ -58,12 +54,12 @@ impl BurstWindow {
 
     fn let_go(&mut self, at: i64) {
         let length = length(self.seconds);
-        while let Some(first) = self.log.front() {
+        while let Some(first) = self.log.first() {
             if at < first.at.saturating_add(length) {
                 break;
             }
             self.total -= first.count;
-            self.log.pop_front();
+            self.log.pop_first();
         }
     }
 
@@ -75,7 +71,7 @@ impl BurstWindow {
         else {
             return 0;
         };
-        for stamp in &self.log {
+        for stamp in self.log.from(0) {
             excess = excess.saturating_sub(u64::from(stamp.count));
             if excess == 0 {
                 return stamp.at + length(rate.seconds) - at;
@@ -86,20 +82,20 @@ impl BurstWindow {
 
     pub(super) fn take(&mut self, cost: u32, at: i64, fresh: &mut Fresh) {
         let mut at = at;
-        if self.log.len() >= STAMPS_MAX && self.log.back().is_some_and(|last| last.at < at) {
+        if self.log.len() >= STAMPS_MAX && self.log.last().is_some_and(|last| last.at < at) {
             let step = grid_step(self.seconds);
             // Rounding twice changes nothing, so times do not drift.
             self.move_times(|time| round_up(time, step), fresh);
             at = round_up(at, step);
         }
         self.total = self.total.saturating_add(cost);
-        match self.log.back_mut() {
+        match self.log.last_mut() {
             Some(last) if last.at >= at => {
                 last.count = last.count.saturating_add(cost);
                 *fresh = (*fresh).max(1);
             }
             _ => {
-                self.log.push_back(Stamp { at, count: cost });
+                self.log.push(Stamp { at, count: cost });
                 *fresh = fresh.saturating_add(1);
             }
         }
@@ -109,21 +105,25 @@ impl BurstWindow {
     #[cold]
     #[inline(never)]
     fn move_times(&mut self, to: impl Fn(i64) -> i64, fresh: &mut Fresh) {
-        let mut kept = 0;
+        let mut kept = 0_usize;
         // How many at the front are in the store and stay as they are.
         let mut known = self.known(*fresh);
         for index in 0..self.log.len() {
-            let Stamp { at: before, count } = self.log[index];
+            let Some(Stamp { at: before, count }) = self.log.get(index) else {
+                break;
+            };
             let at = to(before);
-            if kept > 0 && self.log[kept - 1].at == at {
-                let sum = self.log[kept - 1].count.saturating_add(count);
-                self.log[kept - 1].count = sum;
+            let behind = kept.checked_sub(1).and_then(|last| self.log.at_mut(last));
+            if let Some(behind) = behind.filter(|behind| behind.at == at) {
+                behind.count = behind.count.saturating_add(count);
                 known = known.min(kept - 1);
             } else {
                 if at != before {
                     known = known.min(kept);
                 }
-                self.log[kept] = Stamp { at, count };
+                if let Some(stamp) = self.log.at_mut(kept) {
+                    *stamp = Stamp { at, count };
+                }
                 kept += 1;
             }
         }
@@ -139,7 +139,7 @@ impl BurstWindow {
     pub(super) fn numbers(&self, rate: Rate, at: i64, wall: Wall) -> WindowNumbers {
         let full_in = self
             .log
-            .back()
+            .last()
             .map_or(0, |last| last.at + length(rate.seconds) - at);
         WindowNumbers {
             rate,
@@ -151,13 +151,13 @@ impl BurstWindow {
 
     /// What a save is to write: all, or `only_new` what the save before did not, where it wrote something that is still here.
     pub(super) fn saved(&self, only_new: bool, fresh: Fresh) -> Option<SavedBurst> {
-        let first = self.log.front()?.at;
+        let first = self.log.first()?.at;
         let skipped = if only_new { self.known(fresh) } else { 0 };
-        let last_known = skipped.checked_sub(1).map(|last| self.log[last].at);
-        let new = self.log.range(skipped..);
+        let last_known = skipped.checked_sub(1).and_then(|last| self.log.get(last));
+        let new = self.log.from(skipped);
         Some(SavedBurst {
             seconds: self.seconds,
-            behind: last_known.map(|last| (first, last)),
+            behind: last_known.map(|last| (first, last.at)),
             log: new.map(|stamp| (stamp.at, stamp.count)).collect(),
         })
     }
@@ -219,7 +219,7 @@ mod tests {
         for index in 0..200_000_u64 {
             take_at(&mut windows, &limits, 1, at(index * 777)).unwrap();
         }
-        assert!(windows.burst.log.capacity() <= STAMPS_MAX);
+        assert!(windows.burst.log.heap_bytes() <= 6 * 1024);
     }
 
     #[test]

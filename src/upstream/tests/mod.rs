@@ -41,6 +41,7 @@ use crate::model::isolation::Isolation;
 use crate::model::route::Route;
 use crate::model::route::RouteTable;
 use crate::model::scope::Scopes;
+use crate::model::seat::SeatHint;
 use crate::model::tenant::TenantId;
 use crate::snapshot::OwnLimits;
 use crate::snapshot::Snapshot;
@@ -113,6 +114,7 @@ pub(super) fn admission(config: &Arc<Config>, authenticated: bool, path: &str) -
             own: OwnLimits::NONE,
             suspended: false,
             places: Vec::new(),
+            seat: SeatHint::default(),
         }],
         by_id: Default::default(),
     };

@@ -1,0 +1,185 @@
+//! Counts what keys do on the meters beside their windows, and hands it over to each flush.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use crate::aside::give_way;
+use crate::clock::Wall;
+use crate::meter::Full;
+use crate::meter::Meter;
+use crate::model::key::KeyId;
+use crate::model::seat::SeatHint;
+use crate::store::history::HourRow;
+use crate::store::history::Tally;
+use crate::store::history::hour_of;
+
+use super::Keys;
+
+/// What keys did since the last flush. Holds only those that did something since the sweep before the last, or whose windows are not over: 192 bytes for
+/// each such key, and what finds it, nothing for all others.
+#[derive(Debug)]
+pub struct Usage {
+    keys: Arc<Keys>,
+    /// Many small locks, each taken at most once a key and flush.
+    lanes: Box<[Mutex<Lane>]>,
+}
+
+/// What a flush is to look at.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Keys that count since the last flush, and their seats, so that it does not walk all.
+    noted: Vec<(KeyId, u32)>,
+    /// Counts that no meter holds, by hour and key: their hour was over, or they could not be written.
+    apart: BTreeMap<(u32, KeyId), Tally>,
+}
+
+/// A request that was admitted and has not ended. It counts in the hour in which it began, all of its bytes included.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    key: KeyId,
+    hour: u32,
+    /// Where the key's meter was.
+    seat: u32,
+}
+
+impl Usage {
+    /// Nothing counted yet. Meters lie beside these windows.
+    pub(crate) fn beside(keys: &Arc<Keys>) -> Usage {
+        Usage {
+            keys: Arc::clone(keys),
+            lanes: (0..LANES).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// A request of this key was admitted now: from now on the key is known as used. Its seat is perhaps this one.
+    #[must_use]
+    pub fn admitted(&self, key: KeyId, seat: u32, at: Wall) -> Counted {
+        let request = Counted {
+            key,
+            hour: hour_of(at),
+            seat,
+        };
+        let seat = self.count(&request, |meter| {
+            meter.admitted(at);
+            Full(false)
+        });
+        Counted { seat, ..request }
+    }
+
+    /// Counts a request that was admitted and has ended: by its status (below 400, below 500, above), its time to the end, and its bodies.
+    pub fn ended(
+        &self,
+        request: &Counted,
+        status: u16,
+        took: Duration,
+        received_bytes: u64,
+        sent_bytes: u64,
+    ) {
+        self.count(request, |meter| {
+            meter.ended(status, took, received_bytes, sent_bytes)
+        });
+    }
+
+    /// Counts a request of a known key that the gateway refused.
+    pub fn refused(&self, key: KeyId, seat: u32, at: Wall, received_bytes: u64, sent_bytes: u64) {
+        let request = Counted {
+            key,
+            hour: hour_of(at),
+            seat,
+        };
+        self.count(&request, |meter| meter.refused(received_bytes, sent_bytes));
+    }
+
+    /// Hands over what was counted, in order. If it could not be written, give it to `put_back`.
+    #[must_use]
+    pub fn take(&self) -> Vec<HourRow> {
+        let (mut noted, mut apart) = (Vec::new(), Vec::new());
+        for lane in &self.lanes {
+            let mut lane = lock(lane);
+            noted.append(&mut lane.noted);
+            apart.extend(std::mem::take(&mut lane.apart));
+        }
+        // Rows come in order so, and are larger to sort.
+        noted.sort_unstable();
+        let mut rows = Vec::with_capacity(noted.len() + apart.len());
+        for (index, (key, number)) in noted.into_iter().enumerate() {
+            give_way(index);
+            // Whoever is noted keeps his seat.
+            let Some(mut held) = self.keys.find(&key, number) else {
+                continue;
+            };
+            let meter = &mut held.beside;
+            meter.noted = false;
+            let (hour, tally) = (meter.hour(), meter.take());
+            rows.push(HourRow { key, hour, tally });
+        }
+        let rows_apart = apart.into_iter();
+        rows.extend(rows_apart.map(|((hour, key), tally)| HourRow { key, hour, tally }));
+        rows.retain(|row| row.tally != Tally::default());
+        // In order already, but where an hour has turned or a flush has failed.
+        rows.sort_by_key(|row| (row.hour, row.key));
+        rows.dedup_by(|later, kept| {
+            let same = (later.hour, later.key) == (kept.hour, kept.key);
+            if same {
+                kept.tally = kept.tally.and(&later.tally);
+            }
+            same
+        });
+        rows
+    }
+
+    /// Counts again what `take` handed over.
+    pub fn put_back(&self, rows: &[HourRow]) {
+        for row in rows {
+            self.set_apart(row.key, row.hour, &row.tally);
+        }
+    }
+
+    /// Counts on the request's meter. Gives the number of its seat.
+    #[inline]
+    fn count(&self, request: &Counted, count: impl FnOnce(&mut Meter) -> Full) -> u32 {
+        let &Counted { key, hour, seat } = request;
+        let mut held = self.keys.hold(&key, &SeatHint::at(seat));
+        let number = held.number();
+        let meter = &mut held.beside;
+        if meter.hour() != hour {
+            // Requests of two hours may end in turn for a while: each time what there is goes where its hour is.
+            if let Some((hour, tally)) = meter.turn_to(hour) {
+                self.set_apart(key, hour, &tally);
+            }
+        }
+        if let Full(true) = count(meter) {
+            self.set_apart(key, hour, &meter.take());
+        }
+        if !meter.noted {
+            meter.note();
+            lock(self.lane(key)).noted.push((key, number));
+        }
+        number
+    }
+
+    /// Keeps counts for the next flush beside all meters.
+    #[cold]
+    #[inline(never)]
+    fn set_apart(&self, key: KeyId, hour: u32, tally: &Tally) {
+        let mut lane = lock(self.lane(key));
+        let sum = lane.apart.entry((hour, key)).or_default();
+        *sum = sum.and(tally);
+    }
+
+    fn lane(&self, key: KeyId) -> &Mutex<Lane> {
+        &self.lanes[usize::from(key.0[11]) % LANES]
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Lists and sums are whole after every step, so a panic elsewhere has not broken them.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lists of what is noted.
+const LANES: usize = 16;
