@@ -33,10 +33,10 @@ impl Mark {
     /// Two numbers that are as good as random, to find it by. Nobody chooses those of a keyed one, or of a digest whose text an issuer made.
     pub(super) fn places(&self) -> [u64; 2] {
         match self {
-            // The lowest bits of a product are more often 0 than 1, and its highest too.
+            // The lowest bits of a product are more often 0 than 1, its highest too, and under some keys those of many texts are the same.
             Mark::Jwt([low, high, second_low, second_high], _) => [
-                low ^ high.rotate_left(32),
-                second_low ^ second_high.rotate_left(32),
+                folded(low ^ high.rotate_left(32)),
+                folded(second_low ^ second_high.rotate_left(32)),
             ],
             Mark::Opaque(digest) => {
                 let [a, b, c, d, e, f, g, h, .., last] = digest.0;
@@ -44,6 +44,12 @@ impl Mark {
             }
         }
     }
+}
+
+/// Has every bit of a number change any of the result.
+fn folded(number: u64) -> u64 {
+    let product = u128::from(number) * 0x9e37_79b9_7f4a_7c15;
+    product as u64 ^ (product >> 64) as u64
 }
 
 impl Hash for Mark {
