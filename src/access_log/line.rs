@@ -164,11 +164,14 @@ fn escape(out: &mut Vec<u8>, value: &str) {
         end -= 1;
     }
     let mut rest = &value[..end];
-    // All bytes are looked at, since the processor does that many at a time; nearly every text is as it may stand.
-    if !rest
-        .bytes()
-        .fold(false, |any, byte| any | needs_escape(byte))
-    {
+    // All bytes are looked at, since the processor does that many at a time; nearly every text is as it may stand. Where there are only a few, a table is
+    // quicker.
+    let bytes = rest.bytes();
+    let is_short = rest.len() < SHORT_BYTES;
+    if !match is_short {
+        true => bytes.fold(false, |any, byte| any | ESCAPED[usize::from(byte)]),
+        false => bytes.fold(false, |any, byte| any | needs_escape(byte)),
+    } {
         out.extend_from_slice(rest.as_bytes());
         return;
     }
@@ -189,8 +192,22 @@ fn escape(out: &mut Vec<u8>, value: &str) {
     out.extend_from_slice(rest.as_bytes());
 }
 
+/// What `needs_escape` says.
+static ESCAPED: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = needs_escape(byte as u8);
+        byte += 1;
+    }
+    table
+};
+
+/// Bytes that the processor looks at in one go.
+const SHORT_BYTES: usize = 16;
+
 /// Said of the first byte of a character.
-fn needs_escape(byte: u8) -> bool {
+const fn needs_escape(byte: u8) -> bool {
     // No short circuits: as arithmetic it is done for many bytes at once.
     (byte.wrapping_sub(b' ') > b'~' - b' ') | (byte == b'"') | (byte == b'\\')
 }

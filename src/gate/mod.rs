@@ -222,6 +222,7 @@ fn check(
             let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
             let (digest, key) = api_key::verify(snapshot, &credential)
                 .map_err(|fault| unknown(snapshot, means.quota, now, peer, fault))?;
+            means.quota.look_ahead(&key.seat);
             Bearer::Key(digest, key)
         }
         Some(memory) => {

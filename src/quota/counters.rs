@@ -82,6 +82,11 @@ impl Quota {
         &self.saves
     }
 
+    /// Says that a key will be charged soon, unless something speaks against it: what is counted of it may come from memory meanwhile.
+    pub fn look_ahead(&self, key: &SeatHint) {
+        self.keys.look_ahead(key);
+    }
+
     /// Takes `cost` from every window, or from none: one step under the entries' locks, so that exactly as many pass as the limit says
     /// under any concurrency (S31).
     ///

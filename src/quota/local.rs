@@ -52,6 +52,12 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
         self.seats.hold(id, hint)
     }
 
+    /// Has a subject's seat brought from memory that is wanted soon.
+    #[inline]
+    pub(super) fn look_ahead(&self, hint: &SeatHint) {
+        self.seats.look_ahead(hint.number());
+    }
+
     /// Holds a subject's seat, which is perhaps the one with this number, if he has one.
     pub(crate) fn find(&self, id: &K, number: u32) -> Option<Held<'_, K, B>> {
         self.seats.find(id, number)

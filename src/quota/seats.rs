@@ -22,6 +22,7 @@ use super::sync::ROW;
 use super::sync::SHARDS;
 use super::sync::Seed;
 use super::sync::lock;
+use super::sync::look_at;
 
 /// All seats of one kind of owner.
 #[derive(Debug)]
@@ -97,6 +98,14 @@ impl<K: Clone + Eq + Hash, T: Default> Seats<K, T> {
             let number = *shard.numbers.get(owner)?;
             self.at(number, owner)
         })
+    }
+
+    /// Has the seat with this number brought from memory, since it is wanted soon.
+    #[inline]
+    pub(super) fn look_ahead(&self, number: u32) {
+        if let Some(place) = self.place(number) {
+            look_at(&place.0);
+        }
     }
 
     /// Holds the seat with this number, if it is this owner's.
