@@ -1,4 +1,4 @@
-//! Turns of connections that have not finished their handshake: one at a time, so that requests need not wait until a hundred have begun or ended.
+//! Turns of connections that have not finished their handshake: a few at a time, so that requests need not wait until a hundred have begun or ended.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -31,7 +31,7 @@ impl Turns {
         })
     }
 
-    /// The same future, each step of which takes a turn (S22, S25): everybody else on this worker gets one after each.
+    /// The same future, each step of which takes a turn (S22, S25): everybody else on this worker gets one after every few.
     pub(super) async fn step<F: Future>(self: Rc<Self>, mut future: Pin<&mut F>) -> F::Output {
         poll_fn(move |cx| match self.take(cx) {
             true => future.as_mut().poll(cx),
@@ -70,8 +70,8 @@ impl Turns {
     }
 }
 
-/// Steps before everybody else gets a turn: the most that a request waits for, some hundred microseconds where it is a signature.
-const AT_ONCE: usize = 1;
+/// Steps before everybody else gets a turn: the most that a request waits for, some hundred microseconds where each is a signature.
+const AT_ONCE: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -81,9 +81,9 @@ mod tests {
 
     use tokio::task::LocalSet;
 
-    /// A hundred that are ready at once step one at a time, all of them come to their end, and the others' turns lie between.
+    /// A hundred that are ready at once step four at a time, all of them come to their end, and the others' turns lie between.
     #[tokio::test]
-    async fn others_get_a_turn_after_each_step() {
+    async fn others_get_a_turn_after_every_few_steps() {
         let order = Rc::new(RefCell::new(Vec::new()));
         let turns = Turns::new();
         LocalSet::new()
