@@ -1,6 +1,6 @@
 //! Reads from sockets and writes to them by system calls of our own.
 //!
-//! The C library makes each such call a place where its thread can be cancelled, and pays for that with two locked steps before the call and two behind it.
+//! The C library makes each such call a place where its thread can be cancelled, and pays for that with a locked step on either side of it.
 
 use std::io;
 use std::io::IoSlice;
