@@ -444,6 +444,25 @@ impl Gateway {
         line.map_or(0, |value| value.parse::<f64>().unwrap() as u64)
     }
 
+    /// The names of all series, with their labels, once this many requests are counted: a request is counted when its answer has
+    /// ended, which its client may see first.
+    #[track_caller]
+    pub fn series_after(&self, requests: u64) -> Vec<String> {
+        eventually(&format!("{requests} requests are counted"), || {
+            let text = self.admin_get("/metrics").text();
+            let samples = text.lines().filter(|line| !line.starts_with('#'));
+            let samples: Vec<_> = samples.filter_map(|line| line.rsplit_once(' ')).collect();
+            let counts = samples
+                .iter()
+                .filter(|(name, _)| name.starts_with("http_server_requests_total{"));
+            let counted: u64 = counts.map(|(_, count)| count.parse::<u64>().unwrap()).sum();
+            assert!(counted <= requests, "{counted} requests are counted");
+            let mut names: Vec<_> = samples.iter().map(|(name, _)| (*name).to_owned()).collect();
+            names.sort();
+            (counted == requests).then_some(names)
+        })
+    }
+
     /// Whether this server of upstream `legacy` is in this state: `up`, `ejected`, `probing`, `down`.
     pub fn server_is(&self, server: SocketAddr, state: &str) -> bool {
         self.metric(&format!(
