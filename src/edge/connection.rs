@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use h2::server;
-use http::Request;
 use http::Response;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
@@ -17,7 +16,7 @@ use crate::edge::BoxError;
 use crate::gate::Peer;
 use crate::handler::Answered;
 use crate::handler::in_flight::Carrier;
-use crate::upstream::ClientBody;
+use crate::upstream::ClientRequest;
 
 use super::client::Client;
 use super::client::Phase;
@@ -77,7 +76,7 @@ pub(super) async fn serve_http1<T, H, F, B>(
     handle: H,
 ) where
     T: http1::Incoming,
-    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, ClientRequest) -> F,
     F: Future<Output = Response<B>>,
     B: Answered + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -102,7 +101,7 @@ pub(super) async fn serve_http2<T, H, F, B>(
     handle: H,
 ) where
     T: AsyncRead + AsyncWrite + Unpin,
-    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, ClientRequest) -> F,
     F: Future<Output = Response<B>>,
     B: Answered + Unpin,
     B::Error: Into<BoxError>,

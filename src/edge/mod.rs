@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::Request;
 use http::Response;
 use rustls::ServerConfig;
 use socket2::SockRef;
@@ -43,7 +42,7 @@ use crate::handler::refuse_plaintext;
 use crate::handler::tls_expected;
 use crate::shutdown::State;
 use crate::shutdown::Watch;
-use crate::upstream::ClientBody;
+use crate::upstream::ClientRequest;
 
 use accept::Arrival;
 use accept::Newcomer;
@@ -122,12 +121,16 @@ pub async fn run_worker(
 }
 
 /// Who asks, where a trusted proxy brings the request.
-fn client_of(worker: &Worker, peer: Peer, request: &Request<ClientBody>) -> Peer {
+fn client_of(worker: &Worker, peer: Peer, request: &ClientRequest) -> Peer {
     match peer.via {
         Via::Direct => peer,
         Via::TrustedProxy | Via::Unclear => {
             let snapshot = worker.snapshot.load();
-            gate::locate(peer, request.headers(), &snapshot.config.trusted_proxies)
+            gate::locate(
+                peer,
+                &request.head.headers,
+                &snapshot.config.trusted_proxies,
+            )
         }
     }
 }
@@ -447,7 +450,7 @@ impl Drop for Seat {
 /// or only the other protocol, needs.
 async fn secure<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
 where
-    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F + 'static,
+    H: Fn(Peer, Rc<dyn Carrier>, ClientRequest) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Answered + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -491,7 +494,7 @@ where
 /// A connection of a plain listener: one refusal, then closed.
 async fn plain<H, F, B>(seat: Seat, arrival: Arrival, answer: H)
 where
-    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, ClientRequest) -> F,
     F: Future<Output = Response<B>>,
     B: Answered + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -511,7 +514,7 @@ where
 async fn speak_http1<T, H, F, B>(seat: Seat, io: T, keep_alive: bool, peer: Peer, answer: H)
 where
     T: http1::Incoming,
-    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, ClientRequest) -> F,
     F: Future<Output = Response<B>>,
     B: Answered + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -524,7 +527,7 @@ where
 async fn speak_http2<T, H, F, B>(seat: Seat, io: T, peer: Peer, answer: H)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
-    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F + 'static,
+    H: Fn(Peer, Rc<dyn Carrier>, ClientRequest) -> F + 'static,
     F: Future<Output = Response<B>> + 'static,
     B: Answered + Unpin + 'static,
     B::Error: Into<BoxError>,

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 
 use http::HeaderMap;
-use http::HeaderValue;
 
 use super::Peer;
 use super::Via;
 use super::refused::Fault;
 use crate::config::TrustedProxies;
+use crate::model::request_id::RequestId;
 use crate::refusal::Refusal;
 
 /// The peer with the address of the client whose request this is. A request without `X-Forwarded-For` is the proxy's own. When all
@@ -53,7 +53,7 @@ pub(super) fn check(peer: &Peer) -> Result<(), Fault> {
 
 /// The request id that a trusted proxy has given: one line of 1 to 128 letters, digits and `. _ -`. Any other is as good as none.
 #[must_use]
-pub fn request_id(peer: &Peer, headers: &HeaderMap) -> Option<HeaderValue> {
+pub fn request_id(peer: &Peer, headers: &HeaderMap) -> Option<RequestId> {
     if peer.via == Via::Direct {
         return None;
     }
@@ -64,12 +64,7 @@ pub fn request_id(peer: &Peer, headers: &HeaderMap) -> Option<HeaderValue> {
     let text = id.as_bytes();
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
     let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&text.len()) && text.iter().all(allowed);
-    fits.then(|| {
-        let mut id = id.clone();
-        // Never seen again: kept out of HPACK's table, like our own.
-        id.set_sensitive(true);
-        id
-    })
+    fits.then(|| RequestId::given(id.clone()))
 }
 
 /// An address as proxies write it: alone, with a port, in brackets.
@@ -93,6 +88,8 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     use proptest::prelude::*;
@@ -191,7 +188,10 @@ mod tests {
             let headers = lines(X_REQUEST_ID, ids);
             let trusted = request_id(&peer(Via::TrustedProxy), &headers);
             assert_eq!(trusted.is_some(), kept, "{ids:?}");
-            assert_eq!(request_id(&peer(Via::Direct), &headers), None, "{ids:?}");
+            assert!(
+                request_id(&peer(Via::Direct), &headers).is_none(),
+                "{ids:?}"
+            );
         }
     }
 

@@ -20,14 +20,15 @@ use crate::refusal::Refusal;
 #[derive(Debug)]
 pub(super) struct Target {
     came: PathAndQuery,
-    canonical: PathAndQuery,
+    /// Where it is another.
+    canonical: Option<PathAndQuery>,
     doubt: Option<Doubt>,
 }
 
 impl Target {
     /// The path to match.
     pub(super) fn path(&self) -> &str {
-        self.canonical.path()
+        self.canonical.as_ref().unwrap_or(&self.came).path()
     }
 
     /// What is decided on and forwarded: the canonical path with the query as it came. A route with `raw_path` takes an ambiguous path as
@@ -37,7 +38,7 @@ impl Target {
     /// 400 for an ambiguous path without such a route.
     pub(super) fn decide(self, raw_path: bool) -> Result<PathAndQuery, Fault> {
         match self.doubt {
-            None => Ok(self.canonical),
+            None => Ok(self.canonical.unwrap_or(self.came)),
             Some(_) if raw_path => Ok(self.came),
             Some(doubt) => Err(Fault::bad_request(doubt.detail(), doubt.reason())),
         }
@@ -60,10 +61,9 @@ pub(super) fn of(head: &Parts, bounds: &Http) -> Result<Target, Fault> {
     let canonical = path::canonical(came.path());
     let unchanged = canonical.text == came.path() && came.as_str().starts_with('/');
     Ok(Target {
-        canonical: if unchanged {
-            came.clone()
-        } else {
-            join(&canonical.text, came.query())?
+        canonical: match unchanged {
+            true => None,
+            false => Some(join(&canonical.text, came.query())?),
         },
         doubt: canonical.doubt,
         came: came.clone(),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
 use http::Uri;
@@ -27,6 +26,7 @@ use crate::guard::Fault;
 use crate::model::guard::Guard;
 use crate::model::key::KeyId;
 use crate::model::limit::Mode;
+use crate::model::request_id::RequestId;
 use crate::model::route::Route;
 use crate::snapshot::Snapshot;
 use crate::token::Verified;
@@ -107,7 +107,7 @@ pub(crate) struct Account {
     worker: Rc<Worker>,
     start: Now,
     peer: Peer,
-    request_id: HeaderValue,
+    request_id: RequestId,
     method: Method,
     uri: Uri,
     version: Version,
@@ -172,10 +172,16 @@ impl Account {
         })
     }
 
-    pub(crate) fn admitted(&mut self, flight: &Rc<Flight>, counted: Option<Counted>, head: &Parts) {
+    /// It goes on: `head` has no use any more for the target that it was judged by, since another is written over it.
+    pub(crate) fn admitted(
+        &mut self,
+        flight: &Rc<Flight>,
+        counted: Option<Counted>,
+        head: &mut Parts,
+    ) {
         let admission = flight.admission();
         self.counted = counted;
-        self.uri = head.uri.clone();
+        std::mem::swap(&mut self.uri, &mut head.uri);
         self.route = Some(Arc::clone(admission.route()));
         let principal = admission.principal();
         self.token = principal.and_then(Principal::token).cloned();
@@ -316,7 +322,7 @@ impl Account {
         let key_id = self.key.as_ref().map_or("", |id| key_text(id, &mut key));
         let route = self.route.as_ref().map_or("", |route| route.path.as_str());
         let (upstream, guard) = (self.upstream_text(), guard.name.as_str());
-        let request_id = self.request_id.to_str().unwrap_or("");
+        let request_id = self.request_id.as_str();
         if let Fault::Foreign(_) = fault {
             tracing::warn!(
                 route,
@@ -404,7 +410,7 @@ impl Account {
         self.peer
     }
 
-    pub(crate) fn request_id(&self) -> &HeaderValue {
+    pub(crate) fn request_id(&self) -> &RequestId {
         &self.request_id
     }
 
@@ -492,7 +498,7 @@ impl Account {
         };
         self.worker.log.record(&Entry {
             unix_micros: self.ended_unix_micros(took),
-            request_id: self.request_id.to_str().unwrap_or(""),
+            request_id: self.request_id.as_str(),
             client: self.peer.address.ip(),
             method: self.method.as_str(),
             host,

@@ -29,6 +29,7 @@ use crate::gate::Cors;
 use crate::gate::Manner;
 use crate::gate::Preflight;
 use crate::gate::Refused;
+use crate::model::request_id::RequestId;
 use crate::model::resource::Resource;
 use crate::model::route::Route;
 use crate::quota::Numbers;
@@ -100,7 +101,7 @@ fn by_line(
         metadata: url.as_deref(),
         ..gate::style(config, host, false)
     };
-    let request_id = account.request_id().to_str().unwrap_or("");
+    let request_id = account.request_id().as_str();
     let mut out = Vec::with_capacity(REFUSAL_BYTES);
     let status = refusal.write_head(&style, request_id, &mut out);
     if let Some(numbers) = numbers {
@@ -203,14 +204,14 @@ pub(crate) fn plaintext(account: &Account, snapshot: &Snapshot, head: &Parts) ->
     let mut response = render(account, &snapshot.config, &refusal, host.as_deref());
     response
         .headers_mut()
-        .insert(X_REQUEST_ID, account.request_id().clone());
+        .insert(X_REQUEST_ID, account.request_id().to_value());
     response
 }
 
 /// The 400 in clear of a TLS port. Nothing of the request is known, so the shape is that of `[errors]`.
-pub(crate) fn tls_expected(config: &Config, request_id: &HeaderValue) -> Response<Bytes> {
+pub(crate) fn tls_expected(config: &Config, request_id: &RequestId) -> Response<Bytes> {
     let style = gate::style(config, None, false);
-    Refusal::TlsExpected.render(&style, request_id.to_str().unwrap_or(""), false)
+    Refusal::TlsExpected.render(&style, request_id.as_str(), false)
 }
 
 /// The 204 of a preflight: what the page may send, said by the gateway alone (FF2).
@@ -280,7 +281,7 @@ pub(crate) fn put_fields(
     if let Some(numbers) = admission.numbers() {
         headers::add(fields, numbers, &shown(config));
     }
-    fields.append(&REQUEST_ID, account.request_id().clone());
+    fields.append(&REQUEST_ID, account.request_id().to_value());
     if let Some(hsts) = &config.http.hsts {
         fields.append(STRICT_TRANSPORT_SECURITY, hsts.clone());
     }
@@ -342,7 +343,7 @@ fn render(
         metadata: url.as_deref(),
         ..gate::style(config, host, account.is_grpc())
     };
-    let request_id = account.request_id().to_str().unwrap_or("");
+    let request_id = account.request_id().as_str();
     refusal.render(&style, request_id, account.is_head())
 }
 
@@ -428,7 +429,7 @@ fn is_for_one_client(headers: &HeaderMap) -> bool {
 }
 
 fn common_headers(headers: &mut HeaderMap, config: &Config, account: &Account) {
-    headers.insert(X_REQUEST_ID, account.request_id().clone());
+    headers.insert(X_REQUEST_ID, account.request_id().to_value());
     if let Some(hsts) = &config.http.hsts {
         headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
     }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::Request;
 use http::Response;
 use http::request::Parts;
 use http_body::Body as _;
@@ -37,6 +36,7 @@ use crate::snapshot::Snapshot;
 use crate::token::Patience;
 use crate::token::Tokens;
 use crate::upstream::ClientBody;
+use crate::upstream::ClientRequest;
 use crate::upstream::FailureKind;
 use crate::upstream::Forwarded;
 use crate::upstream::Pools;
@@ -150,11 +150,11 @@ pub async fn handle(
     worker: Rc<Worker>,
     peer: Peer,
     carrier: Rc<dyn Carrier>,
-    request: Request<ClientBody>,
+    request: ClientRequest,
 ) -> Response<Body> {
     let now = worker.clock.now();
     let mut snapshot = worker.snapshot.load_full();
-    let (mut head, body) = request.into_parts();
+    let ClientRequest { mut head, body } = request;
     let mut account = Account::open(Rc::clone(&worker), now, peer, &head);
     if let Some(preflight) = gate::preflight(&snapshot, &head) {
         leave_unread(body, &head, &snapshot);
@@ -183,8 +183,9 @@ pub async fn handle(
             let counted =
                 principal.map(|known| usage.admitted(known.reported(), known.seat(), now.wall));
             let flight = worker.in_flight.join(admission, carrier);
-            account.admitted(&flight, counted, &head);
-            forward(&worker, account, &flight, head, body).await
+            account.admitted(&flight, counted, &mut head);
+            let request = ClientRequest { head, body };
+            forward(&worker, account, &flight, request).await
         }
         Err(refused) => {
             leave_unread(body, &head, &snapshot);
@@ -297,14 +298,10 @@ fn report(refused: &Refused, peer: &Peer) {
 }
 
 /// Answers a request that came in clear: 403, whatever it asks for; nothing goes upstream (FA29).
-pub fn refuse_plaintext(
-    worker: &Rc<Worker>,
-    peer: Peer,
-    request: Request<ClientBody>,
-) -> Response<Body> {
+pub fn refuse_plaintext(worker: &Rc<Worker>, peer: Peer, request: ClientRequest) -> Response<Body> {
     let now = worker.clock.now();
     let snapshot = worker.snapshot.load_full();
-    let (head, body) = request.into_parts();
+    let ClientRequest { head, body } = request;
     leave_unread(body, &head, &snapshot);
     let exposed = gate::peek(&head, &snapshot.config.auth, &snapshot);
     if let Some(exposed) = exposed {
@@ -341,30 +338,29 @@ async fn forward(
     worker: &Rc<Worker>,
     mut account: Box<Account>,
     flight: &Rc<Flight>,
-    mut head: Parts,
-    body: ClientBody,
+    mut request: ClientRequest,
 ) -> Response<Body> {
     let (peer, request_id) = (account.peer(), account.request_id().clone());
     let admission = flight.admission();
     if waits_for_the_disk(admission)
         && let Some((refusal, reason)) = Box::pin(unrecorded(worker, flight)).await
     {
+        let ClientRequest { head, body } = request;
         leave_unread(body, &head, admission.snapshot());
         return failed(account, flight, refusal, reason, String::new());
     }
     if let Some(foreign) = admission.foreign() {
-        twin::prepare(&mut head.headers, foreign);
+        twin::prepare(&mut request.head.headers, foreign);
     }
     let guard = guard::of(admission);
-    let marked = guard.is_some_and(|guard| guard::ask(guard, &mut head.headers));
+    let marked = guard.is_some_and(|guard| guard::ask(guard, &mut request.head.headers));
     let outcome = {
         // Dropped here when the request is ended: that closes the backend's connection before the client is told.
-        let mut exchange =
-            pin!(
-                worker
-                    .pools
-                    .forward(admission, &peer, &request_id, true, head, body)
-            );
+        let mut exchange = pin!(
+            worker
+                .pools
+                .forward(admission, &peer, &request_id, true, request)
+        );
         poll_fn(|cx| flight.poll_unless_ended(cx, |cx| exchange.as_mut().poll(cx))).await
     };
     account.answered(worker.clock.mono());

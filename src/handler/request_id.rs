@@ -2,9 +2,8 @@
 
 use std::cell::Cell;
 
-use http::HeaderValue;
-
 use crate::clock::Wall;
+use crate::model::request_id::RequestId;
 
 /// One worker's source of ids: a random start, then a permutation of a counter. Unique, and not a secret.
 #[derive(Debug)]
@@ -25,7 +24,7 @@ impl Default for RequestIds {
 
 impl RequestIds {
     /// The next id, stamped with this time.
-    pub(crate) fn next(&self, now: Wall) -> HeaderValue {
+    pub(crate) fn next(&self, now: Wall) -> RequestId {
         let millis = now.0 / 1000;
         let (high, low) = (self.random(), self.random());
         let mut text = *b"00000000-0000-7000-0000-000000000000";
@@ -34,10 +33,7 @@ impl RequestIds {
         hex(&mut text[15..18], high);
         hex(&mut text[19..23], 0x8000 | (high >> 12 & 0x3fff));
         hex(&mut text[24..], low);
-        let mut id = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"));
-        // Not secret, but never seen again: HTTP/2 would push one useful field after another out of its compression table for it.
-        id.set_sensitive(true);
-        id
+        RequestId::own(text)
     }
 
     /// SplitMix64 over a Weyl sequence.
@@ -69,10 +65,12 @@ mod tests {
             ids.next(Wall(1_795_305_600_000_000)),
             ids.next(Wall(1_795_305_600_000_000)),
         );
-        let text = first.to_str().unwrap();
-        assert_ne!(first, second);
+        let text = first.as_str();
+        assert_ne!(text, second.as_str());
         assert_eq!(text.len(), 36);
-        assert!(first.is_sensitive(), "kept out of HPACK's table");
+        let value = first.to_value();
+        assert_eq!(value.as_bytes(), text.as_bytes());
+        assert!(value.is_sensitive(), "kept out of HPACK's table");
         let (high, low) = (1_795_305_600_000_u64 >> 16, 1_795_305_600_000_u64 & 0xffff);
         assert_eq!(text[..14], format!("{high:08x}-{low:04x}-"));
         assert_eq!(text.as_bytes()[14], b'7');

@@ -14,6 +14,7 @@ pub mod key_text;
 pub mod limit;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+pub mod request_id;
 pub mod resource;
 pub mod route;
 pub mod scope;

@@ -13,6 +13,7 @@ use bytes::Buf;
 use bytes::Bytes;
 use h2::Reason;
 use h2::RecvStream;
+use http::request::Parts;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -50,6 +51,15 @@ pub trait BodySource: Debug {
 
     /// How many bytes are to come, if the head said so.
     fn length(&self) -> Option<u64>;
+}
+
+/// A request as a client's connection hands it on. Its head is on the heap, since it goes from hand to hand.
+#[derive(Debug)]
+pub struct ClientRequest {
+    /// Its head.
+    pub head: Box<Parts>,
+    /// What follows it.
+    pub body: ClientBody,
 }
 
 /// What follows a request's head.

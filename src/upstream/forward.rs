@@ -9,7 +9,6 @@ use std::task::ready;
 use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
-use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::header;
@@ -28,6 +27,7 @@ use crate::model::limit::Mode;
 use crate::refusal::UpstreamFailure;
 use crate::snapshot::place::Place;
 use crate::upstream::Answer;
+use crate::upstream::ClientRequest;
 use crate::upstream::Failure;
 use crate::upstream::FailureKind;
 use crate::upstream::Forwarded;
@@ -38,7 +38,6 @@ use crate::upstream::body::RequestBody;
 use crate::upstream::body::ResponseBody;
 use crate::upstream::body::Source;
 use crate::upstream::body::Upload;
-use crate::upstream::client::ClientBody;
 use crate::upstream::connect::connect;
 use crate::upstream::deadline::Silence;
 use crate::upstream::deadline::Timer;
@@ -62,6 +61,7 @@ use crate::upstream::pool::Keeping;
 use crate::upstream::pool::Lease;
 use crate::upstream::pool::Server;
 use crate::upstream::pool::Servers;
+use crate::upstream::prepared::Prepared;
 use crate::upstream::queue::Permit;
 use crate::upstream::references;
 use crate::upstream::tunnel::Opening;
@@ -76,23 +76,22 @@ use crate::upstream::websocket::Handshake;
 pub(super) fn forward<'a>(
     directory: &'a Directory,
     admission: &'a Admission,
-    own: Own,
+    own: Own<'a>,
     by_line: bool,
-    head: Parts,
-    body: ClientBody,
+    request: ClientRequest,
 ) -> impl Future<Output = Result<Forwarded, Failure>> + use<'a> {
     // Prepared before the future is made, which would else keep room for the request as it came in and as it goes out.
-    let mut exchange = Exchange::new(directory, admission, own, &head, &body);
-    exchange.by_line = by_line && passes_by_line(admission, &head.method);
-    let request = exchange.request(head, body);
+    let mut exchange = Exchange::new(directory, admission, own, &request);
+    exchange.by_line = by_line && passes_by_line(admission, &request.head.method);
+    let request = exchange.request(request);
     async move {
         let mut request = request?;
-        if let Some(rules) = references::of(admission, request.method()) {
+        if let Some(rules) = references::of(admission, &request.head.method) {
             // Boxed: both are rare.
             Box::pin(references::check(&exchange, rules, &mut request)).await?;
         } else if admission.route().json_as_form {
             Box::pin(json_form::turn(&exchange, &mut request)).await?;
-        } else if request.body().is_rewritten() {
+        } else if request.body.is_rewritten() {
             Box::pin(exchange.gather(&mut request)).await?;
         }
         if exchange.upstream.protocol == UpstreamProtocol::Http2 {
@@ -110,11 +109,9 @@ pub(super) struct Exchange<'a> {
     pub(super) servers: Servers,
     pub(super) upload: Rc<Upload>,
     /// What the gateway says, where it does not stand among the fields of the request: it is written behind them then.
-    own: Option<Own>,
+    own: Option<Own<'a>>,
     /// Whether the answer's fields may go on line by line.
     by_line: bool,
-    /// The client's host as a header value.
-    client_host: Option<HeaderValue>,
     /// The WebSocket that the client asks for.
     handshake: Option<Handshake>,
     /// When all of it must be over.
@@ -127,9 +124,9 @@ pub(super) struct Exchange<'a> {
 enum Sent {
     Answered(Forwarded),
     /// The connection was stale; here is the body, to be sent again on a fresh one.
-    Again(RequestBody),
+    Again(Box<RequestBody>),
     /// Not a byte was sent, although the connection was fresh.
-    Unsent(RequestBody, Failure),
+    Unsent(Box<RequestBody>, Failure),
     Failed(Failure),
 }
 
@@ -137,10 +134,10 @@ impl<'a> Exchange<'a> {
     fn new(
         directory: &'a Directory,
         admission: &'a Admission,
-        own: Own,
-        head: &Parts,
-        body: &ClientBody,
+        own: Own<'a>,
+        request: &ClientRequest,
     ) -> Exchange<'a> {
+        let ClientRequest { head, body } = request;
         let snapshot = admission.snapshot();
         let route = admission.route();
         let upstream = &*snapshot.config.upstreams[route.upstream];
@@ -164,7 +161,6 @@ impl<'a> Exchange<'a> {
             upload: Rc::default(),
             own: Some(own),
             by_line: false,
-            client_host: headers::host_value(&head.headers, admission.host()),
             // Over HTTP/2 a WebSocket would be an extended CONNECT, which is not spoken: the Upgrade is taken out like any other.
             handshake: Some(upstream.protocol)
                 .filter(|protocol| *protocol == UpstreamProtocol::Http1)
@@ -181,18 +177,14 @@ impl<'a> Exchange<'a> {
             upload: Rc::default(),
             own: None,
             by_line: false,
-            client_host: self.client_host.clone(),
             handshake: None,
             ..*self
         }
     }
 
     /// The request as it goes out, but for `Host`. Refuses a body that is announced as too large before anybody is contacted.
-    fn request(
-        &mut self,
-        mut head: Parts,
-        body: ClientBody,
-    ) -> Result<Request<RequestBody>, Failure> {
+    fn request(&mut self, request: ClientRequest) -> Result<Prepared, Failure> {
+        let ClientRequest { mut head, body } = request;
         let config = &self.admission.snapshot().config;
         let route_max = self.admission.route().body_bytes_max;
         let bytes_max = route_max.unwrap_or(config.http.body_bytes_max);
@@ -227,12 +219,13 @@ impl<'a> Exchange<'a> {
         }
         let silence = Silence::new(config.connections.stall_timeout, self.end);
         let upload = Rc::clone(&self.upload);
-        let mut body = RequestBody::new(body, upload, bytes_max, silence, unread);
+        let body = RequestBody::new(body, upload, bytes_max, silence, unread);
+        let mut body = Box::new(body);
         if let Some(inject) = inject {
             forget_digests(&mut head.headers);
             body.rewrite(inject);
         }
-        Ok(Request::from_parts(head, body))
+        Ok(Prepared { head, body })
     }
 
     /// What rewrites the body, where the route's guard wants that and there is one (FM9).
@@ -246,21 +239,21 @@ impl<'a> Exchange<'a> {
     }
 
     /// Holds a body that is rewritten until its length is known, if it is short: many backends cannot read chunks.
-    async fn gather(&self, request: &mut Request<RequestBody>) -> Result<(), Failure> {
-        let body = request.body_mut();
+    async fn gather(&self, request: &mut Prepared) -> Result<(), Failure> {
+        let body = &mut request.body;
         let length = std::future::poll_fn(|cx| body.poll_gather(cx)).await;
         let length = length.map_err(|fault| self.client_failed(fault, None))?;
         if let Some(length) = length {
-            headers::restate_length(request.headers_mut(), length);
+            headers::restate_length(&mut request.head.headers, length);
         }
         Ok(())
     }
 
     /// Tries servers until one has the request. A server that could not be reached is not tried again; what was sent once is sent again
     /// only where `after_fault` says so.
-    pub(super) async fn run(&self, request: Request<RequestBody>) -> Result<Forwarded, Failure> {
+    pub(super) async fn run(&self, request: Prepared) -> Result<Forwarded, Failure> {
         let permit = self.enter().await?;
-        let (mut head, mut body) = request.into_parts();
+        let Prepared { mut head, mut body } = request;
         let mut failed: Vec<usize> = Vec::new();
         let mut last = None;
         let mut again = None;
@@ -307,18 +300,19 @@ impl<'a> Exchange<'a> {
         if self.own.is_some() {
             return;
         }
-        match self.host(server) {
+        let host = self.host(server);
+        match host.and_then(|host| HeaderValue::from_bytes(host).ok()) {
             Some(host) => headers.insert(header::HOST, host),
             None => headers.remove(header::HOST),
         };
     }
 
     /// The host that this server is asked for.
-    pub(super) fn host(&self, server: &Server) -> Option<HeaderValue> {
+    pub(super) fn host<'s>(&'s self, server: &'s Server) -> Option<&'s [u8]> {
         match &self.upstream.host_header {
-            HostHeader::Client => self.client_host.clone(),
-            HostHeader::Server => server.host_header.clone(),
-            HostHeader::Fixed(value) => Some(value.clone()),
+            HostHeader::Client => Some(self.admission.host().as_bytes()),
+            HostHeader::Server => server.host_header.as_ref().map(HeaderValue::as_bytes),
+            HostHeader::Fixed(value) => Some(value.as_bytes()),
         }
     }
 
@@ -346,7 +340,7 @@ impl<'a> Exchange<'a> {
         lease: Lease,
         mut connection: Box<Connection>,
         head: &mut Parts,
-        body: RequestBody,
+        body: Box<RequestBody>,
     ) -> Sent {
         let has_body = !body.is_end_stream();
         turn().await;
@@ -354,7 +348,7 @@ impl<'a> Exchange<'a> {
             None => connection.begin(head, None, body),
             Some(own) => {
                 let host = self.host(lease.server());
-                let write = |out: &mut Vec<u8>| own.write(host.as_ref(), self.admission, out);
+                let write = |out: &mut Vec<u8>| own.write(host, self.admission, out);
                 connection.begin(head, Some(&write), body);
             }
         }

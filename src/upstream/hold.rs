@@ -4,14 +4,13 @@ use std::future::poll_fn;
 use std::pin::Pin;
 
 use bytes::BytesMut;
-use http::Request;
 use http_body::Body;
 
 use crate::upstream::Failure;
 use crate::upstream::body::BodyFault;
-use crate::upstream::body::RequestBody;
 use crate::upstream::forward::Exchange;
 use crate::upstream::headers;
+use crate::upstream::prepared::Prepared;
 
 /// Reads the whole body, as the backend would get it, and states its length; to be put back by `begin_again`.
 ///
@@ -20,13 +19,13 @@ use crate::upstream::headers;
 pub(super) async fn hold(
     exchange: &Exchange<'_>,
     bytes_max: usize,
-    request: &mut Request<RequestBody>,
+    request: &mut Prepared,
 ) -> Result<BytesMut, Failure> {
-    let announced = request.body().size_hint().lower();
+    let announced = request.body.size_hint().lower();
     if announced > bytes_max as u64 {
         return Err(exchange.client_failed(BodyFault::TooLarge, None));
     }
-    let body = request.body_mut();
+    let body = &mut *request.body;
     let mut read = BytesMut::new();
     while read.len() <= bytes_max {
         let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
@@ -38,6 +37,6 @@ pub(super) async fn hold(
         body.begin_again(read);
         return Err(exchange.client_failed(BodyFault::TooLarge, None));
     }
-    headers::restate_length(request.headers_mut(), read.len() as u64);
+    headers::restate_length(&mut request.head.headers, read.len() as u64);
     Ok(read)
 }

@@ -22,7 +22,6 @@ use crate::refusal::UpstreamFailure;
 use crate::upstream::Failure;
 use crate::upstream::Forwarded;
 use crate::upstream::body::Hold;
-use crate::upstream::body::RequestBody;
 use crate::upstream::body::Source;
 use crate::upstream::deadline::Timer;
 use crate::upstream::forward::Exchange;
@@ -34,6 +33,7 @@ use crate::upstream::link::link;
 use crate::upstream::payload::Payload;
 use crate::upstream::pool::Claim;
 use crate::upstream::pool::Server;
+use crate::upstream::prepared::Prepared;
 use crate::upstream::queue::Permit;
 
 /// What became of one try.
@@ -51,12 +51,9 @@ enum Sent {
 impl Exchange<'_> {
     /// Tries servers until one has the request. What a server provably did not act on is sent once more to the same server, on another connection if
     /// that one closed, and then to others.
-    pub(super) async fn run_http2(
-        &self,
-        request: Request<RequestBody>,
-    ) -> Result<Forwarded, Failure> {
+    pub(super) async fn run_http2(&self, request: Prepared) -> Result<Forwarded, Failure> {
         let permit = self.enter().await?;
-        let (head, body) = request.into_parts();
+        let Prepared { head, body } = request;
         let payload = Payload::new(body);
         let mut failed: Vec<usize> = Vec::new();
         let mut last = None;
@@ -139,9 +136,7 @@ impl Exchange<'_> {
     /// The head for this server: what HTTP/1.1 says in `Host` stands in the target.
     fn addressed(&self, head: &Parts, server: &Server) -> Request<()> {
         let host = self.host(server);
-        let authority = host
-            .as_ref()
-            .map_or(server.name.as_bytes(), |host| host.as_bytes());
+        let authority = host.unwrap_or(server.name.as_bytes());
         let scheme = if server.secure.is_some() {
             "https"
         } else {

@@ -4,7 +4,6 @@ use std::fmt;
 
 use bytes::BytesMut;
 use http::HeaderValue;
-use http::Request;
 use http::header;
 use http_body::Body;
 use serde::Deserialize;
@@ -15,11 +14,11 @@ use serde::de::Visitor;
 
 use crate::upstream::Failure;
 use crate::upstream::FailureKind;
-use crate::upstream::body::RequestBody;
 use crate::upstream::forward::Exchange;
 use crate::upstream::headers;
 use crate::upstream::hold::hold;
 use crate::upstream::inject;
+use crate::upstream::prepared::Prepared;
 
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 
@@ -28,14 +27,11 @@ const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlen
 /// # Errors
 /// A body of another type, or one that is not one flat object of texts, whole numbers and booleans: nobody has seen it then, and nothing repeats
 /// what stands in it.
-pub(super) async fn turn(
-    exchange: &Exchange<'_>,
-    request: &mut Request<RequestBody>,
-) -> Result<(), Failure> {
-    if request.body().is_end_stream() || is_form(request.headers()) {
+pub(super) async fn turn(exchange: &Exchange<'_>, request: &mut Prepared) -> Result<(), Failure> {
+    if request.body.is_end_stream() || is_form(&request.head.headers) {
         return Ok(());
     }
-    if !inject::is_json(request.headers()) || inject::is_encoded(request.headers()) {
+    if !inject::is_json(&request.head.headers) || inject::is_encoded(&request.head.headers) {
         return Err(exchange.type_unfit());
     }
     let body = hold(exchange, BYTES_MAX, request).await?;
@@ -44,10 +40,10 @@ pub(super) async fn turn(
         server: None,
         detail: why.to_owned(),
     })?;
-    headers::restate_length(request.headers_mut(), form.len() as u64);
-    request.headers_mut().insert(header::CONTENT_TYPE, FORM);
-    inject::forget_digests(request.headers_mut());
-    request.body_mut().begin_again(form);
+    headers::restate_length(&mut request.head.headers, form.len() as u64);
+    request.head.headers.insert(header::CONTENT_TYPE, FORM);
+    inject::forget_digests(&mut request.head.headers);
+    request.body.begin_again(form);
     Ok(())
 }
 

@@ -3,13 +3,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::HeaderValue;
 use http::Response;
-use http::request::Parts;
 use http::response;
 
 use crate::gate::Admission;
 use crate::gate::Peer;
+use crate::model::request_id::RequestId;
 use crate::refusal::UpstreamFailure;
 use crate::upstream::headers::Own;
 
@@ -36,6 +35,7 @@ mod link;
 mod location;
 mod payload;
 mod pool;
+mod prepared;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 mod queue;
@@ -59,6 +59,7 @@ pub use body::ResponseBody;
 pub use client::BodySource;
 pub use client::ClientBody;
 pub use client::ClientFault;
+pub use client::ClientRequest;
 pub use client::ClientStream;
 pub use client::Transport;
 pub use drain::Unread;
@@ -181,13 +182,12 @@ impl Pools {
         &'a self,
         admission: &'a Admission,
         peer: &Peer,
-        request_id: &HeaderValue,
+        request_id: &'a RequestId,
         by_line: bool,
-        head: Parts,
-        body: ClientBody,
+        request: ClientRequest,
     ) -> impl Future<Output = Result<Forwarded, Failure>> + use<'a> {
-        let own = Own::new(peer, request_id, head.version);
-        forward::forward(&self.directory, admission, own, by_line, head, body)
+        let own = Own::new(peer, request_id, request.head.version);
+        forward::forward(&self.directory, admission, own, by_line, request)
     }
 
     /// Closes connections that were idle for too long; to be called about once a second.

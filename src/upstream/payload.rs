@@ -18,7 +18,7 @@ use crate::upstream::body::RequestBody;
 /// The body of one request over all tries; shared by the exchange and the task that sends it.
 #[derive(Debug)]
 pub(super) struct Payload {
-    body: RefCell<RequestBody>,
+    body: RefCell<Box<RequestBody>>,
     /// All that was sent, as long as it is little and no answer has come.
     kept: RefCell<Vec<Bytes>>,
     kept_bytes: Cell<usize>,
@@ -26,7 +26,7 @@ pub(super) struct Payload {
 }
 
 impl Payload {
-    pub(super) fn new(body: RequestBody) -> Rc<Payload> {
+    pub(super) fn new(body: Box<RequestBody>) -> Rc<Payload> {
         Rc::new(Payload {
             body: RefCell::new(body),
             kept: RefCell::default(),

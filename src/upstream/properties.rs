@@ -26,6 +26,7 @@ use crate::gate::Via;
 use crate::model::key_text;
 use crate::model::properties::PATTERNS;
 use crate::model::properties::assert_backends_agree;
+use crate::model::request_id::RequestId;
 use crate::model::route::Access;
 use crate::quota::Quota;
 use crate::snapshot::Snapshot;
@@ -92,7 +93,7 @@ pub(crate) fn requests(data: &[u8]) {
     let public = admission.route().access == Access::Public;
     assert_ne!(admission.route().path, "/admin/{*rest}");
     assert_eq!(admission.principal().is_none(), public);
-    let id = HeaderValue::from_static("ours");
+    let id = RequestId::given(HeaderValue::from_static("ours"));
     let own = Own::new(&peer, &id, head.version);
     headers::clear(&mut head, &admission);
     own.insert(&mut head.headers, &admission);

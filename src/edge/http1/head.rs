@@ -31,7 +31,7 @@ pub(crate) struct Limits {
 /// A request's head, and what it says of the message and its connection.
 #[derive(Debug)]
 pub(crate) struct Head {
-    pub(crate) parts: Parts,
+    pub(crate) parts: Box<Parts>,
     pub(crate) framing: Framing,
     /// Another request may follow (RFC 9112 section 9.3).
     pub(crate) keeps_alive: bool,
@@ -247,7 +247,8 @@ pub(crate) fn parse(lines: &Lines, limits: &Limits) -> Result<Head, Unfit> {
         at = end + 1;
     }
     let framing = says.framing()?;
-    let (mut parts, ()) = Request::new(()).into_parts();
+    let (parts, ()) = Request::new(()).into_parts();
+    let mut parts = Box::new(parts);
     parts.method = method;
     parts.uri = uri;
     parts.version = version;

@@ -13,7 +13,6 @@ use std::task::ready;
 
 use bytes::Bytes;
 use http::Method;
-use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::Version;
@@ -23,6 +22,7 @@ use crate::gate::Peer;
 use crate::handler::Answered;
 use crate::handler::in_flight::Carrier;
 use crate::upstream::ClientBody;
+use crate::upstream::ClientRequest;
 use crate::upstream::ClientStream;
 use crate::upstream::turn_was_taken;
 use crate::upstream::watch_turns;
@@ -105,7 +105,7 @@ enum Then {
 impl<'a, T, H, F, B> Serving<'a, T, H, F, B>
 where
     T: Incoming,
-    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, ClientRequest) -> F,
     F: Future<Output = Response<B>>,
     B: Answered + Unpin,
 {
@@ -189,7 +189,10 @@ where
             is_old: head.parts.version == Version::HTTP_10,
             takes_trailers: head.takes_trailers,
         };
-        let request = Request::from_parts(head.parts, body);
+        let request = ClientRequest {
+            head: head.parts,
+            body,
+        };
         // Room first, so that the future is made where it stays.
         let room = Box::new_uninit();
         let answer = (self.handle)(self.peer, under_way.carrier(), request);

@@ -97,7 +97,7 @@ fn ours(data: &[u8], piece: usize) -> Option<Reading> {
         Framing::Chunked => chunked(received, pieces),
     };
     Some(Reading {
-        head: taken.parts,
+        head: *taken.parts,
         keeps_alive: taken.keeps_alive,
         body,
     })

@@ -28,6 +28,7 @@ use crate::gate::Peer;
 use crate::handler::Answered;
 use crate::handler::in_flight::Carrier;
 use crate::upstream::ClientBody;
+use crate::upstream::ClientRequest;
 
 use super::client::Client;
 use super::client::UnderWay;
@@ -58,7 +59,7 @@ pub(super) struct Serving<T, H, F, B> {
 impl<T, H, F, B> Serving<T, H, F, B>
 where
     T: AsyncRead + AsyncWrite + Unpin,
-    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, ClientRequest) -> F,
     F: Future<Output = Response<B>>,
     B: Answered + Unpin,
     B::Error: Into<BoxError>,
@@ -171,7 +172,7 @@ struct Place<F, B> {
 
 impl<H, F, B> Streams<H, F, B>
 where
-    H: Fn(Peer, Rc<dyn Carrier>, Request<ClientBody>) -> F,
+    H: Fn(Peer, Rc<dyn Carrier>, ClientRequest) -> F,
     F: Future<Output = Response<B>>,
     B: Answered + Unpin,
     B::Error: Into<BoxError>,
@@ -235,8 +236,9 @@ where
 }
 
 /// A request as the handler takes it.
-fn taken(request: Request<RecvStream>) -> Request<ClientBody> {
+fn taken(request: Request<RecvStream>) -> ClientRequest {
     let (head, stream) = request.into_parts();
+    let head = Box::new(head);
     let body = match stream.is_end_stream() {
         true => ClientBody::none(),
         false => {
@@ -246,7 +248,7 @@ fn taken(request: Request<RecvStream>) -> Request<ClientBody> {
             ClientBody::http2(stream, length)
         }
     };
-    Request::from_parts(head, body)
+    ClientRequest { head, body }
 }
 
 /// How often the connection and its streams take turns before other connections do.

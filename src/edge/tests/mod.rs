@@ -51,7 +51,7 @@ use crate::edge::BoxError;
 use crate::gate::Peer;
 use crate::shutdown::Shutdown;
 use crate::shutdown::State;
-use crate::upstream::ClientBody;
+use crate::upstream::ClientRequest;
 
 use super::Arrival;
 use super::Bounds;
@@ -268,15 +268,14 @@ fn start_secure(hold: Hold) -> Start {
 
 fn start_plain() -> Start {
     Rc::new(|seat: Seat, arrival: Arrival| {
-        let answer =
-            |_: Peer, _, _: Request<ClientBody>| async { text(StatusCode::FORBIDDEN, "https") };
+        let answer = |_: Peer, _, _: ClientRequest| async { text(StatusCode::FORBIDDEN, "https") };
         tokio::task::spawn_local(plain(seat, arrival, answer));
     })
 }
 
-async fn answer(hold: Hold, peer: Peer, request: Request<ClientBody>) -> Response<TestBody> {
+async fn answer(hold: Hold, peer: Peer, request: ClientRequest) -> Response<TestBody> {
     assert!(peer.address.ip().is_loopback() && peer.local.port() != 0);
-    match request.uri().path() {
+    match request.head.uri.path() {
         "/hold" => {
             hold.holding.add_permits(1);
             hold.release.acquire().await.unwrap().forget();
@@ -304,7 +303,7 @@ async fn answer(hold: Hold, peer: Peer, request: Request<ClientBody>) -> Respons
         "/broken" => Response::new(UnsyncBoxBody::new(Broken { begun: false })),
         "/refuse" => text(StatusCode::PAYLOAD_TOO_LARGE, "no"),
         "/count" => {
-            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let body = request.body.collect().await.unwrap().to_bytes();
             text(StatusCode::OK, &body.len().to_string())
         }
         _ => text(StatusCode::OK, "hello"),

@@ -25,5 +25,4 @@ pub(super) use framing::restate_length;
 pub(super) use passing::Passing;
 pub(super) use request::Own;
 pub(super) use request::clear;
-pub(super) use request::host_value;
 pub(super) use request::of_lookup;

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::config::Headers;
 use crate::gate::Admission;
 use crate::gate::Peer;
+use crate::model::request_id::RequestId;
 use crate::upstream::headers::names::remove_forbidden;
 
 /// Makes the head of an admitted request fit for a backend: everything out that a client may not say (DESIGN section 3, step 7; S8 to S11, S19).
@@ -67,18 +68,18 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// What a backend is told of a request by the gateway itself, where nothing of what the client says under these names is left.
 #[derive(Clone, Debug)]
-pub(crate) struct Own {
+pub(crate) struct Own<'a> {
     peer: Peer,
-    request_id: HeaderValue,
+    request_id: &'a RequestId,
     via: &'static str,
 }
 
-impl Own {
+impl<'a> Own<'a> {
     /// Said of a request that came in this version of HTTP.
-    pub(crate) fn new(peer: &Peer, request_id: &HeaderValue, version: Version) -> Own {
+    pub(crate) fn new(peer: &Peer, request_id: &'a RequestId, version: Version) -> Own<'a> {
         Own {
             peer: *peer,
-            request_id: request_id.clone(),
+            request_id,
             via: match version {
                 Version::HTTP_2 => "2 portcullis",
                 Version::HTTP_10 => "1.0 portcullis",
@@ -96,7 +97,7 @@ impl Own {
         if let (Some(name), Some(subject)) = (&names.subject, subject_of(admission)) {
             headers.insert(name, subject);
         }
-        headers.insert(&X_REQUEST_ID, self.request_id.clone());
+        headers.insert(&X_REQUEST_ID, self.request_id.to_value());
         if names.forwarded {
             self.insert_forwarded(headers, admission);
         }
@@ -118,15 +119,10 @@ impl Own {
     }
 
     /// Writes the same as lines, the `Host` before them.
-    pub(crate) fn write(
-        &self,
-        host: Option<&HeaderValue>,
-        admission: &Admission,
-        out: &mut Vec<u8>,
-    ) {
+    pub(crate) fn write(&self, host: Option<&[u8]>, admission: &Admission, out: &mut Vec<u8>) {
         let names = &admission.snapshot().config.headers;
         if let Some(host) = host {
-            line(out, b"host", host.as_bytes());
+            line(out, b"host", host);
         }
         if let Some(entry) = admission.tenant() {
             let tenant = names.tenant.as_str();
@@ -162,7 +158,7 @@ fn subject_of(admission: &Admission) -> Option<HeaderValue> {
 }
 
 /// The host that the client asked for as a header value; shares the client's own line where that says the same.
-pub(crate) fn host_value(headers: &HeaderMap, host: &str) -> Option<HeaderValue> {
+fn host_value(headers: &HeaderMap, host: &str) -> Option<HeaderValue> {
     match headers.get(header::HOST) {
         Some(line) if line.as_bytes() == host.as_bytes() => Some(line.clone()),
         _ => HeaderValue::from_str(host).ok(),

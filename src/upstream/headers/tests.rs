@@ -14,6 +14,7 @@ use super::clear;
 use super::names::folded;
 use crate::config::Config;
 use crate::gate::Admission;
+use crate::model::request_id::RequestId;
 use crate::upstream::http1;
 use crate::upstream::tests::admission;
 use crate::upstream::tests::config;
@@ -29,10 +30,12 @@ fn head(uri: &str, headers: &[(&str, &str)]) -> request::Parts {
 
 /// Makes a head fit, with what is ours within; and sees to it that the same goes over the wire where ours is written behind the others.
 fn prepare(head: &mut request::Parts, admission: &Admission, id: &HeaderValue) {
-    let own = Own::new(&peer(), id, head.version);
+    let id = RequestId::given(id.clone());
+    let own = Own::new(&peer(), &id, head.version);
     clear(head, admission);
     let host = head.headers.get("host").cloned();
-    let write = |out: &mut Vec<u8>| own.write(host.as_ref(), admission, out);
+    let write =
+        |out: &mut Vec<u8>| own.write(host.as_ref().map(HeaderValue::as_bytes), admission, out);
     let mut written = Vec::new();
     http1::write(head, Some(&write), &mut written);
     own.insert(&mut head.headers, admission);

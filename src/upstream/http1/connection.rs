@@ -58,7 +58,7 @@ pub(crate) struct Connection {
     sending: Sending,
     unflushed: bool,
     /// The body on its way out.
-    body: Option<RequestBody>,
+    body: Option<Box<RequestBody>>,
     /// Whether it may have more.
     asking: bool,
     received: BytesMut,
@@ -139,7 +139,7 @@ impl Connection {
         &mut self,
         head: &request::Parts,
         own: Option<&Writes<'_>>,
-        body: RequestBody,
+        body: Box<RequestBody>,
     ) {
         self.out.clear();
         head::write(head, own, &mut self.out);
@@ -230,7 +230,7 @@ impl Connection {
     }
 
     /// The body of a request of which nothing was sent, as it was.
-    pub(crate) fn take_back(&mut self) -> Option<RequestBody> {
+    pub(crate) fn take_back(&mut self) -> Option<Box<RequestBody>> {
         let piece = std::mem::take(&mut self.piece);
         let mut body = self.body.take()?;
         if !piece.is_empty() {

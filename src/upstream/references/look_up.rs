@@ -37,6 +37,7 @@ use crate::upstream::drain::Unread;
 use crate::upstream::forward::Exchange;
 use crate::upstream::headers;
 use crate::upstream::inject;
+use crate::upstream::prepared::Prepared;
 
 /// Asks for one thing as the caller would.
 ///
@@ -52,9 +53,13 @@ pub(super) async fn look_up(
     let silence = Silence::new(exchange.upstream.idle_timeout, exchange.end);
     let unread = Unread::of(&HeaderMap::new(), &config.connections);
     let body = RequestBody::none(Rc::clone(&beside.upload), silence, unread);
-    let mut request = Request::new(body);
-    *request.uri_mut() = Uri::from(target);
-    *request.headers_mut() = headers::of_lookup(prepared, &config.headers);
+    let mut head = Request::new(()).into_parts().0;
+    head.uri = Uri::from(target);
+    head.headers = headers::of_lookup(prepared, &config.headers);
+    let request = Prepared {
+        head: Box::new(head),
+        body: Box::new(body),
+    };
     let forwarded = match exchange.upstream.protocol {
         UpstreamProtocol::Http2 => Box::pin(beside.run_http2(request)).await?,
         UpstreamProtocol::Http1 => Box::pin(beside.run(request)).await?,

@@ -12,7 +12,6 @@ pub(super) mod properties;
 mod said;
 
 use http::Method;
-use http::Request;
 use http_body::Body;
 
 use crate::gate::Admission;
@@ -21,10 +20,10 @@ use crate::model::route::reference::References;
 use crate::upstream::Failure;
 use crate::upstream::FailureKind;
 use crate::upstream::body::BodyFault;
-use crate::upstream::body::RequestBody;
 use crate::upstream::forward::Exchange;
 use crate::upstream::hold::hold;
 use crate::upstream::inject;
+use crate::upstream::prepared::Prepared;
 use crate::upstream::references::found::LOOKUPS_MAX;
 use crate::upstream::references::found::lookups;
 use crate::upstream::references::look_up::look_up;
@@ -42,7 +41,7 @@ pub(super) fn of<'a>(admission: &'a Admission, method: &Method) -> Option<&'a Re
 pub(super) async fn check(
     exchange: &Exchange<'_>,
     rules: &References,
-    request: &mut Request<RequestBody>,
+    request: &mut Prepared,
 ) -> Result<(), Failure> {
     let Err(failure) = look_up_all(exchange, rules, request).await else {
         return Ok(());
@@ -57,7 +56,7 @@ pub(super) async fn check(
 async fn look_up_all(
     exchange: &Exchange<'_>,
     rules: &References,
-    request: &mut Request<RequestBody>,
+    request: &mut Prepared,
 ) -> Result<(), Failure> {
     // Frameworks mix both: what stands in the query too, or instead, is nothing that can be told.
     let in_query = |name: &str| exchange.admission.query_has(name);
@@ -65,19 +64,19 @@ async fn look_up_all(
     if let Some(member) = members.position(|one| in_query(&one.member)) {
         return Err(Unfit::Member(member, "it stands in the query").failure(exchange, rules));
     }
-    if request.body().is_end_stream() {
+    if request.body.is_end_stream() {
         return Ok(());
     }
-    if !inject::is_json(request.headers()) || inject::is_encoded(request.headers()) {
+    if !inject::is_json(&request.head.headers) || inject::is_encoded(&request.head.headers) {
         return Err(exchange.type_unfit());
     }
     let body = hold(exchange, rules.body_bytes_max, request).await?;
     let lookups = lookups(&body, rules, exchange.admission);
-    request.body_mut().begin_again(body);
+    request.body.begin_again(body);
     let lookups = lookups.map_err(|unfit| unfit.failure(exchange, rules))?;
     for lookup in lookups {
         let member = &rules.members[lookup.member].member;
-        let found = look_up(exchange, request.headers(), lookup.target).await;
+        let found = look_up(exchange, &request.head.headers, lookup.target).await;
         found.map_err(|failure| Failure {
             detail: format!("reference {member:?}: {}", failure.detail),
             ..failure

@@ -38,6 +38,7 @@ use crate::gate::Admission;
 use crate::gate::Peer;
 use crate::gate::Via;
 use crate::model::isolation::Isolation;
+use crate::model::request_id::RequestId;
 use crate::model::route::Route;
 use crate::model::route::RouteTable;
 use crate::model::scope::Scopes;
@@ -52,6 +53,7 @@ use crate::upstream::Answer;
 use crate::upstream::BodySource;
 use crate::upstream::ClientBody;
 use crate::upstream::ClientFault;
+use crate::upstream::ClientRequest;
 use crate::upstream::Failure;
 use crate::upstream::Forwarded;
 use crate::upstream::Outcome;
@@ -197,11 +199,13 @@ impl Gateway {
             .path_and_query()
             .map_or("/", |target| target.as_str());
         let admission = admission(&config, true, target);
-        let id = HeaderValue::from_static("request-1");
+        let id = RequestId::given(HeaderValue::from_static("request-1"));
         let peer = peer();
-        let forward = self
-            .pools
-            .forward(&admission, &peer, &id, false, head, body.into());
+        let request = ClientRequest {
+            head: Box::new(head),
+            body: body.into(),
+        };
+        let forward = self.pools.forward(&admission, &peer, &id, false, request);
         match forward.await? {
             Forwarded::Answer(answer) => Ok(answer),
             Forwarded::Switched(_) => panic!("a tunnel, which no edge of these tests can open"),
