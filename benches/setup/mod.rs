@@ -171,7 +171,12 @@ impl Gate {
 
     /// Has a request admitted, which must succeed.
     #[inline(always)]
-    pub(crate) fn admit(&self, snapshot: &Arc<Snapshot>, head: &mut Parts, now: Now) -> Admission {
+    pub(crate) fn admit(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        head: &mut Parts,
+        now: Now,
+    ) -> Box<Admission> {
         let peer = Peer {
             address: ([192, 0, 2, 7], 50_000).into(),
             local: ([198, 51, 100, 1], 8_443).into(),

@@ -1,6 +1,7 @@
 //! The proof that every check passed, `Admission`, and whom it was given to.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
@@ -27,7 +28,7 @@ pub struct Admission {
     pub(super) route: Arc<Route>,
     pub(super) principal: Option<Principal>,
     pub(super) numbers: Option<Numbers>,
-    pub(super) host: String,
+    pub(super) host: Rc<str>,
     pub(super) target: PathAndQuery,
     pub(super) manner: Manner,
     /// A cell, since what the body says is known later.
@@ -206,7 +207,7 @@ impl Admission {
                 token: None,
             }),
             numbers: None,
-            host: host.to_owned(),
+            host: host.into(),
             target: path.parse().expect("a test's path is a valid path"),
             manner: Manner::default(),
             would_refuse: Cell::default(),

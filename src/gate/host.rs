@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
+use std::rc::Rc;
 
 use http::Version;
 use http::header;
@@ -13,7 +14,8 @@ use super::refused::Fault;
 /// A valid host in canonical spelling: lower case, IPv6 compressed, no final dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Host {
-    text: String,
+    /// Shared: most requests of a worker name the same few.
+    text: Rc<str>,
     name_length: usize,
 }
 
@@ -30,19 +32,18 @@ impl Host {
 
     /// Puts another name in the place of this one; the port stays.
     pub(super) fn rename(&mut self, name: &str) {
-        self.text.replace_range(..self.name_length, name);
+        self.text = [name, &self.text[self.name_length..]].concat().into();
         self.name_length = name.len();
     }
 
     /// The whole host, port included if one was given.
-    pub(super) fn into_text(self) -> String {
+    pub(super) fn into_text(self) -> Rc<str> {
         self.text
     }
 
     /// The name alone, as its own text.
-    pub(super) fn into_name(mut self) -> String {
-        self.text.truncate(self.name_length);
-        self.text
+    pub(super) fn into_name(self) -> String {
+        self.name().to_owned()
     }
 
     /// The host in a line. Most requests of a worker name the same few, of which the last is remembered.
@@ -138,7 +139,10 @@ fn with_port(name: String, port: Option<&str>) -> Option<Host> {
         text.push(':');
         text.push_str(port);
     }
-    Some(Host { text, name_length })
+    Some(Host {
+        text: text.into(),
+        name_length,
+    })
 }
 
 fn missing() -> Fault {

@@ -151,14 +151,14 @@ pub fn admit(
     now: Now,
     peer: &Peer,
     head: &mut Parts,
-) -> Result<Admission, Box<Refused>> {
+) -> Result<Box<Admission>, Box<Refused>> {
     let mut known = Known::default();
     let mut host = match host::of(head) {
         Ok(host) => host,
         Err(fault) => return Err(known.refused(fault, None)),
     };
     match check(snapshot, means, now, peer, &mut host, head, &mut known) {
-        Ok((route, target)) => Ok(Admission {
+        Ok((route, target)) => Ok(Box::new(Admission {
             snapshot: Arc::clone(snapshot),
             route,
             principal: known.principal,
@@ -168,7 +168,7 @@ pub fn admit(
             manner: known.manner,
             would_refuse: Cell::new(known.would_refuse),
             foreign: known.foreign,
-        }),
+        })),
         Err(fault) => Err(known.refused(fault, Some(host.into_name()))),
     }
 }

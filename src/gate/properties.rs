@@ -48,7 +48,7 @@ pub(crate) fn hosts(data: &[u8]) {
     let (name, text) = (found.name().to_owned(), found.into_text());
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"@/\\?#%, ".contains(&byte);
     assert!(text.bytes().all(plain) && !name.ends_with('.'), "{text:?}");
-    assert_eq!(text, text.to_ascii_lowercase());
+    assert_eq!(*text, text.to_ascii_lowercase());
     let again = HeaderValue::from_str(&text).expect("a host is a header value");
     let again = host::of(&parts(Version::HTTP_11, &Uri::from_static("/"), &[again]));
     let again = again.expect("a canonical host is a host");

@@ -98,7 +98,7 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     /// Takes an admitted request in; pair with `leave`. One without a key has nothing that could end it and is not listed.
-    pub(crate) fn join(&self, admission: Admission, carrier: Rc<dyn Carrier>) -> Rc<Flight> {
+    pub(crate) fn join(&self, admission: Box<Admission>, carrier: Rc<dyn Carrier>) -> Rc<Flight> {
         let listed = admission.principal().is_some();
         let mut flights = self.flights.borrow_mut();
         let flight = Rc::new(Flight {
@@ -146,7 +146,7 @@ impl InFlight {
 /// One admitted request, from its admission to the end of its answer.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    admission: Admission,
+    admission: Box<Admission>,
     carrier: Rc<dyn Carrier>,
     /// Where the list has it; `None` when it is not listed.
     slot: Cell<Option<usize>>,
@@ -316,9 +316,15 @@ mod tests {
         (snapshot(FILE), snapshot(&without))
     }
 
-    fn admission(snapshot: &Arc<Snapshot>, tenant: Option<u32>) -> Admission {
+    fn admission(snapshot: &Arc<Snapshot>, tenant: Option<u32>) -> Box<Admission> {
         let route = Arc::clone(&snapshot.config.routes[0]);
-        Admission::for_tests(Arc::clone(snapshot), route, tenant, "localhost", "/")
+        Box::new(Admission::for_tests(
+            Arc::clone(snapshot),
+            route,
+            tenant,
+            "localhost",
+            "/",
+        ))
     }
 
     #[derive(Debug, Default)]

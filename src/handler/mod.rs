@@ -230,7 +230,7 @@ fn admit(
     peer: &Peer,
     head: &mut Parts,
     known: Known,
-) -> Result<Admission, Box<Refused>> {
+) -> Result<Box<Admission>, Box<Refused>> {
     let means = Means {
         quota: &worker.quota,
         tokens: &worker.tokens,
@@ -248,7 +248,7 @@ async fn admit_later(
     wanted: Wanted,
     peer: &Peer,
     head: &mut Parts,
-) -> (Arc<Snapshot>, Result<Admission, Box<Refused>>) {
+) -> (Arc<Snapshot>, Result<Box<Admission>, Box<Refused>>) {
     let mut charged = None;
     let mut next = Some(wanted);
     let mut waits = 0;

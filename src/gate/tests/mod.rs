@@ -232,7 +232,7 @@ fn run(
     quota: &Quota,
     wall: u64,
     head: &mut Parts,
-) -> Result<Admission, Box<Refused>> {
+) -> Result<Box<Admission>, Box<Refused>> {
     let (tokens, alerts) = (Tokens::new(), Alerts::queue().0);
     let means = means(quota, &tokens, &alerts);
     admit(snapshot, &means, at(wall), &peer("192.0.2.7"), head)
