@@ -52,8 +52,9 @@ impl Target {
 pub(super) fn of(head: &Parts, bounds: &Http) -> Result<Target, Fault> {
     check_form(head)?;
     check_values(head)?;
-    check_sizes(head, bounds)?;
-    check_transfer_coding(&head.headers)?;
+    if check_sizes(head, bounds)? {
+        check_transfer_coding(&head.headers)?;
+    }
     let came = head
         .uri
         .path_and_query()
@@ -122,7 +123,8 @@ fn check_values(head: &Parts) -> Result<(), Fault> {
     Ok(())
 }
 
-fn check_sizes(head: &Parts, bounds: &Http) -> Result<(), Fault> {
+/// Whether there is a `Transfer-Encoding`, too.
+fn check_sizes(head: &Parts, bounds: &Http) -> Result<bool, Fault> {
     let target = target_length(&head.uri);
     if target > bounds.target_bytes_max {
         return Err(Fault::new(Refusal::TargetTooLong, "target_too_long"));
@@ -131,14 +133,15 @@ fn check_sizes(head: &Parts, bounds: &Http) -> Result<(), Fault> {
         return Err(Fault::new(Refusal::HeadTooLarge, "too_many_headers"));
     }
     // Two for `: ` and two for the line end.
-    let lines = head.headers.iter();
-    let size: usize = lines
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
+    let (mut size, mut is_coded) = (0, false);
+    for (name, value) in &head.headers {
+        size += name.as_str().len() + value.len() + 4;
+        is_coded |= *name == header::TRANSFER_ENCODING;
+    }
     if size + target > bounds.head_bytes_max {
         return Err(Fault::new(Refusal::HeadTooLarge, "head_too_large"));
     }
-    Ok(())
+    Ok(is_coded)
 }
 
 fn target_length(uri: &Uri) -> usize {

@@ -6,15 +6,29 @@ use http::header;
 
 use crate::config::Headers;
 
-/// One pass over the names, then removal of those that are there: asking the map for each forbidden name costs more (one hash each).
-pub(super) fn remove_forbidden(headers: &mut HeaderMap, rules: &Headers) {
-    let mut doomed = nominated(headers);
+/// What may be among the names that were left, and what for certain is not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Left {
+    pub(super) authorization: bool,
+    pub(super) cookies: bool,
+}
+
+/// One pass over the names, then removal of those that are there: asking the map for each name costs more (one hash each).
+pub(super) fn remove_forbidden(headers: &mut HeaderMap, rules: &Headers) -> Left {
+    let (mut doomed, mut left, mut nominates) = (Vec::new(), Left::default(), false);
     for name in headers.keys() {
         if is_forbidden(name.as_str().as_bytes(), rules) {
+            nominates |= *name == header::CONNECTION;
             doomed.push(name.clone());
         }
+        left.authorization |= *name == header::AUTHORIZATION;
+        left.cookies |= *name == header::COOKIE;
+    }
+    if nominates {
+        doomed.extend(nominated(headers));
     }
     remove_all(headers, &doomed);
+    left
 }
 
 pub(super) fn remove_all(headers: &mut HeaderMap, doomed: &[HeaderName]) {

@@ -23,13 +23,15 @@ pub(crate) fn clear(head: &mut request::Parts, admission: &Admission) {
     // The path that was decided on and no other, the query untouched, never an authority (S17, S18).
     head.uri = Uri::from(admission.target().clone());
     let config = &admission.snapshot().config;
-    remove_forbidden(&mut head.headers, &config.headers);
+    let left = remove_forbidden(&mut head.headers, &config.headers);
     // On a public route that passes it on, the gate has left it only where it is no key's.
     let passes = admission.principal().is_none() && admission.route().pass_authorization;
-    if !passes {
+    if !passes && left.authorization {
         remove_credentials(&mut head.headers, config);
     }
-    join_cookies(&mut head.headers);
+    if left.cookies {
+        join_cookies(&mut head.headers);
+    }
     // The backend is spoken to in HTTP/1.1 whatever the client spoke, and what else hyper leaves with it is the client's connection's.
     head.version = Version::HTTP_11;
     head.extensions.clear();

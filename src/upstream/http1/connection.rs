@@ -13,7 +13,6 @@ use bytes::BytesMut;
 use http::HeaderMap;
 use http::Method;
 use http::StatusCode;
-use http::header;
 use http::request;
 use http_body::Body;
 use http_body::Frame;
@@ -26,6 +25,7 @@ use crate::upstream::http1::chunks::Chunks;
 use crate::upstream::http1::chunks::Next;
 use crate::upstream::http1::head;
 use crate::upstream::http1::head::Framing;
+use crate::upstream::http1::head::Outgoing;
 use crate::upstream::http1::head::Writes;
 use crate::upstream::http1::lines::Lines;
 use crate::upstream::wire::Wire;
@@ -71,14 +71,6 @@ pub(crate) struct Connection {
     keeps_alive: bool,
     /// What its exchanges wait with for the heads of their answers.
     pub(crate) timer: Timer,
-}
-
-/// How the request's own body is framed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outgoing {
-    /// So many bytes are left.
-    Length(u64),
-    Chunked,
 }
 
 /// How far the request is.
@@ -142,14 +134,7 @@ impl Connection {
         body: Box<RequestBody>,
     ) {
         self.out.clear();
-        head::write(head, own, &mut self.out);
-        self.framing = if head.headers.contains_key(header::TRANSFER_ENCODING) {
-            Outgoing::Chunked
-        } else {
-            let length = head.headers.get(header::CONTENT_LENGTH);
-            let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-            Outgoing::Length(length.unwrap_or(0))
-        };
+        self.framing = head::write(head, own, &mut self.out);
         self.asking = !body.is_end_stream();
         self.tail = match self.framing {
             Outgoing::Chunked if !self.asking => LAST_CHUNK,

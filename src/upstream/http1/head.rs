@@ -20,8 +20,13 @@ use crate::upstream::http1::Lines;
 /// Writes lines behind what a buffer holds.
 pub(crate) type Writes<'a> = dyn Fn(&mut Vec<u8>) + 'a;
 
-/// Writes a request head behind what `out` holds. `own` writes what the head does not say: its host, and what is the gateway's.
-pub(crate) fn write(head: &request::Parts, own: Option<&Writes<'_>>, out: &mut Vec<u8>) {
+/// Writes a request head behind what `out` holds; how it says that its body is framed. `own` writes what the head does not say: its host, and what is
+/// the gateway's.
+pub(crate) fn write(
+    head: &request::Parts,
+    own: Option<&Writes<'_>>,
+    out: &mut Vec<u8>,
+) -> Outgoing {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     let target = head.uri.path_and_query();
@@ -30,9 +35,16 @@ pub(crate) fn write(head: &request::Parts, own: Option<&Writes<'_>>, out: &mut V
     if let Some(own) = own {
         own(out);
     }
+    let mut framing = Outgoing::Length(0);
     for (name, value) in &head.headers {
         if own.is_some() && *name == header::HOST {
             continue;
+        }
+        if *name == header::TRANSFER_ENCODING {
+            framing = Outgoing::Chunked;
+        } else if *name == header::CONTENT_LENGTH && framing != Outgoing::Chunked {
+            let length = value.to_str().ok().and_then(|length| length.parse().ok());
+            framing = Outgoing::Length(length.unwrap_or(0));
         }
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
@@ -40,6 +52,15 @@ pub(crate) fn write(head: &request::Parts, own: Option<&Writes<'_>>, out: &mut V
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
+    framing
+}
+
+/// How a request's own body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outgoing {
+    /// So many bytes are left.
+    Length(u64),
+    Chunked,
 }
 
 /// How the body of an answer is told from what follows.
