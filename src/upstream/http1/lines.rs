@@ -121,7 +121,7 @@ impl Lines {
         let mut kinds = 0;
         for field in &mut self.fields {
             let name = &mut head[field.name.range()];
-            name.make_ascii_lowercase();
+            lower(name);
             field.kind = Kind::of(name);
             kinds |= field.kind.bit();
         }
@@ -140,6 +140,36 @@ impl Lines {
                 &head[field.value.range()],
             )
         })
+    }
+
+    /// Writes those that go on, by kind and name, as lines. What came as we would write it goes on in one piece with its neighbours.
+    pub(crate) fn write(&self, goes_on: impl Fn(Kind, &[u8]) -> bool, out: &mut Vec<u8>) {
+        let head = &self.head[..];
+        let mut run = 0..0;
+        for field in &self.fields {
+            let name = &head[field.name.range()];
+            if !goes_on(field.kind, name) {
+                continue;
+            }
+            let (start, behind) = (field.name.start as usize, field.value.end as usize);
+            let as_ours = two(head, field.name.end as usize) == Some(b": ")
+                && field.value.start == field.name.end + 2
+                && two(head, behind) == Some(b"\r\n");
+            if as_ours && run.end == start {
+                run.end = behind + 2;
+                continue;
+            }
+            out.extend_from_slice(&head[run]);
+            run = start..behind + 2;
+            if !as_ours {
+                run = 0..0;
+                out.extend_from_slice(name);
+                out.extend_from_slice(b": ");
+                out.extend_from_slice(&head[field.value.range()]);
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        out.extend_from_slice(&head[run]);
     }
 
     /// Whether there is one of this kind.
@@ -256,6 +286,25 @@ impl Seen {
     }
 }
 
+/// The two bytes from here on.
+fn two(head: &[u8], at: usize) -> Option<&[u8; 2]> {
+    head.get(at..)?.first_chunk()
+}
+
+/// Makes letters small, eight at a time: names are short.
+fn lower(name: &mut [u8]) {
+    let (eights, rest) = name.as_chunks_mut::<8>();
+    for eight in eights {
+        // The highest bit of each byte says whether it is a capital: beyond `Z` or not, from `A` on or not.
+        let bytes = u64::from_le_bytes(*eight);
+        let low = bytes & 0x7f7f_7f7f_7f7f_7f7f;
+        let capitals = (low + 0x3f3f_3f3f_3f3f_3f3f) ^ (low + 0x2525_2525_2525_2525);
+        let capitals = capitals & !bytes & 0x8080_8080_8080_8080;
+        *eight = (bytes | capitals >> 2).to_le_bytes();
+    }
+    rest.make_ascii_lowercase();
+}
+
 const NO_FIELD: Fault = Fault::Protocol("a header field that cannot be passed on");
 /// The longest name that a map takes.
 const NAME_BYTES_MAX: usize = u16::MAX as usize;
@@ -263,3 +312,21 @@ const NAME_BYTES_MAX: usize = u16::MAX as usize;
 const SEEN_MAX: usize = 64;
 /// The longest value that is kept, bytes.
 const SEEN_BYTES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::lower;
+
+    #[test]
+    fn names_become_small_whatever_their_length() {
+        let all: Vec<u8> = (0..=u8::MAX).collect();
+        for length in 0..40 {
+            for from in (0..all.len() - length).step_by(7) {
+                let mut name = all[from..from + length].to_vec();
+                let expected = name.to_ascii_lowercase();
+                lower(&mut name);
+                assert_eq!(name, expected);
+            }
+        }
+    }
+}
