@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use crate::access_log::Entry;
+use crate::model::key::KeyId;
 
 /// A text in a line is cut after this many bytes.
 pub(super) const TEXT_BYTES_MAX: usize = 2048;
@@ -18,7 +19,7 @@ pub(super) fn write_entry(out: &mut Vec<u8>, stamp: &mut Stamp, entry: &Entry<'_
     out.reserve(LINE_BYTES);
     out.extend_from_slice(b"{\"time\":\"");
     stamp.write(out, entry.unix_micros);
-    text(out, b"\",\"request_id\":\"", entry.request_id);
+    plain(out, b"\",\"request_id\":\"", entry.request_id.as_bytes());
     out.extend_from_slice(b"\",\"client.address\":\"");
     write_address(out, entry.client);
     from_client(out, b"\",\"http.request.method\":\"", entry.method);
@@ -34,8 +35,14 @@ pub(super) fn write_entry(out: &mut Vec<u8>, stamp: &mut Stamp, entry: &Entry<'_
     word(out, b"\",\"reason\":\"", entry.reason);
     word(out, b"\",\"would_refuse\":\"", entry.would_refuse);
     text(out, b"\",\"http.route\":\"", entry.route);
-    text(out, b"\",\"tenant\":\"", entry.tenant);
-    text(out, b"\",\"key_id\":\"", entry.key_id);
+    if let Some(tenant) = entry.tenant {
+        plain(out, b"\",\"tenant\":\"", tenant.as_str().as_bytes());
+    }
+    if let Some(KeyId(id)) = entry.key_id
+        && id.iter().all(u8::is_ascii_alphanumeric)
+    {
+        plain(out, b"\",\"key_id\":\"key_", id);
+    }
     if let Some(token) = &entry.token {
         text(out, b"\",\"credential\":\"", token.kind);
         text(out, b"\",\"token.issuer\":\"", token.issuer);
@@ -60,13 +67,33 @@ pub(crate) fn write_address(out: &mut Vec<u8>, address: IpAddr) {
         let _ = write!(out, "{address}");
         return;
     };
-    for (index, octet) in address.octets().into_iter().enumerate() {
-        if index > 0 {
-            out.push(b'.');
-        }
-        out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+    let (mut room, mut end) = ([b'.'; 16], 0);
+    for octet in address.octets() {
+        let (digits, length) = OCTETS[usize::from(octet)];
+        // Whole, whatever its length: what follows is written over the rest.
+        room[end..end + 4].copy_from_slice(&digits);
+        end += length + 1;
     }
+    out.extend_from_slice(&room[..end - 1]);
 }
+
+/// Each byte in decimal, a point behind it, and how many digits it has.
+static OCTETS: [([u8; 4], usize); 256] = {
+    let mut table = [([b'.'; 4], 1); 256];
+    let mut octet = 0;
+    while octet < table.len() {
+        let digits = [octet / 100, octet / 10 % 10, octet % 10];
+        let length = 1 + (octet > 9) as usize + (octet > 99) as usize;
+        let mut at = 0;
+        while at < length {
+            table[octet].0[at] = b'0' + digits[3 - length + at] as u8;
+            at += 1;
+        }
+        table[octet].1 = length;
+        octet += 1;
+    }
+    table
+};
 
 /// `name` is all that stands before the value, the end of the text before it included. Each use has code of its own, which knows how long it is.
 #[inline(always)]
@@ -91,6 +118,13 @@ fn word<const N: usize>(out: &mut Vec<u8>, name: &'static [u8; N], value: &'stat
         out.extend_from_slice(name);
         out.extend_from_slice(value.as_bytes());
     }
+}
+
+/// The same for what can only be letters, digits and `. _ -`.
+#[inline(always)]
+fn plain<const N: usize>(out: &mut Vec<u8>, name: &'static [u8; N], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(value);
 }
 
 /// Method, host and path are the client's words and may hold a key that somebody pasted there: what looks like one is masked, plain,
@@ -284,12 +318,14 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use crate::model::request_id::RequestId;
+
     use super::*;
 
     pub(in crate::access_log) fn entry<'a>(path: &'a str, host: &'a str) -> Entry<'a> {
         Entry {
             unix_micros: 1_795_305_600_000_001,
-            request_id: "r1",
+            request_id: id(),
             client: IpAddr::from([127, 0, 0, 1]),
             method: "GET",
             host,
@@ -300,8 +336,8 @@ pub(super) mod tests {
             reason: "",
             would_refuse: "",
             route: "",
-            tenant: "acme",
-            key_id: "key_0123456789ab",
+            tenant: None,
+            key_id: Some(&KEY),
             token: None,
             upstream: "",
             server: "",
@@ -312,6 +348,14 @@ pub(super) mod tests {
             upstream_micros: 9,
             end: "complete",
         }
+    }
+
+    static KEY: KeyId = KeyId(*b"0123456789ab");
+
+    fn id() -> &'static RequestId {
+        Box::leak(Box::new(RequestId::own(
+            *b"00000000-0000-7000-8000-000000000000",
+        )))
     }
 
     fn line(entry: &Entry<'_>) -> String {
@@ -335,6 +379,8 @@ pub(super) mod tests {
             "0.0.0.0",
             "127.0.0.1",
             "203.0.113.255",
+            "255.255.255.255",
+            "9.10.99.100",
             "::1",
             "2001:db8::7:0",
         ] {

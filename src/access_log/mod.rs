@@ -12,6 +12,9 @@ pub use writer::Sink;
 pub use writer::Target;
 pub use writer::Writer;
 
+use crate::model::key::KeyId;
+use crate::model::request_id::RequestId;
+use crate::model::tenant::TenantId;
 use std::net::IpAddr;
 
 /// What happened to one request. Empty texts are left out of the line.
@@ -20,7 +23,7 @@ pub struct Entry<'a> {
     /// End of the request, microseconds since the Unix epoch.
     pub unix_micros: u64,
     /// The id that the client got in `X-Request-Id`.
-    pub request_id: &'a str,
+    pub request_id: &'a RequestId,
     /// The client's address.
     pub client: IpAddr,
     /// Request method.
@@ -42,9 +45,9 @@ pub struct Entry<'a> {
     /// The route's pattern.
     pub route: &'a str,
     /// The tenant's id.
-    pub tenant: &'a str,
+    pub tenant: Option<&'a TenantId>,
     /// The key's public id.
-    pub key_id: &'a str,
+    pub key_id: Option<&'a KeyId>,
     /// The token, where it was no key.
     pub token: Option<TokenEntry<'a>>,
     /// The upstream's name.

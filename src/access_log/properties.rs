@@ -2,23 +2,26 @@
 
 use std::net::IpAddr;
 
+use http::HeaderValue;
+
 use crate::access_log::Entry;
 use crate::access_log::line::PercentDecoded;
 use crate::access_log::line::Stamp;
 use crate::access_log::line::TEXT_BYTES_MAX;
 use crate::access_log::line::write_entry;
+use crate::model::key::KeyId;
+use crate::model::request_id::OWN_BYTES;
+use crate::model::request_id::RequestId;
+use crate::model::tenant::TenantId;
 
 /// S27, S26: for any bytes one line, one JSON object, plain ASCII, the texts as they came, and no key in what a client chose. Fuzz target and
 /// proptest call this.
 pub(crate) fn any_entry_is_one_json_line(data: &[u8]) {
-    const MEMBERS: [&str; 10] = [
+    const MEMBERS: [&str; 7] = [
         "http.request.method",
         "server.address",
         "url.path",
-        "request_id",
         "http.route",
-        "tenant",
-        "key_id",
         "upstream",
         "upstream.address",
         "detail",
@@ -28,25 +31,31 @@ pub(crate) fn any_entry_is_one_json_line(data: &[u8]) {
         .map(|text| String::from_utf8_lossy(text).into_owned())
         .collect();
     let given = |index: usize| texts.get(index).map_or("", String::as_str);
+    // Of any text what these types make of it.
+    let id = HeaderValue::from_bytes(given(7).as_bytes()).ok();
+    let id = id.and_then(|text| RequestId::given(&text));
+    let id = id.unwrap_or(RequestId::own([b'-'; OWN_BYTES]));
+    let tenant = TenantId::new(given(8)).ok();
+    let key = given(9).as_bytes().first_chunk().copied().map(KeyId);
     let entry = Entry {
         unix_micros: data.len() as u64 * 1_234_567_890_123,
         method: given(0),
         host: given(1),
         path: given(2),
-        request_id: given(3),
+        request_id: &id,
         client: IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
         protocol: "1.1",
         status: 200,
         decision: "refused",
         reason: "unknown_key",
         would_refuse: "",
-        route: given(4),
-        tenant: given(5),
+        route: given(3),
+        tenant: tenant.as_ref(),
         token: None,
-        key_id: given(6),
-        upstream: given(7),
-        server: given(8),
-        detail: given(9),
+        key_id: key.as_ref(),
+        upstream: given(4),
+        server: given(5),
+        detail: given(6),
         request_bytes: u64::MAX,
         response_bytes: 0,
         total_micros: 0,

@@ -61,10 +61,7 @@ pub fn request_id(peer: &Peer, headers: &HeaderMap) -> Option<RequestId> {
     let (Some(id), None) = (lines.next(), lines.next()) else {
         return None;
     };
-    let text = id.as_bytes();
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-    let fits = (1..=REQUEST_ID_BYTES_MAX).contains(&text.len()) && text.iter().all(allowed);
-    fits.then(|| RequestId::given(id.clone()))
+    RequestId::given(id)
 }
 
 /// An address as proxies write it: alone, with a port, in brackets.
@@ -83,12 +80,12 @@ fn address(word: &[u8]) -> Option<IpAddr> {
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_REQUEST_ID: &str = "x-request-id";
-/// Longest request id that is kept, bytes.
-const REQUEST_ID_BYTES_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+
+    use crate::model::request_id::GIVEN_BYTES_MAX;
 
     use super::*;
 
@@ -173,7 +170,7 @@ mod tests {
 
     #[test]
     fn only_a_trusted_proxy_names_requests() {
-        let long = "x".repeat(REQUEST_ID_BYTES_MAX);
+        let long = "x".repeat(GIVEN_BYTES_MAX);
         let cases: [(&[&str], bool); 8] = [
             (&[], false),
             (&["a.B_9-"], true),

@@ -28,6 +28,7 @@ use crate::model::key::KeyId;
 use crate::model::limit::Mode;
 use crate::model::request_id::RequestId;
 use crate::model::route::Route;
+use crate::model::tenant::TenantId;
 use crate::snapshot::Snapshot;
 use crate::token::Verified;
 use crate::usage::Counted;
@@ -150,7 +151,8 @@ impl Account {
             method: head.method.clone(),
             uri: head.uri.clone(),
             version: head.version,
-            grpc: gate::is_grpc(&head.headers),
+            // gRPC asks by POST alone.
+            grpc: head.method == Method::POST && gate::is_grpc(&head.headers),
             flight: None,
             host: None,
             route: None,
@@ -442,17 +444,16 @@ impl Account {
         self.flight.as_ref()
     }
 
-    fn tenant_text(&self) -> &str {
+    fn tenant_id(&self) -> Option<&TenantId> {
         if let Some(tenant) = self
             .flight
             .as_ref()
             .and_then(|flight| flight.admission().tenant())
         {
-            return tenant.id.as_str();
+            return Some(&tenant.id);
         }
-        self.tenant.as_ref().map_or("", |(snapshot, index)| {
-            snapshot.tenants.entries[*index as usize].id.as_str()
-        })
+        let (snapshot, index) = self.tenant.as_ref()?;
+        Some(&snapshot.tenants.entries[*index as usize].id)
     }
 
     fn upstream_text(&self) -> &str {
@@ -491,14 +492,13 @@ impl Account {
     }
 
     fn write_log(&self, took: Duration) {
-        let mut key = [0u8; 16];
         let host = match &self.flight {
             Some(flight) => host_asked_for(flight.admission()),
             None => self.host.as_deref().unwrap_or(""),
         };
         self.worker.log.record(&Entry {
             unix_micros: self.ended_unix_micros(took),
-            request_id: self.request_id.as_str(),
+            request_id: &self.request_id,
             client: self.peer.address.ip(),
             method: self.method.as_str(),
             host,
@@ -509,8 +509,8 @@ impl Account {
             reason: self.reason,
             would_refuse: self.would_refuse,
             route: self.route.as_ref().map_or("", |route| &route.path),
-            tenant: self.tenant_text(),
-            key_id: self.key.as_ref().map_or("", |id| key_text(id, &mut key)),
+            tenant: self.tenant_id(),
+            key_id: self.key.as_ref(),
             token: self.token.as_deref().map(token_entry),
             upstream: self.upstream_text(),
             server: self.server.as_deref().unwrap_or(""),

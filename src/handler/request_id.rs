@@ -28,11 +28,17 @@ impl RequestIds {
         let millis = now.0 / 1000;
         let (high, low) = (self.random(), self.random());
         let mut text = *b"00000000-0000-7000-0000-000000000000";
-        hex(&mut text[..8], millis >> 16);
-        hex(&mut text[9..13], millis);
-        hex(&mut text[15..18], high);
-        hex(&mut text[19..23], 0x8000 | (high >> 12 & 0x3fff));
-        hex(&mut text[24..], low);
+        // 48 bits of time, then the version, 12 random bits, the variant and 62 random bits.
+        let first = millis << 16 | 0x7000 | high & 0xfff;
+        let last = 0x8000 << 48 | (high >> 12 & 0x3fff) << 48 | low & 0xffff_ffff_ffff;
+        let [time_high, time_low] = hex(first);
+        let [variant, node] = hex(last);
+        text[..8].copy_from_slice(&time_high);
+        text[9..13].copy_from_slice(&time_low[..4]);
+        text[14..18].copy_from_slice(&time_low[4..]);
+        text[19..23].copy_from_slice(&variant[..4]);
+        text[24..28].copy_from_slice(&variant[4..]);
+        text[28..].copy_from_slice(&node);
         RequestId::own(text)
     }
 
@@ -46,12 +52,17 @@ impl RequestIds {
     }
 }
 
-/// The lowest bits of a number, four to a place. By hand: `write!` took 1,500 instructions of every request.
-fn hex(places: &mut [u8], mut value: u64) {
-    for place in places.iter_mut().rev() {
-        *place = b"0123456789abcdef"[(value & 0xf) as usize];
-        value >>= 4;
-    }
+/// A number in 16 hexadecimal digits, eight and eight. By hand: `write!` took 1,500 instructions of every request.
+fn hex(value: u64) -> [[u8; 8]; 2] {
+    [value >> 32, value & 0xffff_ffff].map(|half| {
+        // Four bits to a byte each, the highest in the byte that is written first.
+        let spread = (half << 16 | half) & 0x0000_ffff_0000_ffff;
+        let spread = (spread << 8 | spread) & 0x00ff_00ff_00ff_00ff;
+        let spread = (spread << 4 | spread) & 0x0f0f_0f0f_0f0f_0f0f;
+        // One in each byte above nine, whose digits are letters.
+        let letters = (spread + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+        (spread + 0x3030_3030_3030_3030 + letters * 0x27).to_be_bytes()
+    })
 }
 
 #[cfg(test)]

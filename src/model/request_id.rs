@@ -13,16 +13,19 @@ enum Text {
 }
 
 impl RequestId {
-    /// One of ours, of visible ASCII characters.
+    /// One of ours, of digits, letters and hyphens.
     #[must_use]
     pub fn own(text: [u8; OWN_BYTES]) -> RequestId {
         RequestId(Text::Own(text))
     }
 
-    /// One that came with its request.
+    /// One that came with its request: 1 to 128 letters, digits and `. _ -`. `None` for any other text, which could say more than an id where it is written.
     #[must_use]
-    pub fn given(text: HeaderValue) -> RequestId {
-        RequestId(Text::Given(text))
+    pub fn given(text: &HeaderValue) -> Option<RequestId> {
+        let bytes = text.as_bytes();
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+        let fits = (1..=GIVEN_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(allowed);
+        fits.then(|| RequestId(Text::Given(text.clone())))
     }
 
     /// As it is written.
@@ -56,3 +59,5 @@ impl RequestId {
 
 /// Of a UUID (RFC 9562 section 4).
 pub const OWN_BYTES: usize = 36;
+/// Of an id that a proxy gives.
+pub const GIVEN_BYTES_MAX: usize = 128;

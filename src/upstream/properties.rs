@@ -93,7 +93,7 @@ pub(crate) fn requests(data: &[u8]) {
     let public = admission.route().access == Access::Public;
     assert_ne!(admission.route().path, "/admin/{*rest}");
     assert_eq!(admission.principal().is_none(), public);
-    let id = RequestId::given(HeaderValue::from_static("ours"));
+    let id = RequestId::given(&HeaderValue::from_static("ours")).expect("an id");
     let own = Own::new(&peer, &id, head.version);
     headers::clear(&mut head, &admission);
     own.insert(&mut head.headers, &admission);

@@ -30,7 +30,7 @@ fn head(uri: &str, headers: &[(&str, &str)]) -> request::Parts {
 
 /// Makes a head fit, with what is ours within; and sees to it that the same goes over the wire where ours is written behind the others.
 fn prepare(head: &mut request::Parts, admission: &Admission, id: &HeaderValue) {
-    let id = RequestId::given(id.clone());
+    let id = RequestId::given(id).unwrap();
     let own = Own::new(&peer(), &id, head.version);
     clear(head, admission);
     let host = head.headers.get("host").cloned();

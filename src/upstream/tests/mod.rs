@@ -199,7 +199,7 @@ impl Gateway {
             .path_and_query()
             .map_or("/", |target| target.as_str());
         let admission = admission(&config, true, target);
-        let id = RequestId::given(HeaderValue::from_static("request-1"));
+        let id = RequestId::given(&HeaderValue::from_static("request-1")).unwrap();
         let peer = peer();
         let request = ClientRequest {
             head: Box::new(head),
