@@ -138,10 +138,7 @@ pub(crate) struct Account {
 impl Account {
     /// Boxed, since it goes with its answer from hand to hand into the connection.
     pub(crate) fn open(worker: Rc<Worker>, start: Now, peer: Peer, head: &Parts) -> Box<Account> {
-        worker
-            .metrics
-            .requests_in_flight
-            .fetch_add(1, Ordering::Relaxed);
+        worker.meters.in_flight.up();
         Box::new(Account {
             request_id: gate::request_id(&peer, &head.headers)
                 .unwrap_or_else(|| worker.request_ids.next(start.wall)),
@@ -540,10 +537,7 @@ impl Drop for Account {
             .meters
             .request(route, self.status, answered, body_bytes);
         self.count_for_key(answered);
-        self.worker
-            .metrics
-            .requests_in_flight
-            .fetch_sub(1, Ordering::Relaxed);
+        self.worker.meters.in_flight.down();
         self.write_log(took);
     }
 }

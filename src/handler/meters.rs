@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -11,6 +12,7 @@ use foldhash::fast::RandomState;
 
 use crate::metrics::Metrics;
 use crate::metrics::RouteMetrics;
+use crate::metrics::Share;
 use crate::model::route::Route;
 
 /// How many route handles are kept before the cache starts anew (a reload makes new routes).
@@ -20,12 +22,16 @@ const HANDLES_MAX: usize = 4096;
 const NO_ROUTE: &str = "(none)";
 
 /// A route and its numbers, found by the route's address, which the `Arc` kept here holds from being reused.
-type Handle = (Arc<Route>, Arc<RouteMetrics>);
+type Handle = (Arc<Route>, Rc<RouteMetrics>);
 
 #[derive(Debug)]
 pub(crate) struct Meters {
     metrics: Arc<Metrics>,
-    unmatched: Arc<RouteMetrics>,
+    /// Requests between their head and the end of their answer.
+    pub(crate) in_flight: Share,
+    unmatched: RouteMetrics,
+    /// By pattern: those that have been served.
+    patterns: RefCell<HashMap<String, Rc<RouteMetrics>, RandomState>>,
     routes: RefCell<HashMap<usize, Handle, RandomState>>,
     refusals: RefCell<Counters>,
     would_refuse: RefCell<Counters>,
@@ -39,8 +45,10 @@ impl Meters {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Meters {
         let unmatched = metrics.route(NO_ROUTE);
         Meters {
+            in_flight: metrics.in_flight(),
             metrics,
             unmatched,
+            patterns: RefCell::default(),
             routes: RefCell::default(),
             refusals: RefCell::default(),
             would_refuse: RefCell::default(),
@@ -65,8 +73,15 @@ impl Meters {
         let address = Arc::as_ptr(route) as usize;
         let (_, handle) = routes
             .entry(address)
-            .or_insert_with(|| (Arc::clone(route), self.metrics.route(&route.path)));
+            .or_insert_with(|| (Arc::clone(route), self.of_pattern(&route.path)));
         handle.record(status, took, sent_bytes);
+    }
+
+    /// This worker's numbers of a pattern, made on first use.
+    fn of_pattern(&self, pattern: &str) -> Rc<RouteMetrics> {
+        let mut patterns = self.patterns.borrow_mut();
+        let entry = patterns.entry(pattern.to_owned());
+        Rc::clone(entry.or_insert_with(|| Rc::new(self.metrics.route(pattern))))
     }
 
     pub(crate) fn refusal(&self, reason: &'static str) {

@@ -49,7 +49,7 @@ fn process(metrics: &Arc<Metrics>) {
         vec![],
         move || {
             weak.upgrade()
-                .map_or(0.0, |metrics| count(&metrics.requests_in_flight))
+                .map_or(0.0, |metrics| metrics.requests_in_flight() as f64)
         },
     );
     let dropped = Arc::clone(&metrics.log_lines_dropped);

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -15,47 +14,13 @@ use prometheus_client::encoding::MetricEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-/// Bounds of the duration histogram in seconds, the OpenTelemetry set for `http.server.request.duration`.
-const BOUNDS: [f64; 14] = [
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
+use routes::BOUNDS;
+use routes::Part;
+pub use routes::RouteMetrics;
+pub use routes::Share;
+use routes::Total;
 
-/// Statuses that are counted one by one: 100 to 599.
-const STATUSES: usize = 500;
-
-/// The numbers of one route; cardinality is the number of routes in gateway.toml, never what a client sends (S28).
-#[derive(Debug)]
-pub struct RouteMetrics {
-    statuses: [AtomicU64; STATUSES],
-    buckets: [AtomicU64; BOUNDS.len() + 1],
-    micros: AtomicU64,
-    /// Bytes of answer bodies sent to clients.
-    sent_bytes: AtomicU64,
-}
-
-impl RouteMetrics {
-    fn new() -> RouteMetrics {
-        RouteMetrics {
-            statuses: [const { AtomicU64::new(0) }; STATUSES],
-            buckets: [const { AtomicU64::new(0) }; BOUNDS.len() + 1],
-            micros: AtomicU64::new(0),
-            sent_bytes: AtomicU64::new(0),
-        }
-    }
-
-    /// Counts one finished request.
-    pub fn record(&self, status: u16, took: Duration, sent_bytes: u64) {
-        if let Some(counter) = self.statuses.get(usize::from(status).wrapping_sub(100)) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-        let seconds = took.as_secs_f64();
-        let bucket = BOUNDS.partition_point(|bound| *bound < seconds);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.micros.fetch_add(micros, Ordering::Relaxed);
-        self.sent_bytes.fetch_add(sent_bytes, Ordering::Relaxed);
-    }
-}
+mod routes;
 
 /// All routes together.
 #[derive(Clone, Debug, Default)]
@@ -116,14 +81,14 @@ pub type Listed = (Vec<String>, f64);
 /// All metrics of this process.
 #[derive(Default)]
 pub struct Metrics {
-    routes: RwLock<HashMap<String, Arc<RouteMetrics>>>,
+    /// By pattern, of each worker that served one.
+    routes: RwLock<HashMap<String, Vec<Arc<Part>>>>,
     refusals: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
     would_refuse: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
     guards: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
     readings: RwLock<Vec<Reading>>,
     listings: RwLock<Vec<Listing>>,
-    /// Requests between their head and the end of their answer.
-    pub requests_in_flight: AtomicU64,
+    in_flight: RwLock<Vec<Arc<AtomicU64>>>,
     /// Open tunnels.
     pub tunnels_open: AtomicU64,
     tunnel_ends: RwLock<HashMap<&'static str, Arc<AtomicU64>>>,
@@ -142,14 +107,27 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// The numbers of a route, made on first use. A worker keeps the handle: no request looks it up here.
-    pub fn route(&self, pattern: &str) -> Arc<RouteMetrics> {
-        if let Some(found) = read(&self.routes).get(pattern) {
-            return Arc::clone(found);
-        }
+    /// A part of the numbers of a route for one worker, which keeps it: no request looks it up here.
+    pub fn route(&self, pattern: &str) -> RouteMetrics {
+        let part = Arc::new(Part::new());
         let mut routes = write(&self.routes);
-        let entry = routes.entry(pattern.to_owned());
-        Arc::clone(entry.or_insert_with(|| Arc::new(RouteMetrics::new())))
+        let parts = routes.entry(pattern.to_owned()).or_default();
+        parts.push(Arc::clone(&part));
+        RouteMetrics::new(part)
+    }
+
+    /// One worker's share of the requests in flight.
+    pub fn in_flight(&self) -> Share {
+        let number = Arc::new(AtomicU64::new(0));
+        write(&self.in_flight).push(Arc::clone(&number));
+        Share::new(number)
+    }
+
+    /// Requests between their head and the end of their answer.
+    pub fn requests_in_flight(&self) -> u64 {
+        let shares = read(&self.in_flight);
+        let numbers = shares.iter().map(|share| share.load(Ordering::Relaxed));
+        numbers.fold(0, u64::wrapping_add)
     }
 
     /// The counter of refusals for one reason. A worker keeps the handle.
@@ -191,16 +169,16 @@ impl Metrics {
             latency: vec![0; BOUNDS.len() + 1],
             ..Sums::default()
         };
-        for route in read(&self.routes).values() {
-            for (index, counter) in route.statuses.iter().enumerate() {
-                let count = counter.load(Ordering::Relaxed);
+        for parts in read(&self.routes).values() {
+            let total = Total::of(parts);
+            for (status, count) in &total.statuses {
                 sums.requests += count;
-                sums.classes[index / 100] += count;
+                sums.classes[usize::from(status / 100 - 1)] += count;
             }
-            for (sum, counter) in sums.latency.iter_mut().zip(&route.buckets) {
-                *sum += counter.load(Ordering::Relaxed);
+            for (sum, count) in sums.latency.iter_mut().zip(total.buckets) {
+                *sum += count;
             }
-            sums.sent_bytes += route.sent_bytes.load(Ordering::Relaxed);
+            sums.sent_bytes += total.sent_bytes;
         }
         let refusals = read(&self.refusals);
         let counts = refusals
@@ -260,37 +238,11 @@ impl Metrics {
 
     fn encode_routes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let routes = read(&self.routes);
-        let mut sorted: Vec<_> = routes.iter().collect();
-        sorted.sort_unstable_by_key(|(pattern, _)| pattern.as_str());
-        let mut family = encoder.encode_descriptor(
-            "http_server_requests",
-            "Finished requests by route and status",
-            None,
-            MetricType::Counter,
-        )?;
-        for (pattern, route) in &sorted {
-            encode_statuses(&mut family, pattern, route)?;
-        }
-        let mut family = encoder.encode_descriptor(
-            "http_server_request_duration_seconds",
-            "From the end of a request head to the end of its answer",
-            None,
-            MetricType::Histogram,
-        )?;
-        for (pattern, route) in &sorted {
-            encode_durations(&mut family, pattern, route)?;
-        }
-        let mut family = encoder.encode_descriptor(
-            "http_server_response_body_bytes",
-            "Bytes of answer bodies by route",
-            None,
-            MetricType::Counter,
-        )?;
-        for (pattern, route) in &sorted {
-            let sent = route.sent_bytes.load(Ordering::Relaxed);
-            encode_count(&mut family, &[("http_route", pattern.as_str())], sent)?;
-        }
-        Ok(())
+        let totals = routes.iter();
+        let totals = totals.map(|(pattern, parts)| (pattern.as_str(), Total::of(parts)));
+        let mut totals: Vec<_> = totals.collect();
+        totals.sort_unstable_by_key(|(pattern, _)| *pattern);
+        routes::encode(&totals, encoder)
     }
 
     fn encode_refusals(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -429,42 +381,6 @@ fn encode_number(metric: &mut MetricEncoder<'_>, kind: Kind, value: f64) -> fmt:
     }
 }
 
-fn encode_statuses(
-    family: &mut MetricEncoder<'_>,
-    pattern: &str,
-    route: &RouteMetrics,
-) -> fmt::Result {
-    for (index, counter) in route.statuses.iter().enumerate() {
-        let count = counter.load(Ordering::Relaxed);
-        if count > 0 {
-            let status = (index + 100).to_string();
-            let labels = [
-                ("http_route", pattern),
-                ("http_response_status_code", status.as_str()),
-            ];
-            encode_count(family, &labels, count)?;
-        }
-    }
-    Ok(())
-}
-
-fn encode_durations(
-    family: &mut MetricEncoder<'_>,
-    pattern: &str,
-    route: &RouteMetrics,
-) -> fmt::Result {
-    let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(BOUNDS.len() + 1);
-    for (index, counter) in route.buckets.iter().enumerate() {
-        let bound = BOUNDS.get(index).copied().unwrap_or(f64::INFINITY);
-        buckets.push((bound, counter.load(Ordering::Relaxed)));
-    }
-    let count = buckets.iter().map(|(_, count)| count).sum();
-    let seconds = Duration::from_micros(route.micros.load(Ordering::Relaxed)).as_secs_f64();
-    let labels = [("http_route", pattern)];
-    let mut metric = family.encode_family(&labels)?;
-    metric.encode_histogram::<NoLabels>(seconds, count, &buckets, None)
-}
-
 fn encode_count(
     family: &mut MetricEncoder<'_>,
     labels: &[(&str, &str)],
@@ -486,6 +402,8 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
