@@ -115,6 +115,7 @@ pub(crate) struct Account {
     grpc: bool,
     flight: Option<Rc<Flight>>,
     host: Option<String>,
+    /// Where it was not admitted.
     route: Option<Arc<Route>>,
     key: Option<KeyId>,
     /// Where the key's state lies, as far as it is known.
@@ -181,14 +182,20 @@ impl Account {
         let admission = flight.admission();
         self.counted = counted;
         std::mem::swap(&mut self.uri, &mut head.uri);
-        self.route = Some(Arc::clone(admission.route()));
         let principal = admission.principal();
         self.token = principal.and_then(Principal::token).cloned();
         self.key = principal
             .map(|principal| principal.key)
             .filter(|_| self.token.is_none());
-        self.observed(admission.would_refuse());
         self.flight = Some(Rc::clone(flight));
+        self.observed(admission.would_refuse());
+    }
+
+    /// The route that serves it, as far as that is known.
+    fn route(&self) -> Option<&Arc<Route>> {
+        let flight = self.flight.as_ref();
+        let admitted = flight.map(|flight| flight.admission().route());
+        admitted.or(self.route.as_ref())
     }
 
     pub(crate) fn refused(
@@ -228,7 +235,7 @@ impl Account {
             self.would_refuse = reason;
             self.worker.meters.would_refuse(reason);
             if let Some(key) = self.reported() {
-                let route = self.route.as_deref();
+                let route = self.route().map(|route| &**route);
                 (self.worker.observed).note(key, route, reason, self.start.wall);
             }
         }
@@ -319,7 +326,7 @@ impl Account {
         self.worker.meters.guard(outcome);
         let mut key = [0u8; 16];
         let key_id = self.key.as_ref().map_or("", |id| key_text(id, &mut key));
-        let route = self.route.as_ref().map_or("", |route| route.path.as_str());
+        let route = self.route().map_or("", |route| route.path.as_str());
         let (upstream, guard) = (self.upstream_text(), guard.name.as_str());
         let request_id = self.request_id.as_str();
         if let Fault::Foreign(_) = fault {
@@ -364,7 +371,7 @@ impl Account {
             return self.worker.meters.guard("removed");
         }
         self.worker.meters.guard("would_remove");
-        let route = self.route.as_ref().map_or("", |route| route.path.as_str());
+        let route = self.route().map_or("", |route| route.path.as_str());
         let (upstream, guard) = (self.upstream_text(), guard.name.as_str());
         tracing::info!(
             route,
@@ -505,7 +512,7 @@ impl Account {
             decision: self.decision,
             reason: self.reason,
             would_refuse: self.would_refuse,
-            route: self.route.as_ref().map_or("", |route| &route.path),
+            route: self.route().map_or("", |route| &route.path),
             tenant: self.tenant_id(),
             key_id: self.key.as_ref(),
             token: self.token.as_deref().map(token_entry),
@@ -527,7 +534,7 @@ impl Drop for Account {
             self.worker.in_flight.leave(flight);
         }
         let took = self.worker.clock.mono().since(self.start.mono);
-        let route = self.route.as_ref();
+        let route = self.route();
         // A tunnel of hours is no slow answer, and its bytes are no body's: what its route is told of is the 101.
         let (answered, body_bytes) = match self.status {
             SWITCHED => (self.upstream_time, 0),
