@@ -589,7 +589,7 @@ fn the_rules_see_what_they_forbid() {
         ),
         (
             imports_point_downwards,
-            "src/metrics.rs",
+            "src/metrics/mod.rs",
             "use crate::clock::Mono;\n",
             false,
         ),
