@@ -88,3 +88,91 @@ fn once(
         (None, Ok(())) => Poll::Ready(Ok(0)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    fn read(socket: &TcpStream, cx: &mut Context<'_>, room: usize) -> Poll<Vec<u8>> {
+        let mut room = vec![0; room];
+        let mut into = ReadBuf::new(&mut room);
+        ready!(poll_read(socket, cx, &mut into)).unwrap();
+        Poll::Ready(into.filled().to_vec())
+    }
+
+    #[tokio::test]
+    async fn a_short_read_waits_for_more_and_misses_nothing() {
+        let (near, mut far) = pair().await;
+        for round in 0..200_u8 {
+            far.write_all(&[round; 3]).await.unwrap();
+            let mut got = Vec::new();
+            while got.len() < 3 {
+                got.extend(poll_fn(|cx| read(&near, cx, 16)).await);
+            }
+            assert_eq!(got, [round; 3]);
+            // Nothing is asked of the kernel: it is known that there is nothing.
+            let waits = poll_fn(|cx| Poll::Ready(read(&near, cx, 16).is_pending())).await;
+            assert!(waits, "round {round}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_behind_a_short_read_is_seen() {
+        let (near, mut far) = pair().await;
+        far.write_all(b"last").await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut got = Vec::new();
+        loop {
+            let more = poll_fn(|cx| read(&near, cx, 16)).await;
+            if more.is_empty() {
+                break;
+            }
+            got.extend(more);
+        }
+        assert_eq!(got, b"last");
+    }
+
+    #[tokio::test]
+    async fn what_a_full_read_leaves_is_read_at_once() {
+        let (near, mut far) = pair().await;
+        far.write_all(b"abcdef").await.unwrap();
+        let mut got = Vec::new();
+        while got.len() < 6 {
+            got.extend(poll_fn(|cx| read(&near, cx, 2)).await);
+        }
+        assert_eq!(got, b"abcdef");
+    }
+
+    #[tokio::test]
+    async fn writes_go_on_when_there_is_room_again() {
+        let (near, far) = pair().await;
+        let all = vec![7; 8 << 20];
+        let write = async {
+            let mut written = 0;
+            while written < all.len() {
+                let (head, rest) = all[written..].split_at((all.len() - written).min(1_000));
+                let parts = [IoSlice::new(head), IoSlice::new(rest)];
+                written += poll_fn(|cx| poll_write(&near, cx, &parts)).await.unwrap();
+            }
+        };
+        let take = async {
+            let mut got = 0;
+            while got < all.len() {
+                got += poll_fn(|cx| read(&far, cx, 64 << 10)).await.len();
+            }
+        };
+        tokio::join!(write, take);
+    }
+}
