@@ -1,7 +1,7 @@
 //! From an accepted connection to HTTP requests: listeners, TLS, HTTP/1.1 and HTTP/2, caps, deadlines, drain.
 //!
-//! `run_worker` is one data thread's share: it accepts on the worker's sockets and, once a client of a TLS port has begun to speak (until then it
-//! waits on the `porch`), gives each connection a task of its own, which agrees on TLS and then spawns a smaller task for the protocol that was
+//! `run_worker` is one data thread's share: it accepts on the worker's sockets and, once a client of a TLS port has said a whole first record (until
+//! then it waits on the `porch`), gives each connection a task of its own, which agrees on TLS and then spawns a smaller task for the protocol that was
 //! chosen, so that an idle connection holds little. No connection has a timer: `sweep` judges all of them four times a second from what
 //! `watched` noted of their sockets.
 

@@ -1,8 +1,9 @@
-//! Connections to a TLS port that have not said a word, or were told that they speak no TLS: a small record each, no task, no session of TLS.
+//! Connections to a TLS port that have not said a whole word, or were told that they speak no TLS: a small record each, no task, no session of TLS.
 //!
-//! Most of what a flood of connections brings never says anything (S22, S25). So whoever comes is heard once when it is accepted, and waits here
-//! until there is more; only a first byte of TLS makes a connection of it.
+//! Most of what a flood of connections brings never says anything, or half a word (S22, S25). So whoever comes is heard once when it is accepted, and
+//! waits here until there is more; only a first record of TLS that is whole makes a connection of it.
 
+use std::cell::Cell;
 use std::cell::RefCell;
 use std::io;
 use std::net::Shutdown;
@@ -39,6 +40,7 @@ use super::accept::Arrival;
 use super::counters::Place;
 use super::plaintext;
 use super::sweep::DRAIN_GRACE;
+use super::sweep::DRAIN_HEAD;
 use super::sweep::LINGER;
 use super::sweep::over;
 use super::watched::NotTls;
@@ -53,11 +55,13 @@ pub(super) struct Guest {
     /// The tick when it came, or when it was told that it speaks no TLS.
     pub(super) since: u32,
     state: State,
+    /// The beginning of its first record; one record at most.
+    said: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Has not said a word.
+    /// Has not said a whole word.
     Silent,
     /// Was told, and is read from until it closes, so that our last bytes reach it (RFC 9112 section 9.6).
     Told,
@@ -80,17 +84,58 @@ impl Guest {
             start,
             since,
             state: State::Silent,
+            said: Vec::new(),
+        }
+    }
+
+    /// Whether it has said something that could become a handshake.
+    fn has_begun(&self) -> bool {
+        !self.said.is_empty()
+    }
+
+    /// Reads what there is into this buffer. From who was told already it is thrown away.
+    fn hear(&mut self, buffer: &mut [u8]) -> Heard {
+        match rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+            Ok((0, _)) => Heard::End,
+            Ok((count, _)) if self.state == State::Silent => self.understand(&buffer[..count]),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Heard::Silence,
+            Err(_) => Heard::End,
+        }
+    }
+
+    fn understand(&mut self, words: &[u8]) -> Heard {
+        if !self.has_begun() {
+            if let Some(other) = NotTls::told_by(words[0]) {
+                return Heard::Other(other);
+            }
+            if is_whole(words) {
+                return Heard::Hello(Bytes::copy_from_slice(words));
+            }
+        }
+        self.said.extend_from_slice(words);
+        match is_whole(&self.said) {
+            true => Heard::Hello(std::mem::take(&mut self.said).into()),
+            false => Heard::Silence,
         }
     }
 }
 
+/// Whether there is a whole TLS record (RFC 8446 section 5.1), or what can be none, of which TLS says what is wrong with it.
+fn is_whole(said: &[u8]) -> bool {
+    let [_, major, _, high, low, fragment @ ..] = said else {
+        return false;
+    };
+    let length = usize::from(u16::from_be_bytes([*high, *low]));
+    *major != TLS_MAJOR || length > FRAGMENT_BYTES_MAX || fragment.len() >= length
+}
+
 /// What a socket has to say.
 enum Heard {
-    /// Nothing yet.
+    /// Nothing yet, or not enough.
     Silence,
     /// It has closed, or failed.
     End,
-    /// The beginning of a TLS record.
+    /// A TLS record, or the beginning of a broken one.
     Hello(Bytes),
     /// Something else.
     Other(NotTls),
@@ -106,6 +151,8 @@ pub(super) struct Porch {
     leaving: RefCell<Vec<usize>>,
     /// Told when the last one leaves.
     empty: Notify,
+    /// The tick when a drain was first seen; 0 before.
+    draining_since: Cell<u32>,
     /// What is read goes here first.
     buffer: RefCell<Box<[u8]>>,
     /// What who speaks HTTP in clear is told, and the tick it was made for.
@@ -158,6 +205,7 @@ impl Porch {
             guests: RefCell::default(),
             leaving: RefCell::default(),
             empty: Notify::new(),
+            draining_since: Cell::new(0),
             buffer: RefCell::new(vec![0; BUFFER_BYTES].into()),
             in_clear: RefCell::default(),
         })
@@ -178,13 +226,6 @@ impl Porch {
         }
     }
 
-    /// Closes somebody who has closed, or failed.
-    fn dismiss(&self, slot: usize) {
-        if let Some(guest) = self.take(slot) {
-            hang_up(guest);
-        }
-    }
-
     /// Lets somebody go. A socket that is closed then needs no `ignore`.
     fn take(&self, slot: usize) -> Option<Guest> {
         let mut guests = self.guests.borrow_mut();
@@ -202,24 +243,14 @@ impl Porch {
         }
     }
 
-    /// Reads what a socket has to say. From who was told already it is thrown away.
-    fn hear(&self, socket: &TcpStream, state: State) -> Heard {
-        let mut buffer = self.buffer.borrow_mut();
-        match rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty()) {
-            Ok((0, _)) => Heard::End,
-            Ok((count, _)) if state == State::Silent => match NotTls::told_by(buffer[0]) {
-                None => Heard::Hello(Bytes::copy_from_slice(&buffer[..count])),
-                Some(other) => Heard::Other(other),
-            },
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Heard::Silence,
-            Err(_) => Heard::End,
-        }
+    /// Reads what somebody has to say.
+    fn hear(&self, guest: &mut Guest) -> Heard {
+        guest.hear(&mut self.buffer.borrow_mut())
     }
 
     fn hear_at(&self, slot: usize) -> Option<Heard> {
-        let guests = self.guests.borrow();
-        let guest = guests.slots.get(slot)?.as_ref()?;
-        Some(self.hear(&guest.socket, guest.state))
+        let mut guests = self.guests.borrow_mut();
+        Some(self.hear(guests.slots.get_mut(slot)?.as_mut()?))
     }
 
     /// The answer in clear, made once a tick: a flood gets copies. The id in it stands in no log that another copy could be mistaken in.
@@ -249,18 +280,29 @@ impl Porch {
         }
     }
 
-    /// Judges everybody at this tick, `handshake` ticks being the longest wait: says how many have waited too long in silence. Those and all others
+    /// Judges everybody at this tick, `handshake` ticks being the longest wait: says how many have waited too long for a whole word. Those and all others
     /// whose time is over stand in `leaving` then.
     fn judge(&self, now: u32, handshake: u32, draining: bool) -> u64 {
         let (mut guests, mut leaving) = (self.guests.borrow_mut(), self.leaving.borrow_mut());
+        if draining && self.draining_since.get() == 0 {
+            self.draining_since.set(now);
+        }
+        let draining_since = self.draining_since.get();
         let mut timeouts = 0;
         for (slot, guest) in guests.slots.iter_mut().enumerate() {
             let Some(guest) = guest else {
                 continue;
             };
-            let too_slow = guest.state == State::Silent && over(guest.since, now, handshake);
+            let begun = guest.has_begun();
+            // A drain waits a moment for the rest of a handshake, as it does for one that has a task (`sweep`).
+            let held_up =
+                draining && begun && over(guest.since.max(draining_since), now, DRAIN_HEAD);
+            let too_slow =
+                guest.state == State::Silent && (held_up || over(guest.since, now, handshake));
             let ends = match guest.state {
-                State::Silent => too_slow || (draining && over(guest.since, now, DRAIN_GRACE)),
+                State::Silent => {
+                    too_slow || (draining && !begun && over(guest.since, now, DRAIN_GRACE))
+                }
                 State::Told => over(guest.since, now, LINGER),
                 State::Over => false,
             };
@@ -313,7 +355,7 @@ impl Porch {
 impl Edge {
     /// Hears who has just come; most clients have sent the beginning of their handshake by now.
     pub(super) fn receive(self: &Rc<Self>, mut guest: Guest) {
-        match self.porch.hear(&guest.socket, guest.state) {
+        match self.porch.hear(&mut guest) {
             Heard::Silence => self.porch.add(guest),
             Heard::End => hang_up(guest),
             Heard::Hello(said) => self.begin(guest, said),
@@ -355,7 +397,11 @@ impl Edge {
         // While others had their turn, this one may have been closed and its slot be another's, who then has nothing to say.
         match self.porch.hear_at(slot) {
             None | Some(Heard::Silence) => {}
-            Some(Heard::End) => self.porch.dismiss(slot),
+            Some(Heard::End) => {
+                if let Some(guest) = self.porch.take(slot) {
+                    self.dismiss(guest);
+                }
+            }
             Some(Heard::Hello(said)) => {
                 if let Some(guest) = self.porch.take(slot) {
                     self.porch.ignore(&guest.socket);
@@ -364,6 +410,16 @@ impl Edge {
             }
             Some(Heard::Other(other)) => self.answer_at(slot, other),
         }
+    }
+
+    /// Closes somebody who has closed, or failed. A probe that connects and closes is no failed handshake.
+    fn dismiss(&self, guest: Guest) {
+        if guest.has_begun() {
+            tracing::debug!("TLS handshake failed: closed in the middle of the first record");
+            let counter = &self.counters.handshake_failed;
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        hang_up(guest);
     }
 
     /// Makes a connection of a guest.
@@ -429,7 +485,7 @@ impl Edge {
     }
 }
 
-/// Closes. Who never said a word is owed nothing and gets a reset: a goodbye, which he acknowledges in his turn, costs twice as much, and a flood is made
+/// Closes. Who never said a whole word is owed nothing and gets a reset: a goodbye, which he acknowledges in his turn, costs twice as much, and a flood is made
 /// of them (S22). Who was told something may still be about to get it.
 fn hang_up(guest: Guest) {
     if guest.state == State::Silent {
@@ -444,5 +500,27 @@ const AT_ONCE: usize = 4;
 const EVENTS: usize = 64;
 /// The most that is read of a first flight at once, bytes: more than any ClientHello that fits into one record.
 const BUFFER_BYTES: usize = 16 * 1024 + 5;
+/// The first byte of the version of every TLS record.
+const TLS_MAJOR: u8 = 3;
+/// The most that a record holds in clear, bytes (RFC 8446 section 5.1).
+const FRAGMENT_BYTES_MAX: usize = 16 * 1024;
 /// Room that is kept for the next ones when nobody waits.
 const SLOTS_KEPT: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // S22: half a record brings no task and no session of TLS, however it is cut.
+    #[test]
+    fn a_record_is_whole_when_all_of_it_is_there() {
+        let record = [0x16, 3, 1, 1, 2].into_iter().chain([7; 258]);
+        let record: Vec<u8> = record.collect();
+        assert!((0..record.len()).all(|end| !is_whole(&record[..end])));
+        assert!(is_whole(&record));
+        assert!(is_whole(&[&record[..], &[0x16]].concat()), "more behind it");
+        assert!(!is_whole(&[0x16, 3, 1, 0x40, 0]), "the longest");
+        assert!(is_whole(&[0x16, 3, 1, 0x40, 1]), "too long to be one");
+        assert!(is_whole(&[0x16, 2, 0, 0, 9]), "of no version");
+    }
+}

@@ -280,7 +280,7 @@ pub(super) const DRAIN_GRACE: u32 = 4;
 /// How long a drain leaves a kept HTTP/1.1 connection open for a request that is on its way already: half a second.
 const IDLE_GRACE: u32 = 2;
 /// How long a drain waits for the rest of a head or a handshake: 2 s.
-const DRAIN_HEAD: u32 = 8;
+pub(super) const DRAIN_HEAD: u32 = 8;
 /// How long a connection without a request may take to say goodbye: 2 s.
 const FINISH_GRACE: u32 = 8;
 /// How long a closed connection is read from so that the client gets our last bytes: 2 s.

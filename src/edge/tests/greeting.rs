@@ -179,32 +179,79 @@ async fn who_speaks_late_is_served_whoever_left_before() {
     becomes(&gateway.counters.handshake_failed, 0).await;
 }
 
-#[tokio::test]
-async fn a_hello_in_pieces_is_put_together() {
-    let gateway = Gateway::start(settings());
-    let hello = {
-        let mut client = rustls::ClientConnection::new(
-            Arc::new(
-                ClientConfig::builder()
-                    .with_root_certificates(RootCertStore::empty())
-                    .with_no_client_auth(),
-            ),
-            ServerName::try_from(NAME).unwrap(),
-        )
-        .unwrap();
-        let mut hello = Vec::new();
-        client.write_tls(&mut hello).unwrap();
-        hello
-    };
-    let mut socket = gateway.silent(1).await.remove(0);
-    for byte in hello {
-        socket.write_all(&[byte]).await.unwrap();
-        tokio::task::yield_now().await;
-    }
-    // A ServerHello, not an alert.
+/// The first words of a client, which nobody goes on with.
+fn hello() -> Vec<u8> {
+    let config = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(NAME).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// The first byte that comes: a ServerHello's, not an alert's.
+async fn is_answered(socket: &mut TcpStream) {
     let mut first = [0];
     patient(socket.read_exact(&mut first)).await.unwrap();
     assert_eq!(first, [0x16]);
+}
+
+#[tokio::test]
+async fn a_hello_in_pieces_is_put_together() {
+    let gateway = Gateway::start(settings());
+    let mut socket = gateway.silent(1).await.remove(0);
+    for byte in hello() {
+        socket.write_all(&[byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    is_answered(&mut socket).await;
+}
+
+#[tokio::test]
+async fn a_hello_that_breaks_off_is_a_failed_handshake() {
+    let gateway = Gateway::start(settings());
+    for (count, end) in [1, 5, 11, 60].into_iter().enumerate() {
+        let mut socket = gateway.silent(1).await.remove(0);
+        socket.write_all(&hello()[..end]).await.unwrap();
+        drop(socket);
+        becomes(&gateway.counters.handshake_failed, count as u64 + 1).await;
+    }
+    gateway.holds(0).await;
+}
+
+#[tokio::test]
+async fn what_begins_like_a_record_and_is_none_gets_an_alert() {
+    let gateway = Gateway::start(settings());
+    for broken in [[0x16, 9, 9, 0, 9], [0x16, 3, 1, 0xff, 0xff]] {
+        let mut socket = gateway.silent(1).await.remove(0);
+        socket.write_all(&broken).await.unwrap();
+        let said = read_to_end(&mut socket).await.unwrap();
+        assert_eq!(said.first(), Some(&0x15), "{said:?}");
+    }
+    becomes(&gateway.counters.handshake_failed, 2).await;
+}
+
+#[tokio::test]
+async fn a_drain_waits_a_moment_for_the_rest_of_a_hello() {
+    let mut gateway = Gateway::start(settings());
+    let mut halves = gateway.silent(3).await;
+    let hello = hello();
+    for half in &mut halves[..2] {
+        half.write_all(&hello[..40]).await.unwrap();
+    }
+    let begun = tokio::time::Instant::now();
+    gateway.shutdown.terminate(PATIENCE * 10);
+    // The silent one goes first.
+    assert_eq!(read_to_end(&mut halves[2]).await.unwrap(), b"");
+    halves[0].write_all(&hello[40..]).await.unwrap();
+    is_answered(&mut halves[0]).await;
+    assert_eq!(read_to_end(&mut halves[1]).await.unwrap(), b"");
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    becomes(&gateway.counters.handshake_timeout, 1).await;
+    drop(halves);
+    gateway.ended().await;
 }
 
 // S25: the same whether the words were there at once or came later; who does not close is not waited for.
