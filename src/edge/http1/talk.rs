@@ -8,6 +8,7 @@ use std::io;
 use std::io::IoSlice;
 use std::io::Write;
 use std::pin::Pin;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
@@ -21,6 +22,7 @@ use http::HeaderName;
 use http::response::Parts;
 use http_body::Body;
 use http_body::Frame;
+use tokio::task::yield_now;
 
 use crate::handler::Answered;
 use crate::upstream::BodySource;
@@ -46,6 +48,8 @@ pub(super) struct Talk<T> {
     io: Option<T>,
     received: BytesMut,
     seen: Seen,
+    /// Others have had their turn since the last piece of a long head.
+    gave_way: bool,
     reading: Reading,
     /// The client waits for a 100, and has not had it.
     awaits_100: bool,
@@ -91,6 +95,7 @@ impl<T: Incoming> Talk<T> {
             io: Some(io),
             received: BytesMut::new(),
             seen: Seen::default(),
+            gave_way: false,
             reading: Reading::Done,
             awaits_100: false,
             continues: false,
@@ -127,7 +132,15 @@ impl<T: Incoming> Talk<T> {
                     return Poll::Ready(Ok(Some(head)));
                 }
             }
-            match ready!(self.poll_fill(cx)) {
+            // A head this long is an attack more often than not: whoever is ready by now goes before each further piece (S22).
+            if self.received.len() >= PROMPT_HEAD_BYTES && !self.gave_way {
+                self.gave_way = true;
+                let _ = pin!(yield_now()).poll(cx);
+                return Poll::Pending;
+            }
+            let filled = ready!(self.poll_fill(cx));
+            self.gave_way = false;
+            match filled {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return Poll::Ready(Ok(None)),
             }
@@ -476,3 +489,6 @@ impl<T> Drop for Upload<T> {
         }
     }
 }
+
+/// As much of a head as is read without giving way to others, bytes: what one TLS record holds.
+const PROMPT_HEAD_BYTES: usize = 16 * 1024;

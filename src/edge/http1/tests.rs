@@ -195,6 +195,29 @@ async fn no_100_comes_behind_the_beginning_of_an_answer() {
     }
 }
 
+// S22: a flood of long heads holds nobody up for longer than one piece of each takes.
+#[tokio::test]
+async fn a_long_head_gives_way_before_each_further_piece() {
+    let limits = super::head::Limits {
+        bytes_max: 64 * 1024,
+        fields_max: 10,
+    };
+    for (filler, turns) in [(16_000, 0), (20_000, 1), (40_000, 2)] {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let request = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(filler));
+        far.write_all(request.as_bytes()).await.unwrap();
+        let mut talk = Talk::new(near);
+        let mut waits = 0;
+        let head = std::future::poll_fn(|cx| {
+            let polled = talk.poll_head(cx, &limits);
+            waits += usize::from(polled.is_pending());
+            polled
+        });
+        assert!(head.await.unwrap().is_some());
+        assert_eq!(waits, turns, "{filler}");
+    }
+}
+
 /// A request that is well formed, but for a change of a few bytes.
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
     let field = prop_oneof![
