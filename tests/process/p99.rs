@@ -1,15 +1,22 @@
 //! How long honest clients wait beside each kind of abuse: measured and printed, for `tests/run --long`.
 //!
-//! Attacker, gateway and honest client share the machine's cores, the attacker as a task that gets what the others leave (SCHED_IDLE). What sharing costs
-//! all the same shows in three places, against which the other figures are to be read: in the line where the attacker never talks to anybody and keeps a
-//! core busy, in what our clients wait while an nginx beside us is attacked and we are not, and in what clients of that nginx wait.
+//! The server has the first core for itself, with one worker; its honest clients, their backend and the attacker share the others, the attacker as a task
+//! that gets what is left there and makes way at once. So an attack is as strong as a core makes it, however much of its own core the server needs, and what clients
+//! wait is what the server makes them wait, but for the work of the kernel that all of them share. Spans in quiet and beside the attack
+//! alternate, each some hundreds of requests on several kept connections and as many with new ones, and of all spans of a kind together the 99th of 100 is
+//! taken: so a slow moment of the machine falls on both sides. The first line, where the attacker never talks to anybody, shows what sharing costs all the
+//! same. Clients of an nginx, with as much to itself and attacked in the same way, are what the other figures can be compared with.
+//!
+//! On a machine that others use: `PORTCULLIS_ABUSE_REAL_TIME=1 chrt --rr 2` before the whole of it. They starve meanwhile.
 
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::process::Command;
+use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
@@ -28,12 +35,21 @@ use crate::support::upstream::Upstream;
 
 /// Which kinds are measured: those whose name has this in it, or all.
 const KINDS: &str = "PORTCULLIS_ABUSE_KINDS";
-/// How long each measurement takes.
-const SPAN: Duration = Duration::from_secs(3);
+/// Set where the whole measurement runs under `chrt --rr 2`, on a machine that others use: the attacker then gets `--rr 1` instead of what nobody wants.
+const REAL_TIME: &str = "PORTCULLIS_ABUSE_REAL_TIME";
+/// How long clients are timed before the attack begins or ends again.
+const SPAN: Duration = Duration::from_millis(800);
+/// So often in quiet and beside each attack, and the same for nginx.
+const PAIRS: usize = 6;
+const PAIRS_OF_NGINX: usize = 3;
+/// What an attack leaves behind is over before clients in quiet are timed.
+const CALM: Duration = Duration::from_millis(100);
+/// Kept connections, used in turn: so many that each worker has some of them, whichever one the attacker has come upon.
+const KEPT: usize = 8;
 /// Memory may grow by so much over all of them.
 const GROWTH_MAX: usize = 64 << 20;
 
-/// What honest clients waited, in order: on a kept connection, and with a new one.
+/// What honest clients waited: on a kept connection, and with a new one.
 #[derive(Default)]
 struct Waits {
     kept: Vec<Duration>,
@@ -41,32 +57,57 @@ struct Waits {
 }
 
 /// Milliseconds that so many of a hundred waited at most.
-fn at(waits: &[Duration], hundredths: usize) -> f64 {
+fn at(waits: &mut [Duration], hundredths: usize) -> f64 {
+    waits.sort_unstable();
     waits[(waits.len() - 1) * hundredths / 100].as_secs_f64() * 1_000.0
 }
 
-/// A kept connection and a new one in turn, until this is true; every answer must be a good one.
-fn honest(https: SocketAddr, key: &str, done: impl Fn() -> bool) -> Waits {
-    let request = Request::get("/any/x").bearer(key);
-    let mut kept = Http1::tls(https);
-    let mut waits = Waits::default();
-    while !done() || waits.kept.len() < 25 {
-        let begun = Instant::now();
-        kept.exchange(&request).expect(200);
-        waits.kept.push(begun.elapsed());
-        let begun = Instant::now();
-        Http1::tls(https).exchange(&request).expect(200);
-        waits.fresh.push(begun.elapsed());
-    }
-    waits.kept.sort();
-    waits.fresh.sort();
-    waits
+/// Clients of one server.
+struct Honest {
+    address: SocketAddr,
+    request: Request,
+    kept: Vec<Http1>,
 }
 
-/// Where an attack goes, and whether it is over.
+impl Honest {
+    fn new(address: SocketAddr, key: &str) -> Honest {
+        Honest {
+            address,
+            request: Request::get("/any/x").bearer(key),
+            kept: (0..KEPT).map(|_| Http1::tls(address)).collect(),
+        }
+    }
+
+    /// A kept connection and a new one in turn for so long; every answer must be a good one.
+    fn ask(&mut self, span: Duration, waits: &mut Waits) {
+        let until = Instant::now() + span;
+        while Instant::now() < until {
+            for kept in &mut self.kept {
+                let begun = Instant::now();
+                kept.exchange(&self.request).expect(200);
+                waits.kept.push(begun.elapsed());
+                let begun = Instant::now();
+                Http1::tls(self.address).exchange(&self.request).expect(200);
+                waits.fresh.push(begun.elapsed());
+            }
+        }
+    }
+}
+
+/// Ends an attack when dropped: also when an honest client has failed.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Where an attack goes, whether it is over, and how much of it was done.
 struct Target<'a> {
     https: SocketAddr,
     over: &'a AtomicBool,
+    done: &'a AtomicUsize,
 }
 
 impl Target<'_> {
@@ -74,11 +115,19 @@ impl Target<'_> {
         !self.over.load(Ordering::Relaxed)
     }
 
+    /// Counts what the attacker got done: frames or connections, requests where it makes those.
+    fn did(&self, count: usize) {
+        self.done.fetch_add(count, Ordering::Relaxed);
+    }
+
     /// Frames on one connection after another, until each is ended by the gateway.
     fn frames(&self, mut send: impl FnMut(&mut Frames, u32) -> bool) {
         while self.goes_on() {
             let mut client = Frames::connect(self.https);
-            let _ = (0..20_000).all(|at| self.goes_on() && send(&mut client, at));
+            let _ = (0..20_000).all(|at| {
+                self.did(1);
+                self.goes_on() && send(&mut client, at)
+            });
         }
     }
 
@@ -88,6 +137,7 @@ impl Target<'_> {
             let mut held: Vec<Http1> = (0..connections)
                 .filter_map(|_| Http1::tls_try(self.https))
                 .collect();
+            self.did(held.len());
             for client in &mut held {
                 client.send(bytes);
             }
@@ -105,6 +155,7 @@ impl Target<'_> {
             let mut held: Vec<TcpStream> = (0..connections)
                 .filter_map(|_| TcpStream::connect(self.https).ok())
                 .collect();
+            self.did(held.len());
             for socket in &mut held {
                 let _ = socket.write_all(bytes);
             }
@@ -134,6 +185,7 @@ const ABUSES: [Abuse; 17] = [
     ("nothing, but a busy core", |target| {
         while target.goes_on() {
             std::hint::black_box(frames::encode(&post()));
+            target.did(1);
         }
     }),
     ("PING", |target| {
@@ -196,6 +248,7 @@ const ABUSES: [Abuse; 17] = [
     ("handshakes, whole", |target| {
         while target.goes_on() {
             drop(Http1::tls_try(target.https));
+            target.did(1);
         }
     }),
     ("handshakes, half", |target| {
@@ -215,6 +268,7 @@ const ABUSES: [Abuse; 17] = [
             };
             for _ in 0..50 {
                 count += 1;
+                target.did(1);
                 let spray = Request::get("/any/x").bearer(&format!("unknown{count}"));
                 let answer = client.exchange(&spray);
                 assert!(matches!(answer.status, 401 | 429), "{answer:?}");
@@ -227,49 +281,49 @@ const ABUSES: [Abuse; 17] = [
 #[test]
 #[ignore = "takes minutes and wants a quiet machine: tests/run --long"]
 fn what_honest_clients_wait_beside_each_abuse() {
+    let cores = thread::available_parallelism().unwrap().get();
+    assert!(
+        cores > 1,
+        "the server and its clients want cores of their own"
+    );
+    let others = format!("1-{}", cores - 1);
+    stay_on(&others);
     let upstream = Upstream::start();
     upstream.script("/public/hold", vec![Step::Hold]);
     let setup = Setup::usual(&upstream)
+        .set("server", "workers", "1")
         .set("connections", "head_timeout", r#""1s""#)
         .set("connections", "handshake_timeout", r#""1s""#);
     let site = Site::of(setup);
-    let gateway = site.start();
     let key = site.key();
-    honest(site.https, &key, || true);
-    let before = resident_bytes(&gateway);
+    // What is started from here on inherits the core.
+    stay_on("0");
+    let gateway = site.start();
     let nginx = (!real::left_out("nginx")).then(real::nginx_attacked);
+    stay_on(&others);
+    Honest::new(site.https, &key).ask(SPAN, &mut Waits::default());
+    let before = resident_bytes(&gateway);
     println!(
-        "| beside | requests | kept: p50 | p99, ms | in quiet | times | not attacked | nginx's times | new: p50 | p99, ms | in quiet | times | not attacked | nginx's times |"
+        "| beside | its rate, 1/s | at nginx | requests | kept: p50 | p99, ms | in quiet | times | nginx's times | new: p50 | p99, ms | in quiet | times | nginx's times |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     let kinds = std::env::var(KINDS).unwrap_or_default();
     for (name, attack) in ABUSES.iter().filter(|(name, _)| name.contains(&kinds)) {
-        let (quiet, waits) = attacked(site.https, site.https, &key, *attack);
-        let others = nginx.as_ref().map(|nginx| {
-            let beside = attacked(site.https, nginx.address, &key, *attack);
-            let of_nginx = attacked(nginx.address, nginx.address, &key, *attack);
-            [beside, of_nginx].map(|(quiet, waits)| {
-                let kept = times(&quiet.kept, &waits.kept);
-                let fresh = times(&quiet.fresh, &waits.fresh);
-                (format!("{kept:.1}"), format!("{fresh:.1}"))
-            })
+        let mut ours = Beside::measure(site.https, &key, *attack, PAIRS);
+        let nginx = nginx.as_ref().map(|nginx| {
+            let mut beside = Beside::measure(nginx.address, &key, *attack, PAIRS_OF_NGINX);
+            let times = beside.times().map(|times| format!("{times:.1}"));
+            (format!("{:.0}", beside.rate), times)
         });
-        let [beside, of_nginx] = others.unwrap_or_default();
-        let columns = [
-            (&waits.kept, &quiet.kept, beside.0, of_nginx.0),
-            (&waits.fresh, &quiet.fresh, beside.1, of_nginx.1),
-        ]
-        .map(|(waits, quiet, beside, of_nginx)| {
-            let (p50, p99, before) = (at(waits, 50), at(waits, 99), at(quiet, 99));
-            // A promise of hundreds of milliseconds would be one about this machine.
-            assert!(p99 < 8_000.0, "{name}: {p99} ms");
-            let times = times(quiet, waits);
-            format!("{p50:.1} | {p99:.1} | {before:.1} | {times:.1} | {beside} | {of_nginx}")
-        });
+        let (rate, of_nginx) = nginx.unwrap_or_default();
+        let requests = 2 * ours.waits.kept.len();
+        let columns = ours.columns(&of_nginx);
+        // A promise of hundreds of milliseconds would be one about this machine.
+        let slowest = at(&mut ours.waits.kept, 99).max(at(&mut ours.waits.fresh, 99));
+        assert!(slowest < 8_000.0, "{name}: {slowest} ms");
         println!(
-            "| {name} | {} | {} |",
-            2 * waits.kept.len(),
-            columns.join(" | ")
+            "| {name} | {:.0} | {rate} | {requests} | {columns} |",
+            ours.rate
         );
     }
     let growth = resident_bytes(&gateway).saturating_sub(before);
@@ -277,45 +331,94 @@ fn what_honest_clients_wait_beside_each_abuse() {
     assert!(growth < GROWTH_MAX, "grew by {} KiB", growth / 1024);
 }
 
-/// How many times as long as in quiet 99 of 100 wait at most.
-fn times(quiet: &[Duration], waits: &[Duration]) -> f64 {
-    at(waits, 99) / at(quiet, 99)
+/// What honest clients of one server wait in quiet and beside an attack on it, all spans together.
+#[derive(Default)]
+struct Beside {
+    quiet: Waits,
+    waits: Waits,
+    /// What the attacker got done each second.
+    rate: f64,
 }
 
-/// What honest clients of `asked` wait in quiet, and beside an attack on `victim`.
-fn attacked(
-    asked: SocketAddr,
-    victim: SocketAddr,
-    key: &str,
-    attack: fn(&Target<'_>),
-) -> (Waits, Waits) {
-    let until = Instant::now() + SPAN;
-    let quiet = honest(asked, key, || Instant::now() >= until);
-    let over = AtomicBool::new(false);
-    let waits = thread::scope(|scope| {
-        let target = Target {
-            https: victim,
-            over: &over,
-        };
-        let attacker = scope.spawn(move || {
-            give_way();
-            attack(&target);
-        });
-        let until = Instant::now() + SPAN;
-        let waits = honest(asked, key, || Instant::now() >= until);
-        over.store(true, Ordering::Relaxed);
-        attacker.join().unwrap();
-        waits
-    });
-    (quiet, waits)
+impl Beside {
+    fn measure(server: SocketAddr, key: &str, attack: fn(&Target<'_>), pairs: usize) -> Beside {
+        let (mut honest, mut beside) = (Honest::new(server, key), Beside::default());
+        let (done, mut attacked) = (AtomicUsize::new(0), Duration::ZERO);
+        for _ in 0..pairs {
+            honest.ask(SPAN, &mut beside.quiet);
+            let (over, begun) = (AtomicBool::new(false), Instant::now());
+            thread::scope(|scope| {
+                let target = Target {
+                    https: server,
+                    over: &over,
+                    done: &done,
+                };
+                scope.spawn(move || {
+                    give_way();
+                    attack(&target);
+                });
+                let _over = Over(&over);
+                honest.ask(SPAN, &mut beside.waits);
+            });
+            attacked += begun.elapsed();
+            thread::sleep(CALM);
+        }
+        beside.rate = done.into_inner() as f64 / attacked.as_secs_f64();
+        beside
+    }
+
+    /// How many times as long as in quiet 99 of 100 wait at most, on a kept connection and with a new one.
+    fn times(&mut self) -> [f64; 2] {
+        let Beside { quiet, waits, .. } = self;
+        [
+            at(&mut waits.kept, 99) / at(&mut quiet.kept, 99),
+            at(&mut waits.fresh, 99) / at(&mut quiet.fresh, 99),
+        ]
+    }
+
+    /// What is printed of both, with how many times as long nginx's clients wait.
+    fn columns(&mut self, of_nginx: &[String; 2]) -> String {
+        let times = self.times();
+        let Beside { quiet, waits, .. } = self;
+        let sides = [
+            (&mut waits.kept, &mut quiet.kept),
+            (&mut waits.fresh, &mut quiet.fresh),
+        ];
+        let columns: Vec<String> = (sides.into_iter().enumerate())
+            .map(|(which, (waits, quiet))| {
+                let (p50, p99, before) = (at(waits, 50), at(waits, 99), at(quiet, 99));
+                let (times, of_nginx) = (times[which], &of_nginx[which]);
+                format!("{p50:.2} | {p99:.2} | {before:.2} | {times:.1} | {of_nginx}")
+            })
+            .collect();
+        columns.join(" | ")
+    }
 }
 
-/// An attacker has a machine of its own: here this thread gets what the others leave, and makes way at once. With a priority however low it would run to
+/// Keeps this thread, and the threads and processes that it starts from now on, to these cores.
+fn stay_on(cores: &str) {
+    let thread = fs::read_link("/proc/thread-self").unwrap();
+    let done = Command::new("taskset")
+        .args(["--cpu-list", "--pid", cores])
+        .arg(thread.file_name().unwrap())
+        .stdout(Stdio::null())
+        .status();
+    assert!(
+        done.is_ok_and(|status| status.success()),
+        "taskset of util-linux"
+    );
+}
+
+/// An attacker has a machine of its own: here this thread gets what the clients leave, and makes way at once. With a priority however low it would run to
 /// the end of its slice, milliseconds, on the core where somebody was just woken up.
 fn give_way() {
     let thread = fs::read_link("/proc/thread-self").unwrap();
+    let (policy, priority) = match std::env::var_os(REAL_TIME) {
+        Some(_) => ("--rr", "1"),
+        None => ("--idle", "0"),
+    };
     let done = Command::new("chrt")
-        .args(["--idle", "--pid", "0"])
+        .args([policy, "--pid", priority])
         .arg(thread.file_name().unwrap())
         .status();
     assert!(
