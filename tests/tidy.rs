@@ -17,9 +17,9 @@ const LAYERS: [&str; 28] = [
     "pem",
     "socket",
     "metrics",
-    "access_log",
     "refusal",
     "model",
+    "access_log",
     "guard",
     "config",
     "store",
@@ -42,14 +42,13 @@ const LAYERS: [&str; 28] = [
 ];
 
 /// Import nothing of this crate, but for what stands in [`LEAF_EXCEPTIONS`].
-const LEAVES: [&str; 8] = [
+const LEAVES: [&str; 7] = [
     "aside",
     "clock",
     "descriptors",
     "pem",
     "socket",
     "metrics",
-    "access_log",
     "refusal",
 ];
 
