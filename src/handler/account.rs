@@ -448,6 +448,17 @@ impl Account {
         self.flight.as_ref()
     }
 
+    /// A bit for each window that the answer tells of.
+    pub(crate) fn windows(&self) -> u32 {
+        let numbers = self
+            .flight
+            .as_ref()
+            .and_then(|flight| flight.admission().numbers());
+        numbers.map_or(0, |numbers| {
+            u32::from(numbers.quota.is_some()) << 1 | u32::from(numbers.burst.is_some())
+        })
+    }
+
     fn tenant_id(&self) -> Option<&TenantId> {
         if let Some(tenant) = self
             .flight

@@ -29,6 +29,7 @@ use crate::gate::Cors;
 use crate::gate::Manner;
 use crate::gate::Preflight;
 use crate::gate::Refused;
+use crate::model::fields::Fields;
 use crate::model::request_id::RequestId;
 use crate::model::resource::Resource;
 use crate::model::route::Route;
@@ -46,6 +47,7 @@ use super::body::Words;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static REQUEST_ID: HeaderName = X_REQUEST_ID;
+static HSTS: HeaderName = STRICT_TRANSPORT_SECURITY;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Ten minutes: what a reload changes is felt soon.
 const METADATA_AGE: HeaderValue = HeaderValue::from_static("public, max-age=600");
@@ -269,21 +271,21 @@ pub(crate) fn write_fields(
     is_dated
 }
 
-/// Puts the same into a map that is empty, and says the same; `None` when no map takes them.
+/// Puts the same among the fields of an answer, and says the same; `None` when no map takes them.
 pub(crate) fn put_fields(
     stream: &mut ResponseBody,
     account: &Account,
-    fields: &mut HeaderMap,
+    fields: &mut Fields<'_>,
 ) -> Option<bool> {
     let admission = account.flight()?.admission();
     let config = &admission.snapshot().config;
-    let is_dated = stream.put_fields(|name| is_ours(name, admission), OWN_FIELDS, fields)?;
+    let is_dated = stream.put_fields(|name| is_ours(name, admission), fields)?;
     if let Some(numbers) = admission.numbers() {
-        headers::add(fields, numbers, &shown(config));
+        headers::put(fields, numbers, &shown(config));
     }
-    fields.append(&REQUEST_ID, account.request_id().to_value());
+    fields.put(&REQUEST_ID, account.request_id().to_value());
     if let Some(hsts) = &config.http.hsts {
-        fields.append(STRICT_TRANSPORT_SECURITY, hsts.clone());
+        fields.keep(&HSTS, hsts);
     }
     Some(is_dated)
 }
@@ -445,5 +447,3 @@ pub(crate) fn without_port(host: &str) -> &str {
 
 /// Room for most refusals, head and body.
 const REFUSAL_BYTES: usize = 896;
-/// Fields of ours, and those of the connection, in an everyday answer.
-const OWN_FIELDS: usize = 8;

@@ -8,11 +8,11 @@ use std::task::ready;
 
 use bytes::Buf;
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::Body as _;
 use http_body::Frame;
 use http_body::SizeHint;
 
+use crate::model::fields::Fields;
 use crate::refusal::Refusal;
 use crate::refusal::UpstreamFailure;
 use crate::upstream::BodyFault;
@@ -92,9 +92,14 @@ pub trait Answered: http_body::Body<Data = Bytes> {
         false
     }
 
-    /// Puts the same into a map that is empty, for a client of HTTP/2, and says the same; `None` when no map takes them.
-    fn put_fields(&mut self, _fields: &mut HeaderMap) -> Option<bool> {
+    /// Puts the same among the fields of an answer over HTTP/2, and says the same; `None` when no map takes them.
+    fn put_fields(&mut self, _fields: &mut Fields<'_>) -> Option<bool> {
         None
+    }
+
+    /// A number that is the same for answers whose fields of that kind have the same names in the same order, and seldom for others.
+    fn shape(&self) -> u32 {
+        0
     }
 }
 
@@ -116,12 +121,22 @@ impl Answered for Body {
         matches!(&self.source, Source::Upstream(stream) if stream.has_fields())
     }
 
-    fn put_fields(&mut self, fields: &mut HeaderMap) -> Option<bool> {
+    fn put_fields(&mut self, fields: &mut Fields<'_>) -> Option<bool> {
         match (&mut self.source, &self.account) {
             (Source::Upstream(stream), Some(account)) => {
                 answer::put_fields(stream, account, fields)
             }
             _ => None,
+        }
+    }
+
+    fn shape(&self) -> u32 {
+        match (&self.source, &self.account) {
+            (Source::Upstream(stream), Some(account)) => {
+                // Behind a backend's fields come those of its windows.
+                stream.shape() ^ account.windows()
+            }
+            _ => 0,
         }
     }
 }

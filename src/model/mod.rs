@@ -5,6 +5,7 @@ pub mod binding;
 pub mod credential;
 pub mod denial;
 pub mod display;
+pub mod fields;
 pub mod guard;
 pub mod identity;
 pub mod isolation;

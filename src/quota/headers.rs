@@ -8,6 +8,7 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 
+use crate::model::fields::Fields;
 use crate::model::limit::Rate;
 use crate::quota::Numbers;
 use crate::quota::WindowNumbers;
@@ -34,6 +35,32 @@ pub fn apply(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
 
 /// Says ours where nothing else speaks of limits, see `speaks_of_limits`.
 pub fn add(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
+    say(numbers, shown, |name, said| {
+        let value = match said {
+            Said::New(value) => value,
+            Said::Fixed(value) => value.clone(),
+        };
+        headers.append(name, value);
+    });
+}
+
+/// Puts the same among the fields of an answer.
+pub fn put(fields: &mut Fields<'_>, numbers: &Numbers, shown: &Shown) {
+    say(numbers, shown, |name, said| match said {
+        Said::New(value) => fields.put(name, value),
+        Said::Fixed(value) => fields.keep(name, value),
+    });
+}
+
+/// The value of a field of ours.
+enum Said<'a> {
+    /// Made for this answer.
+    New(HeaderValue),
+    /// The same in all answers to keys of the plan.
+    Fixed(&'a HeaderValue),
+}
+
+fn say(numbers: &Numbers, shown: &Shown, mut tell: impl FnMut(&'static HeaderName, Said<'_>)) {
     let Some(reported) = numbers.quota.or(numbers.burst) else {
         return;
     };
@@ -49,7 +76,7 @@ pub fn add(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
         if let Ok(mut value) = HeaderValue::from_maybe_shared(bytes.slice(range)) {
             // Not secret, but worth no place in HTTP/2's compression table: the next answer says something else.
             value.set_sensitive(changes);
-            headers.append(name, value);
+            tell(name, Said::New(value));
         }
     };
     if shown.x {
@@ -61,10 +88,10 @@ pub fn add(headers: &mut HeaderMap, numbers: &Numbers, shown: &Shown) {
     }
     fixed(numbers, |fixed| {
         if shown.x {
-            headers.append(&X_LIMIT, fixed.limit.clone());
+            tell(&X_LIMIT, Said::Fixed(&fixed.limit));
         }
         if shown.ietf {
-            headers.append(&POLICY, fixed.policy.clone());
+            tell(&POLICY, Said::Fixed(&fixed.policy));
         }
     });
 }

@@ -12,6 +12,7 @@ use h2::Reason;
 use h2::SendStream;
 use h2::server::SendResponse;
 use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
 use http::Response;
 use http::StatusCode;
@@ -22,8 +23,11 @@ use crate::edge::BoxError;
 use crate::edge::client::UnderWay;
 use crate::edge::date;
 use crate::handler::Answered;
+use crate::model::fields::Fields;
 use crate::upstream::turn_was_taken;
 use crate::upstream::watch_turns;
+
+use super::alike;
 
 /// One request, from its head to the last byte of its answer. Dropped before that, it resets its stream (CANCEL).
 pub(super) struct Exchange<F, B> {
@@ -73,10 +77,15 @@ where
                 // Nobody waits for the answer any more, or this wakes when nobody does.
                 return reply.poll_reset(cx).map(drop);
             };
-            match begin(reply, answer, self.asks_head, &self.under_way) {
-                Some(sending) => self.stage = Stage::Sending(sending),
-                None => return Poll::Ready(()),
+            let Some(mut sending) = begin(reply, answer, self.asks_head, &self.under_way) else {
+                return Poll::Ready(());
+            };
+            // Most answers have come whole, and never move to where others wait.
+            let polled = sending.poll(cx, &self.under_way);
+            if polled.is_pending() {
+                self.stage = Stage::Sending(sending);
             }
+            return polled;
         }
         match &mut self.stage {
             Stage::Sending(sending) => sending.poll(cx, &self.under_way),
@@ -101,20 +110,28 @@ where
     B: Answered + Unpin,
 {
     let (mut head, mut body) = answer.into_parts();
-    if complete(&mut head.headers, &mut body, under_way).is_none() {
-        tracing::debug!("an answer's fields cannot be passed on");
-        reply.send_reset(Reason::INTERNAL_ERROR);
-        return None;
-    }
     let is_bare = asks_head
         || matches!(
             head.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
     let ends = body.is_end_stream();
-    let left = match ends || is_bare {
-        true => None,
-        false => told_length(&mut head.headers, body.size_hint().exact()),
+    let tells_length = !ends && !is_bare;
+    let left = if body.has_fields() {
+        let length = body.size_hint().exact().filter(|_| tells_length);
+        let Some(fields) = gather(&mut body, length, under_way) else {
+            tracing::debug!("an answer's fields cannot be passed on");
+            reply.send_reset(Reason::INTERNAL_ERROR);
+            return None;
+        };
+        head.headers = fields;
+        length
+    } else {
+        complete(&mut head.headers, under_way);
+        match tells_length {
+            true => told_length(&mut head.headers, body.size_hint().exact()),
+            false => None,
+        }
     };
     match reply.send_response(Response::from_parts(head, ()), ends) {
         Ok(_) if ends => None,
@@ -133,39 +150,47 @@ where
     }
 }
 
-/// Adds to an answer's fields those that its body holds, and `Date` if there is none (RFC 9110 section 6.6.1). `None` where no map takes them. Fields of one
-/// connection have no place in it (RFC 9113 section 8.2.2): the forwarder takes a backend's out, and h2 refuses what has others still.
-fn complete(fields: &mut HeaderMap, body: &mut impl Answered, under_way: &UnderWay) -> Option<()> {
-    let is_by_line = body.has_fields();
-    let is_dated = match is_by_line {
-        true => body.put_fields(fields)?,
-        false => {
-            // Ours say `Connection: close` of the connection that they break off over HTTP/1.1.
-            fields.remove(header::CONNECTION);
-            fields.contains_key(header::DATE)
-        }
-    };
-    if !is_dated {
-        fields.append(header::DATE, date::value(under_way.now()));
+/// The fields of an answer whose body holds them, with its length if that is known; `None` where no map takes them. Fields of one connection have no place among
+/// them (RFC 9113 section 8.2.2): the forwarder takes a backend's out, and h2 refuses what has others still.
+fn gather(
+    body: &mut impl Answered,
+    length: Option<u64>,
+    under_way: &UnderWay,
+) -> Option<HeaderMap> {
+    let shape = body.shape();
+    let mut map = alike::copy(shape);
+    let mut fields = Fields::over(&mut map, under_way.is_young());
+    if !body.put_fields(&mut fields)? {
+        fields.date(&date::value(under_way.now()));
     }
-    if is_by_line && under_way.tells_names() {
-        tell_names(fields);
+    if let Some(length) = length {
+        fields.put(&CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let is_young = under_way.is_young();
-    // Lines come with a mark for those that are not.
-    if (is_young || !is_by_line)
-        && let Some(date) = fields.get_mut(header::DATE)
-    {
-        date.set_sensitive(!is_young);
+    let mut rest = fields.rest();
+    rest.settle(&mut map);
+    alike::learn(shape, &rest, &map);
+    if under_way.tells_names() {
+        tell_names(&mut map);
     }
-    Some(())
+    Some(map)
+}
+
+/// Adds to the fields of another answer `Date` if there is none (RFC 9110 section 6.6.1).
+fn complete(fields: &mut HeaderMap, under_way: &UnderWay) {
+    // Ours say `Connection: close` of the connection that they break off over HTTP/1.1.
+    fields.remove(header::CONNECTION);
+    let date = fields.entry(header::DATE);
+    let date = date.or_insert_with(|| date::value(under_way.now()));
+    date.set_sensitive(!under_way.is_young());
 }
 
 /// Has h2 take into its compression table the names of fields, too, whose values are worth no place there and therefore marked as sensitive: it finds
 /// them there for the next answers. That of `Date` stands in all tables.
 fn tell_names(fields: &mut HeaderMap) {
     for (name, value) in fields.iter_mut() {
-        value.set_sensitive(*name == header::DATE);
+        if *name != header::DATE {
+            value.set_sensitive(false);
+        }
     }
 }
 
@@ -180,6 +205,8 @@ fn told_length(fields: &mut HeaderMap, known: Option<u64>) -> Option<u64> {
         }
     }
 }
+
+static CONTENT_LENGTH: HeaderName = header::CONTENT_LENGTH;
 
 /// An answer's body on its way.
 struct Sending<B> {

@@ -38,6 +38,7 @@ use wakes::Sleeper;
 use wakes::Wakes;
 use wakes::Who;
 
+mod alike;
 mod exchange;
 mod gathered;
 mod wakes;

@@ -7,11 +7,11 @@ use std::task::Poll;
 use std::task::ready;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
 
+use crate::model::fields::Fields;
 use crate::upstream::body::BodyFault;
 use crate::upstream::body::Upload;
 use crate::upstream::deadline::Silence;
@@ -183,25 +183,30 @@ impl ResponseBody {
         is_dated
     }
 
-    /// Puts the same into a map that has none of them, with room for `more`, and lets go of them; says the same, or `None` when no map takes them.
+    /// A number that is the same for answers whose fields have the same names in the same order, and seldom for others.
+    #[must_use]
+    pub fn shape(&self) -> u32 {
+        match &self.incoming {
+            Source::Own(Some(connection)) => connection.lines().shape(),
+            Source::Own(None) | Source::Shared(_) => 0,
+        }
+    }
+
+    /// Puts the same among the fields of an answer, and lets go of them; says the same, or `None` when no map takes them.
     #[must_use]
     pub fn put_fields(
         &mut self,
         is_ours: impl Fn(&[u8]) -> bool,
-        more: usize,
-        fields: &mut HeaderMap,
+        fields: &mut Fields<'_>,
     ) -> Option<bool> {
         let (Some(passing), Source::Own(Some(connection))) =
             (self.passing.take(), &mut self.incoming)
         else {
             return None;
         };
-        let lines = connection.lines();
-        // At once, and not as it grows.
-        fields.reserve(lines.count() + more);
-        let put = passing.put(lines, &self.identity, is_ours, fields);
+        let put = passing.put(connection.lines(), &self.identity, is_ours, fields);
         connection.forget_lines();
-        put.ok()
+        put
     }
 
     /// Bytes of body passed on so far.

@@ -2,16 +2,16 @@
 //!
 //! What goes and what stays is what `answer::clean` makes of the same fields in a map.
 
-use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
 use crate::config::Auth;
+use crate::model::fields::Fields;
 use crate::upstream::headers::Identity;
 use crate::upstream::headers::caches::directs_one_cache;
 use crate::upstream::headers::caches::says;
 use crate::upstream::headers::names::is_hop_by_hop;
-use crate::upstream::http1::Fault;
 use crate::upstream::http1::Kind;
 use crate::upstream::http1::Lines;
 
@@ -65,25 +65,22 @@ impl Passing {
         lines.has(Kind::Date)
     }
 
-    /// Puts the same into a map that has none of them, and says the same.
-    ///
-    /// # Errors
-    /// A field that no map takes.
+    /// Puts the same among the fields of an answer, and says the same; `None` where no map takes one.
     pub(crate) fn put(
         self,
         lines: &Lines,
         identity: &Identity,
         is_ours: impl Fn(&[u8]) -> bool,
-        fields: &mut HeaderMap,
-    ) -> Result<bool, Fault> {
+        fields: &mut Fields<'_>,
+    ) -> Option<bool> {
         lines.put(
             |kind, name| self.goes_on(kind, name, identity, &is_ours),
             fields,
         )?;
         if self.is_private {
-            fields.append(header::CACHE_CONTROL, PRIVATE);
+            fields.keep(&CACHE_CONTROL, &PRIVATE);
         }
-        Ok(lines.has(Kind::Date))
+        Some(lines.has(Kind::Date))
     }
 
     fn goes_on(
@@ -106,7 +103,8 @@ impl Passing {
     }
 }
 
-const PRIVATE: HeaderValue = HeaderValue::from_static("private");
+static CACHE_CONTROL: HeaderName = header::CACHE_CONTROL;
+static PRIVATE: HeaderValue = HeaderValue::from_static("private");
 
 #[cfg(test)]
 mod tests {
@@ -120,6 +118,7 @@ mod tests {
 
     use super::Passing;
     use crate::config::Auth;
+    use crate::model::fields::Fields;
     use crate::upstream::headers::Identity;
     use crate::upstream::headers::clean;
     use crate::upstream::http1::Limits;
@@ -145,10 +144,12 @@ mod tests {
         let has_date = passed.iter().any(|line| line.starts_with("date:"));
         assert_eq!(is_dated, has_date);
         passed.sort_unstable();
-        let mut fields = HeaderMap::new();
+        let mut map = HeaderMap::new();
+        let mut fields = Fields::over(&mut map, false);
         let is_dated = passing.put(&lines, identity, |_| false, &mut fields);
         assert_eq!(is_dated.unwrap(), has_date);
-        assert_eq!(written(&fields), passed, "in a map as in lines");
+        fields.rest().settle(&mut map);
+        assert_eq!(written(&map), passed, "in a map as in lines");
         Some(passed)
     }
 

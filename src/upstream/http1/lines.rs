@@ -11,6 +11,7 @@ use http::HeaderName;
 use http::HeaderValue;
 use httparse::Header;
 
+use crate::model::fields::Fields;
 use crate::upstream::http1::Fault;
 
 /// The fields of one answer.
@@ -21,6 +22,8 @@ pub(crate) struct Lines {
     fields: Vec<Field>,
     /// A bit for each kind that is among them.
     kinds: u8,
+    /// The same where their names are, and seldom elsewhere.
+    shape: u32,
 }
 
 /// Where a field stands in the head, and what it is to whoever passes it on.
@@ -57,6 +60,11 @@ pub(crate) enum Kind {
 impl Kind {
     fn bit(self) -> u8 {
         1 << self as u8
+    }
+
+    /// Whether a value of this kind is likely to come again, and may be kept: it is nobody's own.
+    fn stays(self, value: &[u8]) -> bool {
+        matches!(self, Kind::Date | Kind::Usual) && value.len() <= SEEN_BYTES_MAX
     }
 
     fn of(name: &[u8]) -> Kind {
@@ -118,14 +126,17 @@ impl Lines {
 
     /// Takes the head whose fields were placed.
     pub(super) fn keep(&mut self, mut head: bytes::BytesMut) {
-        let mut kinds = 0;
+        let (mut kinds, mut shape) = (0, 0u32);
         for field in &mut self.fields {
             let name = &mut head[field.name.range()];
             lower(name);
             field.kind = Kind::of(name);
             kinds |= field.kind.bit();
+            let last = name.last().copied().unwrap_or_default();
+            shape = (shape.rotate_left(5) ^ u32::from(last))
+                .wrapping_add(field.name.end - field.name.start);
         }
-        self.kinds = kinds;
+        (self.kinds, self.shape) = (kinds, shape);
         self.head = head.freeze();
     }
 
@@ -193,30 +204,38 @@ impl Lines {
     /// A field that no map takes.
     pub(crate) fn to_map(&self, fields: &mut HeaderMap) -> Result<(), Fault> {
         fields.clear();
-        self.put(|_, _| true, fields)
-    }
-
-    /// Puts those that go on, by kind and name, into a map.
-    ///
-    /// # Errors
-    /// A field that no map takes.
-    pub(crate) fn put(
-        &self,
-        goes_on: impl Fn(Kind, &[u8]) -> bool,
-        fields: &mut HeaderMap,
-    ) -> Result<(), Fault> {
         SEEN.with_borrow_mut(|seen| {
             for (kind, name, value) in self.iter() {
-                if goes_on(kind, name) {
-                    let seen = &mut seen[Seen::place(name)];
-                    let Some((name, value)) = self.field(kind, name, value, seen) else {
-                        return Err(NO_FIELD);
-                    };
-                    fields.append(name, value);
-                }
+                let (name, value) = self.field(kind, name, value, seen).ok_or(NO_FIELD)?;
+                fields.append(name, value);
             }
             Ok(())
         })
+    }
+
+    /// Puts those that go on, by kind and name, among the fields of an answer; `None` where no map takes one.
+    pub(crate) fn put(
+        &self,
+        goes_on: impl Fn(Kind, &[u8]) -> bool,
+        fields: &mut Fields<'_>,
+    ) -> Option<()> {
+        SEEN.with_borrow_mut(|seen| {
+            for (kind, name, value) in self.iter().filter(|(kind, name, _)| goes_on(*kind, name)) {
+                let stays = kind.stays(value);
+                let make = || self.field(kind, name, value, seen);
+                match kind {
+                    Kind::Date if stays => fields.keep_date(value, make)?,
+                    _ if stays => fields.keep_line(name, value, make)?,
+                    _ => fields.put_line(name, make)?,
+                }
+            }
+            Some(())
+        })
+    }
+
+    /// A number that is the same for answers with the same names in the same order, and seldom for others.
+    pub(crate) fn shape(&self) -> u32 {
+        self.shape
     }
 
     /// A field as a map takes it, from where the last one like it was seen. What is not likely to come again is marked as sensitive: HTTP/2 then keeps it
@@ -226,8 +245,9 @@ impl Lines {
         kind: Kind,
         name: &[u8],
         value: &[u8],
-        seen: &mut Option<Seen>,
+        seen: &mut [Option<Seen>; SEEN_MAX],
     ) -> Option<(HeaderName, HeaderValue)> {
+        let seen = &mut seen[Seen::place(name)];
         let seen = match seen {
             Some(seen) if seen.name.as_str().as_bytes() == name => seen,
             _ => seen.insert(Seen {
@@ -236,7 +256,7 @@ impl Lines {
                 mark: 0,
             }),
         };
-        if value.len() > SEEN_BYTES_MAX || !matches!(kind, Kind::Date | Kind::Usual) {
+        if !kind.stays(value) {
             let mark = FixedState::default().hash_one(value);
             let mut read = HeaderValue::from_maybe_shared(self.head.slice_ref(value)).ok()?;
             read.set_sensitive(seen.mark != mark);
@@ -250,11 +270,6 @@ impl Lines {
             seen.value = Some(read);
         }
         Some((seen.name.clone(), seen.value.clone()?))
-    }
-
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        self.fields.len()
     }
 
     /// Lets go of the head.
