@@ -31,6 +31,8 @@ struct Gathering<T> {
     unflushed: bool,
     /// What went wrong while h2 did not look.
     broken: Option<io::Error>,
+    /// Nothing is left to read, and h2 is woken when there is.
+    dry: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Gathered<T> {
@@ -42,6 +44,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Gathered<T> {
             written: 0,
             unflushed: false,
             broken: None,
+            dry: false,
         })))
     }
 
@@ -53,6 +56,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Gathered<T> {
     /// From now on `poll_out` is called at the end of each turn.
     pub(super) fn gather(&self) {
         self.0.borrow_mut().gathers = true;
+    }
+
+    /// From now on h2 looks anew whether there is something to read. It asks again for each request that it hands out.
+    pub(super) fn look_again(&self) {
+        self.0.borrow_mut().dry = false;
     }
 
     /// Writes what has been gathered. What goes wrong is said here, and to h2 when it reads next.
@@ -139,10 +147,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<T> {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut gathering = self.0.borrow_mut();
-        match gathering.broken.take() {
-            Some(error) => Poll::Ready(Err(error)),
-            None => Pin::new(&mut gathering.io).poll_read(cx, into),
+        if let Some(error) = gathering.broken.take() {
+            return Poll::Ready(Err(error));
         }
+        if gathering.dry {
+            return Poll::Pending;
+        }
+        let read = Pin::new(&mut gathering.io).poll_read(cx, into);
+        // Before anybody gathers, nobody says when to look again.
+        gathering.dry = gathering.gathers && read.is_pending();
+        read
     }
 }
 
@@ -265,5 +279,25 @@ mod tests {
         drop(far);
         assert!(poll_fn(|cx| handle.poll_out(cx)).await.is_err());
         assert!(io.read(&mut [0; 10]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn after_nothing_was_left_it_is_looked_for_again_when_told() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let mut io = Gathered::new(near);
+        let handle = io.shared();
+        handle.gather();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut byte = [0; 1];
+        let mut into = ReadBuf::new(&mut byte);
+        assert!(Pin::new(&mut io).poll_read(&mut cx, &mut into).is_pending());
+        far.write_all(b"x").await.unwrap();
+        assert!(
+            Pin::new(&mut io).poll_read(&mut cx, &mut into).is_pending(),
+            "not in this turn"
+        );
+        handle.look_again();
+        assert!(Pin::new(&mut io).poll_read(&mut cx, &mut into).is_ready());
+        assert_eq!(into.filled(), b"x");
     }
 }

@@ -143,6 +143,7 @@ where
     /// Reads and writes what it can, and takes requests in.
     fn poll_connection(&mut self) -> Poll<Result<(), h2::Error>> {
         let mut cx = self.sleeper.begin();
+        self.io.look_again();
         loop {
             match ready!(self.connection.poll_accept(&mut cx)) {
                 Some(Ok((request, reply))) => self.round.push(self.streams.begin(request, reply)),
