@@ -61,7 +61,6 @@ pub struct Clock {
 #[derive(Debug, Default)]
 struct Shift {
     /// Instead of the machine's clocks, where time is to pass by `advance` alone.
-    #[cfg(test)]
     still: Option<Now>,
     /// To both.
     both: AtomicI64,
@@ -84,9 +83,9 @@ impl Clock {
         }
     }
 
-    /// A movable clock that stands still by itself.
-    #[cfg(test)]
-    pub(crate) fn still(now: Now) -> Clock {
+    /// A movable clock that stands still by itself: what a test does takes no time, however busy the machine is.
+    #[must_use]
+    pub fn still(now: Now) -> Clock {
         Clock {
             shift: Some(Arc::new(Shift {
                 still: Some(now),
@@ -129,7 +128,6 @@ impl Clock {
             let read = |micros: &AtomicI64| micros.load(Ordering::SeqCst);
             (read(&shift.both), read(&shift.wall))
         });
-        #[cfg(test)]
         if let Some(still) = self.shift.as_ref().and_then(|shift| shift.still) {
             return Now {
                 mono: Mono(still.mono.0.saturating_add_signed(both)),
@@ -141,6 +139,13 @@ impl Clock {
             wall: Wall(timespec_micros(wall, both + besides)),
         }
     }
+}
+
+/// The processor time that the calling thread has used so far: what it takes, and not what it waits for.
+#[must_use]
+pub fn thread_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::from_micros(timespec_micros(used, 0))
 }
 
 fn timespec_micros(time: rustix::time::Timespec, shift: i64) -> u64 {

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::clock::Mono;
 use crate::clock::Now;
 use crate::clock::Wall;
+use crate::clock::thread_time;
 use crate::config::Redis;
 use crate::model::key::KeyId;
 use crate::server::flush::Flusher;
@@ -118,10 +119,11 @@ impl From<CountersError> for Fault {
 impl Work {
     fn run(mut self, end: &mpsc::Receiver<()>) {
         loop {
-            let began = self.clock.now();
-            self.tell(began, false);
-            // Where there is very much to tell, it still takes a fiftieth of a core and of the store.
-            let took = self.clock.now().mono.since(began.mono);
+            let began = thread_time();
+            self.tell(self.clock.now(), false);
+            // Where there is very much to tell, it still takes a fiftieth of a core and of the store, which has less to do. What is waited for does not
+            // count: a store that answers late is not told the later for it.
+            let took = thread_time().saturating_sub(began);
             match end.recv_timeout((took * 49).clamp(INTERVAL, INTERVAL_MAX)) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => break,
