@@ -73,19 +73,31 @@ async fn a_drain_lets_requests_end_and_closes_quiet_connections() {
 
 #[tokio::test]
 async fn a_connection_that_has_just_come_may_still_ask_in_a_drain() {
-    let mut gateway = Gateway::start(settings());
-    let mut used = gateway.connect().await;
-    assert!(get(&mut used).await.ends_with("hello"));
-    let mut fresh = gateway.connect().await;
-    gateway.shutdown.terminate(PATIENCE);
-    assert_eq!(
-        read_to_end(&mut used).await.unwrap(),
-        b"",
-        "the drain is on"
-    );
-    assert!(get(&mut fresh).await.ends_with("hello"));
-    drop((fresh, used));
-    gateway.ended().await;
+    // A second is given to it; where the machine stands still for as long, there is another try.
+    for _ in 0..TRIES {
+        let mut gateway = Gateway::start(settings());
+        let mut used = gateway.connect().await;
+        assert!(get(&mut used).await.ends_with("hello"));
+        let mut fresh = gateway.connect().await;
+        let begun = tokio::time::Instant::now();
+        gateway.shutdown.terminate(PATIENCE);
+        assert_eq!(
+            read_to_end(&mut used).await.unwrap(),
+            b"",
+            "the drain is on"
+        );
+        let sent = fresh.write_all(GET).await;
+        let in_time = begun.elapsed() < Duration::from_millis(500);
+        let answer = read_answer(&mut fresh).await;
+        drop((fresh, used));
+        gateway.ended().await;
+        if in_time || answer.ends_with("hello") {
+            sent.unwrap();
+            assert!(answer.ends_with("hello"), "{answer}");
+            return;
+        }
+    }
+    panic!("never in time");
 }
 
 #[tokio::test]

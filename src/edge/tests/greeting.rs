@@ -131,7 +131,7 @@ async fn a_probe_that_says_nothing_is_no_failed_handshake() {
 #[tokio::test]
 async fn a_slow_handshake_is_cut() {
     let mut settings = settings();
-    settings.connections.handshake_timeout = Duration::from_millis(500);
+    settings.connections.handshake_timeout = PROVOKED;
     let gateway = Gateway::start(settings);
     let mut quick = gateway.connect().await;
     let mut slow = TcpStream::connect(gateway.https).await.unwrap();
@@ -144,14 +144,14 @@ async fn a_slow_handshake_is_cut() {
 #[tokio::test]
 async fn silent_connections_are_cut_and_counted() {
     let mut settings = settings();
-    settings.connections.handshake_timeout = Duration::from_millis(500);
+    settings.connections.handshake_timeout = PROVOKED;
     let gateway = Gateway::start(settings);
     let mut quick = gateway.connect().await;
     let begun = tokio::time::Instant::now();
     for socket in &mut gateway.silent(50).await {
         assert_eq!(read_to_end(socket).await.unwrap(), b"");
     }
-    assert!(begun.elapsed() >= Duration::from_millis(500));
+    assert!(begun.elapsed() >= PROVOKED);
     becomes(&gateway.counters.handshake_timeout, 50).await;
     gateway.holds(1).await;
     assert!(get(&mut quick).await.ends_with("hello"));
@@ -270,20 +270,32 @@ async fn plain_http_after_a_silence_gets_the_same_400() {
 
 #[tokio::test]
 async fn a_drain_does_not_wait_for_the_silent_but_hears_who_speaks_in_time() {
-    let mut gateway = Gateway::start(settings());
-    let mut silent = gateway.silent(2).await;
-    let speaks = silent.remove(0);
-    gateway.shutdown.terminate(PATIENCE);
-    let mut stream = gateway
-        .handshake(speaks, NAME, &[&TLS13], &[])
-        .await
-        .unwrap();
-    assert!(get(&mut stream).await.ends_with("hello"));
-    drop(stream);
-    assert_eq!(read_to_end(&mut silent[0]).await.unwrap(), b"");
-    gateway.ended().await;
-    assert_eq!(gateway.counters.active.load(Ordering::Relaxed), 0);
-    assert_eq!(value(&gateway.counters.handshake_timeout), 0);
+    // A second is given; where the machine stands still for as long, there is another try.
+    for _ in 0..TRIES {
+        let mut gateway = Gateway::start(settings());
+        let mut silent = gateway.silent(2).await;
+        let speaks = silent.remove(0);
+        let begun = tokio::time::Instant::now();
+        gateway.shutdown.terminate(PATIENCE);
+        let answer = match gateway.handshake(speaks, NAME, &[&TLS13], &[]).await {
+            Ok(mut stream) => {
+                let _ = stream.write_all(GET).await;
+                Some(read_answer(&mut stream).await)
+            }
+            Err(_) => None,
+        };
+        let in_time = begun.elapsed() < Duration::from_millis(500);
+        assert_eq!(read_to_end(&mut silent[0]).await.unwrap(), b"");
+        gateway.ended().await;
+        assert_eq!(gateway.counters.active.load(Ordering::Relaxed), 0);
+        assert_eq!(value(&gateway.counters.handshake_timeout), 0);
+        let served = answer.is_some_and(|answer| answer.ends_with("hello"));
+        if in_time || served {
+            assert!(served);
+            return;
+        }
+    }
+    panic!("never in time");
 }
 
 #[tokio::test]

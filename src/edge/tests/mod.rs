@@ -72,6 +72,10 @@ type TestBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// How long a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A timeout that a test provokes, and that an honest client beside it keeps on a busy machine too.
+const PROVOKED: Duration = Duration::from_secs(2);
+/// How often a scenario is begun that has to keep pace with a deadline of the gateway's own.
+const TRIES: usize = 20;
 const NAME: &str = "gateway.test";
 /// The client preface and empty SETTINGS.
 const HTTP2_OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";

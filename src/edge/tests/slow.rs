@@ -102,7 +102,7 @@ async fn streams_that_are_opened_and_reset_in_haste_end_the_connection() {
 #[tokio::test]
 async fn an_idle_connection_is_closed_cleanly_after_its_time() {
     let mut settings = settings();
-    settings.connections.idle_timeout = Duration::from_millis(500);
+    settings.connections.idle_timeout = PROVOKED;
     let gateway = Gateway::start(settings);
     let mut used = gateway.connect().await;
     assert!(get(&mut used).await.ends_with("hello"));
@@ -115,7 +115,7 @@ async fn an_idle_connection_is_closed_cleanly_after_its_time() {
 #[tokio::test]
 async fn an_idle_http2_connection_is_closed_after_its_time() {
     let mut settings = settings();
-    settings.connections.idle_timeout = Duration::from_millis(500);
+    settings.connections.idle_timeout = PROVOKED;
     let gateway = Gateway::start(settings);
     let stream = gateway
         .try_connect(NAME, &[&TLS13], &[b"h2"])

@@ -244,12 +244,14 @@ fn the_backends_time_does_not_run_while_the_client_is_uploading() {
             wire.send(OK).await;
         })
         .await;
-        let gateway = Gateway::new(&[server], |_, upstream| upstream.first_byte_timeout = SHORT);
+        // Enough for the backend to answer in on a busy machine.
+        let time = 8 * SHORT;
+        let gateway = Gateway::new(&[server], |_, upstream| upstream.first_byte_timeout = time);
         let mut wire = gateway.connect().await;
         wire.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nConnection: close\r\n\r\nab")
             .await;
         // Not a wait for something: the pause is what is tested.
-        tokio::time::sleep(3 * SHORT).await;
+        tokio::time::sleep(2 * time).await;
         wire.send("cd").await;
         let answer = wire.rest().await;
         assert!(answer.ends_with("ok"), "{answer}");

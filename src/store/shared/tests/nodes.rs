@@ -1,5 +1,8 @@
 //! Who is there, and what a store knows of it that was emptied.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
 use super::*;
 
 /// A node that is there at this point of the history.
@@ -82,12 +85,17 @@ fn an_emptied_store_is_told_of_silent_nodes_too() {
         (nodes, all)
     };
     let (mut twin, all) = elsewhere("one");
+    let done = AtomicBool::new(false);
     let lives = std::thread::scope(|scope| {
         scope.spawn(|| {
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            again.beat(&at, false).unwrap();
+            while !done.load(Ordering::Relaxed) {
+                again.beat(&at, false).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
         });
-        twin.lives_elsewhere(&all).unwrap()
+        let lives = twin.lives_elsewhere(&all);
+        done.store(true, Ordering::Relaxed);
+        lives.unwrap()
     });
     assert!(lives);
     assert_eq!(ids(&mut again), ["one", "one"]);
