@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use portcullis::store::Verb;
 
+use crate::support::Over;
 use crate::support::certs::authority;
 use crate::support::eventually;
 use crate::support::gateway::Gateway;
@@ -73,15 +74,6 @@ fn keep_asking(gateway: &Gateway, current: &Mutex<Arc<Ending>>, ended: &AtomicBo
         }
     }
     late
-}
-
-/// Ends clients, also when what happens meanwhile panics.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 /// So many keys, each made on one node, known on all, revoked on another, under load and with flushes racing.
@@ -338,7 +330,10 @@ fn a_frozen_store_holds_up_nobody() {
         return;
     }
     let (redis, upstream) = (Redis::start(), Upstream::start());
-    let gateway = node(&redis, &upstream, "gw-1");
+    let gateway = redis
+        .node(Setup::usual(&upstream), "gw-1")
+        .set("store", "redis_timeout", r#""500ms""#)
+        .start();
     let key = gateway.key("acme");
     redis.freeze();
     let (took, _) = timed(|| {

@@ -12,6 +12,7 @@ use portcullis::store::request::TokenNames;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::support::Over;
 use crate::support::eventually;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Setup;
@@ -24,8 +25,8 @@ use crate::support::signer::Signer;
 use crate::support::upstream::Step;
 use crate::support::upstream::Upstream;
 
-/// What is asserted; the promise is 200 ms, and usual is one or two.
-const BOUND: Duration = Duration::from_secs(2);
+/// What is asserted, since a machine with other work may stand still for seconds; the promise is 200 ms, and usual is one or two.
+const BOUND: Duration = Duration::from_secs(8);
 
 fn world() -> (Upstream, Idp, Gateway) {
     let upstream = Upstream::start();
@@ -251,6 +252,7 @@ fn check5_a_denial_is_a_fence() {
                 }
             });
         }
+        let _over = Over(&done);
         for index in 0..tokens.len() {
             let names = TokenNames {
                 subject: Some(format!("u{index}")),
@@ -263,6 +265,5 @@ fn check5_a_denial_is_a_fence() {
             gateway.execute(verb).unwrap();
             denied.store(index + 1, Ordering::SeqCst);
         }
-        done.store(true, Ordering::SeqCst);
     });
 }

@@ -14,6 +14,7 @@ use portcullis::store::NewKey;
 use portcullis::store::Verb;
 
 use crate::support::Gate;
+use crate::support::Over;
 use crate::support::client::Http1;
 use crate::support::client::block_on;
 use crate::support::client::read_h2;
@@ -31,8 +32,8 @@ use crate::support::upstream::Step;
 use crate::support::upstream::Upstream;
 use crate::support::upstream::ok;
 
-/// What is asserted; the promise is 200 ms, and usual is one or two.
-const BOUND: Duration = Duration::from_secs(2);
+/// What is asserted, since a machine with other work may stand still for seconds; the promise is 200 ms, and usual is one or two.
+const BOUND: Duration = Duration::from_secs(8);
 
 const EVENTS: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\nd\r\ndata: first\n\n\r\n";
 
@@ -474,6 +475,7 @@ fn no_request_that_starts_after_a_revocation_is_admitted() {
                     }
                 });
             }
+            let _over = Over(&over);
             for index in 0..ROUNDS {
                 let this = Arc::clone(&current.lock().unwrap());
                 until(|| this.before.load(Ordering::SeqCst) >= 4);
@@ -481,11 +483,7 @@ fn no_request_that_starts_after_a_revocation_is_admitted() {
                 this.revoked.store(true, Ordering::SeqCst);
                 until(|| this.after.load(Ordering::SeqCst) >= 4);
                 admitted += this.before.load(Ordering::SeqCst);
-                if this.late.load(Ordering::SeqCst) != 0 || index + 1 == ROUNDS {
-                    over.store(true, Ordering::SeqCst);
-                    assert_eq!(this.late.load(Ordering::SeqCst), 0, "round {index}");
-                    return;
-                }
+                assert_eq!(this.late.load(Ordering::SeqCst), 0, "round {index}");
                 *current.lock().unwrap() = round();
             }
         });

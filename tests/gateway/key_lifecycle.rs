@@ -10,6 +10,7 @@ use portcullis::store::NewKey;
 use portcullis::store::Verb;
 
 use crate::support::Gate;
+use crate::support::Over;
 use crate::support::client::Http1;
 use crate::support::client::block_on;
 use crate::support::gateway::Gateway;
@@ -18,6 +19,7 @@ use crate::support::gateway::Setup;
 use crate::support::gateway::files_below;
 use crate::support::gateway::key_of;
 use crate::support::gateway::new_key;
+use crate::support::gateway::still;
 use crate::support::request::Request;
 use crate::support::timed;
 use crate::support::upstream::Step;
@@ -101,14 +103,15 @@ fn expiry_counts_from_creation() {
 // FA6: compared with the clock of each request; no sweep and no reload in between.
 #[test]
 fn a_key_expires_on_the_second() {
-    let (upstream, gateway) = usual();
+    let upstream = Upstream::start();
+    let gateway = Setup::usual(&upstream).start_at(still());
     let key = gateway.make_key(NewKey {
         expires_in_seconds: Some(20),
         ..new_key("acme")
     });
-    gateway.advance(Duration::from_millis(18_000));
+    gateway.advance(Duration::from_millis(19_999));
     gateway.get("/any", &key).expect(200);
-    gateway.advance(Duration::from_millis(2_100));
+    gateway.advance(Duration::from_millis(1));
     gateway.get("/any", &key).expect(401);
     assert_eq!(upstream.hits(), 1);
     let list = act(&gateway, Verb::KeyList(KeyFilter::default())).to_string();
@@ -153,14 +156,15 @@ fn revocation_is_a_fence() {
         let late = AtomicUsize::new(0);
         let before = AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| hammer(&gateway, &key, &revoked, &before, &late));
-            }
-            while before.load(Ordering::SeqCst) < 20 {
+            let hammers =
+                [(); 4].map(|()| scope.spawn(|| hammer(&gateway, &key, &revoked, &before, &late)));
+            let _ends = Over(&revoked);
+            // None ends before the revocation but by a panic.
+            let failed = || hammers.iter().any(|hammer| hammer.is_finished());
+            while before.load(Ordering::SeqCst) < 20 && !failed() {
                 std::thread::yield_now();
             }
             gateway.revoke(&key);
-            revoked.store(true, Ordering::SeqCst);
         });
         assert_eq!(late.load(Ordering::SeqCst), 0, "round {round}");
     }
@@ -445,7 +449,8 @@ fn a_change_among_many_keys_is_quick_and_exact() {
     let (_upstream, gateway) = usual();
     let keys: Vec<Key> = (0..200).map(|_| gateway.key("acme")).collect();
     let (took, ()) = timed(|| gateway.revoke(&keys[100]));
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    // A few milliseconds are usual; a machine with other work may stand still for seconds.
+    assert!(took < Duration::from_secs(8), "{took:?}");
     let mut client = gateway.connect();
     for (index, key) in keys.iter().enumerate() {
         let status = client

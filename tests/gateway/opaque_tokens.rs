@@ -10,6 +10,7 @@ use crate::support::eventually;
 use crate::support::gateway::Access;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Setup;
+use crate::support::gateway::still;
 use crate::support::idp::Idp;
 use crate::support::idp::claims;
 use crate::support::idp::with;
@@ -39,7 +40,7 @@ fn world() -> (Upstream, Idp, Gateway) {
         )
         .more(&table.collect::<Vec<_>>().join("\n"));
     std::fs::write(setup.directory().join("secret"), "s3cret+/\n").unwrap();
-    (upstream, idp, setup.start())
+    (upstream, idp, setup.start_at(still()))
 }
 
 fn says(gateway: &Gateway, idp: &Idp, changes: Value) {

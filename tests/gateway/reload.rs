@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use crate::support::Gate;
+use crate::support::Over;
 use crate::support::client;
 use crate::support::client::block_on;
 use crate::support::eventually;
@@ -107,6 +108,7 @@ fn reloads_under_load_lose_nothing() {
                 }
             });
         }
+        let _over = Over(&done);
         for count in 0..50 {
             let path = format!("/extra/{count}");
             gateway
@@ -116,7 +118,6 @@ fn reloads_under_load_lose_nothing() {
                 .write();
             gateway.reload_as_is().unwrap();
         }
-        done.store(true, Ordering::SeqCst);
     });
     let sent = sent.load(Ordering::SeqCst);
     assert_eq!(upstream.hits(), sent);

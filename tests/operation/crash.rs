@@ -12,6 +12,7 @@ use crate::load::Load;
 use crate::load::Tally;
 use crate::load::used;
 use crate::power::Power;
+use crate::support::Over;
 use crate::support::client::Http1;
 use crate::support::gateway::Setup;
 use crate::support::request::Request;
@@ -64,6 +65,7 @@ pub fn kill_often(rounds: u64, durability: &str, power: Option<&Power>) {
                 .map(|key| scope.spawn(|| load.http1(site.https, key)))
                 .collect();
             scope.spawn(|| edits.go_on(&site, &over, power));
+            let _ends = (load.until_dropped(), Over(&over));
             load.goes_on(30);
             // Another point of the flush and of the edits in each round.
             std::thread::sleep(Duration::from_millis(37 * (round % 11)));

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crate::support::Over;
 use crate::support::client::Http1;
 use crate::support::client::Http2;
 use crate::support::request::Answer;
@@ -47,6 +48,11 @@ impl Load {
     /// Ends all clients after the request under way.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends them when it goes, so that a failure among what they are held against ends the test.
+    pub fn until_dropped(&self) -> Over<'_> {
+        Over(&self.stop)
     }
 
     /// Waits until the clients have had so many more answers.

@@ -75,6 +75,7 @@ fn lose_nothing(amount: &Amount) {
                 })
             })
             .collect();
+        let _until_dropped = load.until_dropped();
         load.goes_on(20);
         for number in 0..amount.reloads {
             edit(&site, number);

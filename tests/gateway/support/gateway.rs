@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::clock::Clock;
+use portcullis::clock::Wall;
 use portcullis::store::NewKey;
 use portcullis::store::Verb;
 use tempfile::TempDir;
@@ -89,6 +90,7 @@ impl Setup {
         let prefix = self.directory().file_name().unwrap().to_string_lossy();
         let prefix = format!("{:?}", prefix.trim_start_matches('.'));
         self.set("store", "kind", r#""redis""#)
+            .set("store", "redis_timeout", r#""3s""#)
             .set("store", "redis_servers", &format!("[{server:?}]"))
             .set("store", "redis_prefix", &prefix)
     }
@@ -286,6 +288,22 @@ impl Setup {
         text.push_str(&self.more);
         text
     }
+}
+
+/// A movable clock that shows half past an hour when it is made: what is kept by the hour stays within one, whatever time it is.
+pub fn half_past() -> Clock {
+    let clock = Clock::movable();
+    let hour = 3_600;
+    let into_it = clock.now().wall.unix_seconds() % hour;
+    clock.set_wall_by(hour as i64 / 2 - into_it as i64);
+    clock
+}
+
+/// A clock that stands still at a whole second, half past an hour, and goes on by `advance` alone: for what is exact in time, on a busy machine too.
+pub fn still() -> Clock {
+    let mut now = half_past().now();
+    now.wall = Wall::from_unix_seconds(now.wall.unix_seconds());
+    Clock::still(now)
 }
 
 /// A key that inherits all that its tenant may do and never expires.

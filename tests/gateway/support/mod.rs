@@ -22,6 +22,8 @@ pub mod websocket;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -29,8 +31,8 @@ use std::time::Instant;
 /// The longest any wait in these tests takes before the test fails: generous, since nothing waits for it when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks `ready` again and again until it gives a value; fails with `what` after [`PATIENCE`].
-/// For what only polling can see (a listening socket, a file of another process).
+/// Asks `ready` again and again until it gives a value; fails with `what` after twice [`PATIENCE`], since what is polled for often takes several
+/// rounds of several threads. For what only polling can see (a listening socket, a file of another process).
 #[track_caller]
 pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
@@ -39,8 +41,9 @@ pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
             return value;
         }
         assert!(
-            begun.elapsed() < PATIENCE,
-            "waited {PATIENCE:?} in vain for: {what}"
+            begun.elapsed() < 2 * PATIENCE,
+            "waited {:?} in vain for: {what}",
+            2 * PATIENCE
         );
         thread::sleep(Duration::from_millis(5));
     }
@@ -59,6 +62,15 @@ pub fn unix_seconds() -> u64 {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap()
         .as_secs()
+}
+
+/// Sets this when it goes, by a panic too: what other threads look at to end.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// A door that a test opens: a scripted backend waits behind it.
