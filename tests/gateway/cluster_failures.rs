@@ -44,13 +44,18 @@ fn node(redis: &Redis, setup: Setup, name: &str) -> Gateway {
     redis.node(setup, name).start()
 }
 
-/// Three nodes that share limits; `deny` or `share` while the store is away.
-fn limited(redis: &Redis, upstream: &Upstream, quota: &str, outage: &str) -> Vec<Gateway> {
+/// Three nodes that share limits; `deny` or `share` while the store is away, or is silent for this long.
+fn limited(
+    redis: &Redis,
+    upstream: &Upstream,
+    quota: &str,
+    (outage, silence): (&str, &str),
+) -> Vec<Gateway> {
     let start = |name| {
         redis
             .node(Setup::limited(upstream, quota, "unlimited"), name)
             .set("store", "limits_outage", &format!("{outage:?}"))
-            .set("store", "redis_timeout", r#""200ms""#)
+            .set("store", "redis_timeout", &format!("{silence:?}"))
             .start()
     };
     let all: Vec<Gateway> = ["gw-1", "gw-2", "gw-3"].map(start).into();
@@ -135,7 +140,7 @@ fn a_store_that_fails_amid_a_burst_never_lets_more_through_than_the_limit() {
         for (way, more) in ways {
             scope.spawn(move || {
                 let (mut redis, upstream) = (Redis::start_with(more), Upstream::start());
-                let all = limited(&redis, &upstream, "120/hour", "deny");
+                let all = limited(&redis, &upstream, "120/hour", ("deny", "200ms"));
                 let key = all[0].key("acme");
                 all.iter().for_each(|gateway| heard_of(gateway, &key));
                 let burst = Burst::over(&all, &key, |burst| {
@@ -155,7 +160,14 @@ fn a_store_that_fails_amid_a_burst_never_lets_more_through_than_the_limit() {
                 assert!((21..=120).contains(&admitted), "{way}: {burst:?}");
                 assert_eq!(upstream.hits(), admitted, "{way}");
                 for gateway in &all {
-                    assert_eq!(status(gateway, &key), 429, "{way}");
+                    eventually("it is refused", || match status(gateway, &key) {
+                        // A busy machine's store may be silent for as long once more.
+                        503 => None,
+                        other => {
+                            assert_eq!(other, 429, "{way}");
+                            Some(())
+                        }
+                    });
                 }
             });
         }
@@ -170,7 +182,7 @@ fn without_the_store_no_node_admits_more_than_its_share_beside_what_was_used() {
         return;
     }
     let (mut redis, upstream) = (Redis::start(), Upstream::start());
-    let all = limited(&redis, &upstream, "60/hour", "share");
+    let all = limited(&redis, &upstream, "60/hour", ("share", "3s"));
     let key = all[0].key("acme");
     all.iter().for_each(|gateway| heard_of(gateway, &key));
     let admitted = |gateway: &Gateway| (0..70).filter(|_| status(gateway, &key) == 200).count();
@@ -192,7 +204,7 @@ fn a_node_that_starts_without_the_store_takes_its_share_alone() {
         return;
     }
     let (mut redis, upstream) = (Redis::start(), Upstream::start());
-    let mut all = limited(&redis, &upstream, "60/hour", "share");
+    let mut all = limited(&redis, &upstream, "60/hour", ("share", "3s"));
     let key = all[0].key("acme");
     all.iter().for_each(|gateway| heard_of(gateway, &key));
     redis.kill();

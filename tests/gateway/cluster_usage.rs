@@ -201,6 +201,9 @@ fn a_store_that_is_away_or_emptied_costs_no_usage() {
     for gateway in [&one, &two, &three] {
         let all = usage(gateway, &[&key.id], 14);
         assert_eq!(all["others_missing"], Value::Null);
+    }
+    // Not before all have said so: another node may hear of these at once.
+    for gateway in [&one, &two, &three] {
         assert_eq!(gateway.get("/any/x", &key).status, 200);
     }
     usage(&one, &[], 17);
@@ -418,6 +421,26 @@ fn one_of_two_with_one_id_gives_way_when_the_store_is_back() {
     eventually("each use is counted once", || (all() == 6).then_some(()));
     let known = |id: &String| ids().contains(id);
     assert!(known(&both[0]) && ids().iter().any(|id| *id != both[0]));
+}
+
+// A store that is far away, 200 ms a trip, is told as often as one that is near: how long a node rests between two tellings goes by the work of telling,
+// and not by what it waits for.
+#[test]
+fn a_slow_store_is_told_as_often() {
+    if left_out() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let relay = Relay::to(redis.port);
+    let near = redis.node(Setup::usual(&upstream), "gw-1").start();
+    let far = relay.node(Setup::usual(&upstream), "gw-2").start();
+    let key = near.key("acme");
+    heard_of(&far, &key);
+    relay.slow(Duration::from_millis(200));
+    for requests in 1..=2 {
+        call(&far, &key, "/any/x", 1, 200);
+        usage(&near, &[], requests);
+    }
 }
 
 // kill -9: what the run before had flushed and not told is told by the next; nothing is told twice, and a counter file that begins anew takes nothing back.

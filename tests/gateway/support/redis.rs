@@ -211,9 +211,11 @@ impl Redis {
         assert!(sent.success());
     }
 
-    /// This setup as the node with this name, sharing this server.
+    /// This setup as the node with this name, sharing this server. It waits for it for long: on a busy machine a server that is well may answer late, and
+    /// most tests are of what is exact while it is there. Those of one that is silent say how long is too long.
     pub fn node(&self, setup: Setup, name: &str) -> Setup {
         setup
+            .set("store", "redis_timeout", r#""3s""#)
             .set("store", "kind", r#""redis""#)
             .set(
                 "store",

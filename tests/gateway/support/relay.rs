@@ -92,6 +92,7 @@ impl Relay {
     pub fn node(&self, setup: Setup, name: &str) -> Setup {
         let servers = format!(r#"["127.0.0.1:{}"]"#, self.port);
         setup
+            .set("store", "redis_timeout", r#""3s""#)
             .set("store", "kind", r#""redis""#)
             .set("store", "redis_servers", &servers)
             .set("store", "node", &format!("{name:?}"))
