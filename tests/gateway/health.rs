@@ -450,10 +450,11 @@ fn a_real_server_is_left_out_in_every_mood_and_taken_back() {
     let well = Upstream::start();
     let mut moody = Some(real::moody(free_port()));
     let address = moody.as_ref().unwrap().address;
-    let gateway = two(well.address, address, SHORT)
-        .set("upstreams.legacy", "first_byte_timeout", r#""150ms""#)
+    let mut gateway = two(well.address, address, SHORT)
         .set("upstreams.legacy", "ejection.statuses", r#"["503"]"#)
         .start();
+    let patient = gateway.setup.clone();
+    let hasty = (patient.clone()).set("upstreams.legacy", "first_byte_timeout", r#""150ms""#);
     let set = |mood: &str| {
         let told = Http1::plain(address).exchange(&Request::get(&format!("/mood/{mood}")));
         told.expect(200);
@@ -464,6 +465,10 @@ fn a_real_server_is_left_out_in_every_mood_and_taken_back() {
             "gone" => drop(moody.take()),
             mood => set(mood),
         }
+        // Little time is allowed only where a server hangs: on a busy machine one that is well may need more.
+        if mood == "hang" {
+            gateway.reload(hasty.clone()).unwrap();
+        }
         eventually(&format!("{mood}: left out"), || {
             let status = ask(&gateway).status;
             assert!(status == 200 || status == seen, "{mood}: {status}");
@@ -473,6 +478,7 @@ fn a_real_server_is_left_out_in_every_mood_and_taken_back() {
             "gone" => moody = Some(real::moody(address.port())),
             _ => set("well"),
         }
+        gateway.reload(patient.clone()).unwrap();
         eventually(&format!("{mood}: taken back"), || {
             let answer = ask(&gateway);
             (answer.text() == address.port().to_string()).then_some(())

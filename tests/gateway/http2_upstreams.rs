@@ -332,20 +332,26 @@ fn a_client_that_leaves_resets_its_stream_only() {
 // S34: what the backend cuts looks cut, over both protocols; others on the connection notice nothing.
 #[test]
 fn a_cut_stream_looks_cut() {
-    let upstream = H2Upstream::start(|mut call| async move {
-        let headers: &[(&str, &str)] = match call.head.uri.path() {
-            "/any/long" => &[("content-length", "100")],
-            _ => &[],
-        };
-        let mut stream = call.begin(200, headers, false);
-        stream
-            .send_data(Bytes::from_static(b"first"), false)
-            .unwrap();
-        if call.head.uri.path() != "/any/short" {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            stream.send_reset(h2::Reason::INTERNAL_ERROR);
-        } else {
-            stream.send_data(Bytes::new(), true).unwrap();
+    let seen = Arc::new(tokio::sync::Semaphore::new(0));
+    let may_cut = Arc::clone(&seen);
+    let upstream = H2Upstream::start(move |mut call| {
+        let may_cut = Arc::clone(&may_cut);
+        async move {
+            let headers: &[(&str, &str)] = match call.head.uri.path() {
+                "/any/long" => &[("content-length", "100")],
+                _ => &[],
+            };
+            let mut stream = call.begin(200, headers, false);
+            stream
+                .send_data(Bytes::from_static(b"first"), false)
+                .unwrap();
+            if call.head.uri.path() != "/any/short" {
+                // Or the reset might overtake what was said before it.
+                may_cut.acquire().await.unwrap().forget();
+                stream.send_reset(h2::Reason::INTERNAL_ERROR);
+            } else {
+                stream.send_data(Bytes::new(), true).unwrap();
+            }
         }
     });
     let gateway = before(upstream.address).start();
@@ -354,6 +360,8 @@ fn a_cut_stream_looks_cut() {
         let mut h1 = gateway.connect();
         h1.send(get(path, &key).bytes());
         let mut answer = h1.read_head().unwrap();
+        assert!(h1.wait_for("first"));
+        seen.add_permits(1);
         h1.read_body("GET", &mut answer);
         assert!(!answer.complete && answer.status == 200, "{answer:?}");
         let mut h2 = Frames::connect(gateway.https());
@@ -362,6 +370,7 @@ fn a_cut_stream_looks_cut() {
         fields.push(("authorization", &bearer));
         let stream = h2.open(&fields, true);
         assert_eq!(h2.outcome(stream), Outcome::Status(200));
+        seen.add_permits(1);
         let ending = h2.ending(stream);
         assert!(matches!(ending, Some(Outcome::Reset(_))), "{ending:?}");
     }
@@ -581,7 +590,7 @@ fn a_dead_connection_is_found_out() {
         }
     });
     let gateway = before(upstream.address)
-        .set("upstreams.legacy", "first_byte_timeout", r#""200ms""#)
+        .set("upstreams.legacy", "first_byte_timeout", r#""2s""#)
         .start();
     let key = gateway.key("acme");
     proxy_error(&gateway, &get("/any", &key), 504, "http_response_timeout");
@@ -601,7 +610,7 @@ fn a_slow_answer_does_not_cost_the_connection() {
         }
     });
     let gateway = before(upstream.address)
-        .set("upstreams.legacy", "first_byte_timeout", r#""200ms""#)
+        .set("upstreams.legacy", "first_byte_timeout", r#""2s""#)
         .start();
     let key = gateway.key("acme");
     proxy_error(

@@ -126,9 +126,7 @@ fn local_and_unknown_keep_the_address_of_the_socket() {
 #[test]
 fn a_trusted_peer_without_a_sound_header_is_closed() {
     let upstream = Upstream::start();
-    let gateway = behind(&upstream, "proxy_protocol", "require")
-        .set("connections", "handshake_timeout", r#""500ms""#)
-        .start();
+    let mut gateway = behind(&upstream, "proxy_protocol", "require").start();
     let mut wrong_sum = FROM_203_0_113_7.to_vec();
     wrong_sum.extend([3, 0, 4, 1, 2, 3, 4]);
     let long = [b"PROXY UNKNOWN ".to_vec(), vec![b'x'; 200]].concat();
@@ -146,8 +144,12 @@ fn a_trusted_peer_without_a_sound_header_is_closed() {
         assert_eq!(told, b"", "{}", case.escape_ascii());
     }
     assert_eq!(gateway.connection_events("proxy_header_invalid"), count);
+    let hasty = (gateway.setup.clone()).set("connections", "handshake_timeout", r#""500ms""#);
+    gateway.reload(hasty).unwrap();
     assert_eq!(rest(speak(&gateway, BALANCER, b"PROXY TCP4 203.")), b"");
     assert_eq!(gateway.connection_events("handshake_timeout"), 1);
+    let patient = (gateway.setup.clone()).unset("connections", "handshake_timeout");
+    gateway.reload(patient).unwrap();
     drop(speak(&gateway, BALANCER, b""));
     eventually("the check is gone", || {
         (gateway.metric("portcullis_connections_active") == 0).then_some(())

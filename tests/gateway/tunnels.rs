@@ -7,6 +7,7 @@ use std::time::Instant;
 use portcullis::store::Verb;
 
 use crate::support::client::Http1;
+use crate::support::eventually;
 use crate::support::frames;
 use crate::support::frames::Frames;
 use crate::support::frames::Outcome;
@@ -31,8 +32,8 @@ use crate::support::websocket::TEXT;
 use crate::support::websocket::granted;
 use crate::support::websocket::handshake;
 
-/// What is asserted; the promise is 200 ms, and usual is one or two, a hundred where a frame never ends.
-const BOUND: Duration = Duration::from_secs(2);
+/// What is asserted, since a machine with other work may stand still for seconds; the promise is 200 ms, and usual is one or two, a hundred where a frame never ends.
+const BOUND: Duration = Duration::from_secs(8);
 
 fn usual() -> (Backend, Gateway) {
     let backend = Backend::start();
@@ -55,6 +56,19 @@ fn in_time(what: &str, since: Instant) {
     let took = since.elapsed();
     println!("{what}: {took:?} after the change began");
     assert!(took < BOUND, "{what}: {took:?}");
+}
+
+/// The same where the gateway allows so little time for it that a busy machine may need several tries.
+#[track_caller]
+fn tunnel_in_time(backend: &Backend, gateway: &Gateway, key: &Key) -> (Socket, Socket) {
+    eventually("a tunnel is opened in time", || {
+        let mut client = Socket::connect(gateway);
+        client.send_bytes(handshake("/any/ws").bearer(&key.text).bytes());
+        let server = backend.accept();
+        let answer = client.head().filter(|answer| answer.status != 504)?;
+        answer.expect(101);
+        Some((client, server))
+    })
 }
 
 /// Both ends hear each other.
@@ -547,7 +561,6 @@ fn a_tunnel_has_an_idle_timer_of_its_own() {
         ("connections", "head_timeout"),
         ("connections", "stall_timeout"),
     ] {
-        // Long enough for the handshake on a busy machine.
         setup = setup.set(table, key, "\"500ms\"");
     }
     let idle = |span: &str| {
@@ -556,21 +569,33 @@ fn a_tunnel_has_an_idle_timer_of_its_own() {
             .set("upstreams.legacy", "tunnel_idle_timeout", span)
     };
     let mut gateway = idle("\"10min\"").start();
-    let (mut client, mut server) = tunnel(&backend, &gateway, &gateway.key("acme"));
+    let key = gateway.key("acme");
+    let (mut client, mut server) = tunnel_in_time(&backend, &gateway, &key);
     std::thread::sleep(Duration::from_millis(1500));
     assert_open(&mut client, &mut server);
     gateway.reload(idle("\"1s\"")).unwrap();
-    let (mut short, mut short_server) = tunnel(&backend, &gateway, &gateway.key("acme"));
-    // What moves, either way, is not idle.
-    for _ in 0..6 {
-        std::thread::sleep(Duration::from_millis(250));
-        short.send(PING, "");
-        assert_eq!(short_server.read().unwrap().opcode, PING);
-    }
-    let silent = Instant::now();
+    let (mut short, mut short_server, silent) = eventually("a tunnel moves for a while", || {
+        let (mut short, mut server) = tunnel_in_time(&backend, &gateway, &key);
+        let mut moved = Instant::now();
+        // What moves, either way, is not idle. Where the machine stands still for too long, nothing has moved: another one is tried.
+        for _ in 0..6 {
+            std::thread::sleep(Duration::from_millis(250));
+            let before = std::mem::replace(&mut moved, Instant::now());
+            short.send(PING, "");
+            match server.read() {
+                Some(frame) if frame.opcode == PING => {}
+                other => {
+                    assert!(before.elapsed() >= Duration::from_secs(1), "{other:?}");
+                    return None;
+                }
+            }
+        }
+        Some((short, server, moved))
+    });
     assert_eq!(short.read().unwrap().close_code(), 1001);
+    // From before the last that moved on.
     assert!(
-        silent.elapsed() > Duration::from_millis(500),
+        silent.elapsed() >= Duration::from_secs(1),
         "not before its time"
     );
     assert_eq!(short_server.read().unwrap().close_code(), 1001);
@@ -632,7 +657,7 @@ fn a_side_that_has_no_more_to_say_still_listens() {
 fn a_drain_ends_with_1001() {
     let backend = Backend::start();
     let gateway = Setup::usual_at(backend.address)
-        .set("server", "drain_timeout", "\"1s\"")
+        .set("server", "drain_timeout", "\"3s\"")
         .start();
     let key = gateway.key("acme");
     let (mut client, mut server) = tunnel(&backend, &gateway, &key);
@@ -652,7 +677,7 @@ fn a_drain_ends_with_1001() {
             stopping.join().unwrap();
         });
     });
-    assert!(took >= Duration::from_millis(900), "{took:?}");
+    assert!(took >= Duration::from_millis(2_900), "{took:?}");
     assert!(took < crate::support::PATIENCE, "{took:?}");
     let log = std::fs::read_to_string(directory.directory().join("access.log")).unwrap();
     assert!(log.contains("\"drained\""), "{log}");
@@ -686,7 +711,7 @@ fn a_tunnel_counts_as_a_connection() {
     assert!(!refused());
     first.die();
     second.die();
-    crate::support::eventually("the places are free again", || {
+    eventually("the places are free again", || {
         let mut again = Http1::tls_try(gateway.https())?;
         again
             .send(Request::get("/nowhere").bytes())

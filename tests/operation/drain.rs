@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -77,20 +78,30 @@ fn half_sent_heads_do_not_hold_a_drain_up() {
 fn a_head_that_is_finished_in_a_drain_is_answered() {
     let upstream = Upstream::start();
     let site = Site::new(&upstream);
-    let mut running = site.start();
-    let mut client = Http1::tls(site.https);
-    client.exchange(&Request::get("/public/x")).expect(200);
-    client.send("GET /public/y HTTP/1.1\r\nHost: loc");
-    running.signal(Signal::TERM);
-    eventually("the drain has begun", || {
-        TcpStream::connect(site.https).is_err().then_some(())
+    eventually("a head is finished in time", || {
+        let mut running = site.start();
+        let mut client = Http1::tls(site.https);
+        client.exchange(&Request::get("/public/x")).expect(200);
+        client.send("GET /public/y HTTP/1.1\r\nHost: loc");
+        let (took, ()) = timed(|| {
+            running.signal(Signal::TERM);
+            eventually("the drain has begun", || {
+                TcpStream::connect(site.https).is_err().then_some(())
+            });
+            client.send("alhost\r\n\r\n");
+        });
+        let answer = client.try_read_for("GET");
+        assert_eq!(running.ended(), Some(0));
+        // Two seconds are given; where the machine stood still for as long, there is another try.
+        if answer.is_none() && took > Duration::from_secs(1) {
+            return None;
+        }
+        let answer = answer.expect("an answer");
+        answer.expect(200);
+        assert_eq!(answer.one("connection"), "close");
+        assert!(client.is_closed());
+        Some(())
     });
-    client.send("alhost\r\n\r\n");
-    let answer = client.read();
-    answer.expect(200);
-    assert_eq!(answer.one("connection"), "close");
-    assert!(client.is_closed());
-    assert_eq!(running.ended(), Some(0));
 }
 
 // OP2, DESIGN section 9: readiness goes first. While `drain_delay` runs, all is served as before; a second TERM ends it at once.

@@ -63,8 +63,15 @@ fn a_slow_head_is_ended() {
         answer.expect(408);
     }
     assert!(slow.is_closed());
-    let mut idle = gateway.connect();
-    idle.exchange(&Request::get("/public/x")).expect(200);
+    // Where the machine stands still before the request, its connection was idle: another one is tried.
+    let mut idle = eventually("a request in time", || {
+        let mut idle = gateway.connect();
+        let answer = idle
+            .send(Request::get("/public/x").bytes())
+            .try_read_for("GET")?;
+        answer.expect(200);
+        Some(idle)
+    });
     assert!(idle.is_closed());
     let mut h2 = Frames::connect(gateway.https());
     while h2.read().is_some() {}
