@@ -14,6 +14,7 @@ use crate::support::eventually;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Key;
 use crate::support::gateway::Setup;
+use crate::support::gateway::half_past;
 use crate::support::gateway::new_key;
 use crate::support::ports::free_port;
 use crate::support::request::Request;
@@ -263,7 +264,7 @@ fn whatever_should_be_known_is_told_once() {
         .set("auth", "failures", r#""3/min""#)
         .set("alerts", "unusual_requests", "30")
         .set("alerts", "unusual_factor", "5")
-        .start_at(Clock::movable());
+        .start_at(half_past());
     let told = Told::of(&gateway);
     let key = gateway.key("acme");
     // FF15: the error rate, from the threshold on.

@@ -52,6 +52,8 @@ fn the_bound_is_exact_over_all_workers() {
             .map(|_| scope.spawn(|| gateway.send(&Request::get("/public/x"))))
             .collect();
         wait_for_queue(&gateway, 36);
+        // They have their places, and may be on their way.
+        upstream.wait_for_hits(4);
         assert_eq!(upstream.hits(), 4);
         let active = format!(
             r#"portcullis_upstream_server_requests_active{{upstream="legacy",server="{}"}}"#,

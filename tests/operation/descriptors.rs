@@ -49,9 +49,9 @@ fn the_control_side_works_when_clients_hold_all_descriptors() {
         let text = Http1::plain(site.admin()).exchange(&request).text();
         let name = r#"portcullis_connection_events_total{event="refused_descriptors"} "#;
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.parse::<f64>().ok().filter(|count| *count > 0.0)
+        line.parse::<f64>().ok().filter(|count| *count > 100.0)
     });
-    assert!(refused > 100.0, "{refused}");
+    assert!(refused <= 600.0, "{refused}");
     served
         .exchange(&Request::get("/any").bearer(&key))
         .expect(200);

@@ -106,6 +106,7 @@ struct Shared {
     stopping: AtomicBool,
     connections: AtomicUsize,
     aborted: AtomicUsize,
+    repeated: AtomicUsize,
 }
 
 /// The running backend; stops when dropped.
@@ -135,6 +136,7 @@ impl Upstream {
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             aborted: AtomicUsize::new(0),
+            repeated: AtomicUsize::new(0),
         });
         let for_thread = Arc::clone(&shared);
         let acceptor = thread::spawn(move || accept(&listener, &for_thread));
@@ -226,6 +228,11 @@ impl Upstream {
         eventually("the gateway cancels the request to the backend", || {
             (self.aborted() >= count).then_some(())
         });
+    }
+
+    /// How many bytes it got rid of by [`Step::Repeat`].
+    pub fn repeated(&self) -> usize {
+        self.shared.repeated.load(Ordering::SeqCst)
     }
 
     /// How many connections were made to it.
@@ -339,9 +346,12 @@ impl Conversation {
             Step::ReadBody => self.read_body(request, index),
             Step::Forget(count) => self.forget(count),
             Step::Send(bytes) => self.stream.write_all(&bytes).ok(),
-            Step::Repeat(bytes, times) => {
-                (0..times).try_for_each(|_| self.stream.write_all(&bytes).ok())
-            }
+            Step::Repeat(bytes, times) => (0..times).try_for_each(|_| {
+                self.stream.write_all(&bytes).ok()?;
+                let repeated = &self.shared.repeated;
+                repeated.fetch_add(bytes.len(), Ordering::SeqCst);
+                Some(())
+            }),
             Step::Wait(gate) => gate.pass().then_some(()),
             Step::Hold => {
                 while self.fill().is_some() {}
