@@ -106,8 +106,8 @@ fn a_spray_from_everywhere_is_counted_in_a_bounded_table() {
 
 type Flood = (&'static str, fn(&mut Frames, u32) -> bool);
 
-/// Each sends its next piece; `false` when the connection takes no more.
-const FLOODS: [Flood; 9] = [
+/// Each sends its next piece, of a hundred that go together; `false` when the connection takes no more.
+const FLOODS: [Flood; 8] = [
     ("PING", |client, _| client.send(PING, 0, 0, &[0; 8])),
     ("SETTINGS", |client, _| client.send(SETTINGS, 0, 0, &[])),
     ("PRIORITY", |client, _| {
@@ -133,17 +133,28 @@ const FLOODS: [Flood; 9] = [
         let stream = client.open(&frames::get("/public/hold"), true);
         client.send(RST_STREAM, 0, stream, &8u32.to_be_bytes())
     }),
-    // Slow enough that each request is under way before it is given up.
-    ("paced reset", |client, _| {
-        let stream = client.open(&frames::get("/public/hold"), true);
-        client.lives() && client.send(RST_STREAM, 0, stream, &8u32.to_be_bytes())
-    }),
     // The gateway is made to reset the streams itself.
     ("MadeYouReset", |client, _| {
         let stream = client.open(&post(), false);
         client.send(WINDOW_UPDATE, 0, stream, &[0; 4])
     }),
 ];
+
+/// Slow enough that each request is under way before it is given up; as many at once as are allowed, or a busy machine would pace them to a rate that any
+/// client may have.
+const PACED: Flood = ("paced reset", |client, _| {
+    let mut streams = Vec::new();
+    client.together(|client| {
+        let stream = || client.open(&frames::get("/public/hold"), true);
+        streams = std::iter::repeat_with(stream).take(90).collect();
+    });
+    client.lives()
+        && client.together(|client| {
+            for stream in streams {
+                client.send(RST_STREAM, 0, stream, &8u32.to_be_bytes());
+            }
+        })
+});
 
 fn post() -> Vec<(&'static str, &'static str)> {
     let mut fields = frames::get("/public/hold");
@@ -158,16 +169,27 @@ fn each_flood_of_frames_is_ended_and_counted() {
     upstream.script("/public/hold", vec![Step::Hold]);
     let gateway = Setup::usual(&upstream).start();
     let ended = || ["flooded", "protocol_error"].map(|event| gateway.connection_events(event));
-    for (name, flood) in FLOODS {
+    let gathered = |client: &mut Frames, flood: Flood, turn: u32| {
+        client.together(|client| {
+            (100 * turn..100 * (turn + 1)).for_each(|at| {
+                flood.1(client, at);
+            });
+        })
+    };
+    for flood in FLOODS.into_iter().chain([PACED]) {
+        let name = flood.0;
         let before: u64 = ended().iter().sum();
         let mut client = Frames::connect(gateway.https());
         client.greet();
         let mut beside = gateway.connect();
-        let lives = (0..30_000).all(|at| {
-            if at % 500 == 100 {
+        let lives = (0..300).all(|turn| {
+            if turn % 5 == 1 {
                 beside.exchange(&Request::get("/public/x")).expect(200);
             }
-            flood(&mut client, at)
+            match name == PACED.0 {
+                true => flood.1(&mut client, turn),
+                false => gathered(&mut client, flood, turn),
+            }
         });
         if lives {
             let outcome = client.outcome_unanswered(u32::MAX);

@@ -108,9 +108,13 @@ fn rapid_resets_end_the_connection() {
     let (_upstream, gateway) = usual();
     let mut client = Frames::connect(gateway.https());
     let mut lives = true;
-    for _ in 0..20_000 {
-        let stream = client.open(&frames::get("/public/x"), true);
-        lives = client.send(frames::RST_STREAM, 0, stream, &8u32.to_be_bytes());
+    for _ in 0..200 {
+        lives = client.together(|client| {
+            for _ in 0..100 {
+                let stream = client.open(&frames::get("/public/x"), true);
+                client.send(frames::RST_STREAM, 0, stream, &8u32.to_be_bytes());
+            }
+        });
         if !lives {
             break;
         }

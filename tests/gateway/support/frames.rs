@@ -25,6 +25,8 @@ pub enum Outcome {
 pub struct Frames {
     wire: Box<dyn Wire>,
     next_stream: u32,
+    /// What is to be sent in one piece.
+    gathered: Option<Vec<u8>>,
 }
 
 /// DATA.
@@ -75,6 +77,7 @@ impl Frames {
         Frames {
             wire: Box::new(tls(address, "localhost", tls_config(&["h2"])).unwrap()),
             next_stream: 1,
+            gathered: None,
         }
     }
 
@@ -193,8 +196,21 @@ impl Frames {
         Some((head[3], head[4], number(&head[5..]), payload))
     }
 
+    /// Sends in one piece what this sends one by one; whether the connection took it. What is a flood goes by what comes within a moment: how fast a test
+    /// can send frame by frame depends on what else the machine does.
+    pub fn together(&mut self, sends: impl FnOnce(&mut Frames)) -> bool {
+        self.gathered = Some(Vec::new());
+        sends(self);
+        let bytes = self.gathered.take().unwrap_or_default();
+        self.write(&bytes)
+    }
+
     /// Sends these bytes; whether the connection took them.
     pub fn write(&mut self, bytes: &[u8]) -> bool {
+        if let Some(gathered) = &mut self.gathered {
+            gathered.extend_from_slice(bytes);
+            return true;
+        }
         self.wire
             .write_all(bytes)
             .and_then(|()| self.wire.flush())

@@ -101,7 +101,8 @@ struct Shared {
     requests: Mutex<Vec<Recorded>>,
     changed: Condvar,
     script: Mutex<HashMap<String, Vec<Step>>>,
-    open: Mutex<Vec<TcpStream>>,
+    /// By number, as long as they are open: thousands may come in one test.
+    open: Mutex<HashMap<usize, TcpStream>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     stopping: AtomicBool,
     connections: AtomicUsize,
@@ -248,7 +249,7 @@ impl Drop for Upstream {
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
-        for stream in self.shared.open.lock().unwrap().drain(..) {
+        for (_, stream) in self.shared.open.lock().unwrap().drain() {
             let _ = stream.shutdown(Shutdown::Both);
         }
         let threads: Vec<_> = self.shared.threads.lock().unwrap().drain(..).collect();
@@ -286,7 +287,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let connection = shared.connections.fetch_add(1, Ordering::SeqCst);
         let _ = stream.set_nodelay(true);
         if let Ok(handle) = stream.try_clone() {
-            shared.open.lock().unwrap().push(handle);
+            shared.open.lock().unwrap().insert(connection, handle);
         }
         let for_thread = Arc::clone(shared);
         let thread = thread::spawn(move || {
@@ -298,8 +299,14 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             };
             while conversation.one_request().is_some() {}
             let _ = conversation.stream.shutdown(Shutdown::Both);
+            let shared = &conversation.shared;
+            shared.open.lock().unwrap().remove(&connection);
         });
-        shared.threads.lock().unwrap().push(thread);
+        let mut threads = shared.threads.lock().unwrap();
+        if threads.len() % 100 == 99 {
+            threads.retain(|thread| !thread.is_finished());
+        }
+        threads.push(thread);
     }
 }
 
