@@ -80,16 +80,17 @@ fn waits(gateway: &Gateway, key: &Key, count: usize) -> Vec<Duration> {
     waits
 }
 
-// The store is slow, 40 ms a trip: who is charged by lease does not wait for it, since permits are fetched ahead, and who is charged there waits for one
+// The store is slow, 200 ms a trip: who is charged by lease does not wait for it, since permits are fetched ahead, and who is charged there waits for one
 // trip and is charged exactly.
 #[test]
 fn a_slow_store_is_waited_for_by_small_limits_alone() {
     if left_out() {
         return;
     }
-    let trip = Duration::from_millis(40);
+    // Long beside what a request takes on a busy machine.
+    let trip = Duration::from_millis(200);
     let (redis, upstream) = (Redis::start(), Upstream::start());
-    for (quota, leased) in [("100000/hour", true), ("300/hour", false)] {
+    for (quota, leased, count) in [("100000/hour", true, 100), ("300/hour", false, 10)] {
         let relay = Relay::to(redis.port);
         let setup = Setup::limited(&upstream, quota, "unlimited");
         let gateway = relay.node(setup, "gw-1").start();
@@ -97,18 +98,18 @@ fn a_slow_store_is_waited_for_by_small_limits_alone() {
         heard_of(&gateway, &key);
         relay.slow(trip);
         // The first ask there in any case: nothing is held yet.
-        let first = waits(&gateway, &key, 20);
+        let first = waits(&gateway, &key, count / 5);
         assert!(*first.last().unwrap() >= trip, "{first:?}");
-        let waits = waits(&gateway, &key, 100);
-        let (least, median) = (waits[0], waits[50]);
+        let waits = waits(&gateway, &key, count);
+        let (least, median) = (waits[0], waits[count / 2]);
         match leased {
             true => assert!(median < trip / 2, "{median:?}"),
             false => assert!(least >= trip, "{least:?}"),
         }
-        let used = used(&redis, &key);
+        let (used, asked) = (used(&redis, &key), count as u64 * 6 / 5);
         match leased {
-            true => assert!(used >= 120, "{used}"),
-            false => assert_eq!(used, 120),
+            true => assert!(used >= asked, "{used}"),
+            false => assert_eq!(used, asked),
         }
         gateway.stop();
     }
