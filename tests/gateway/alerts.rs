@@ -182,7 +182,8 @@ fn what_is_not_taken_is_sent_again_until_it_is() {
     let pause = |gateway: &Gateway, tries: u64, seconds: u64| {
         eventually("the try is over", || {
             let failed = gateway.metric(r#"portcullis_alerts_total{outcome="failed_try"}"#);
-            (failed == tries).then_some(())
+            // More, where the machine stood still for as long as the gateway waits between two.
+            (failed >= tries).then_some(())
         });
         gateway.advance(Duration::from_secs(seconds));
     };
@@ -371,11 +372,11 @@ fn alerts_over_https_go_to_the_receiver_alone() {
             continue;
         }
         eventually("the first try is over", || {
-            (tries("failed_try") == 1).then_some(())
+            (tries("failed_try") >= 1).then_some(())
         });
         gateway.advance(Duration::from_secs(5));
         eventually("the second try is over", || {
-            (tries("failed_try") == 2).then_some(())
+            (tries("failed_try") >= 2).then_some(())
         });
         assert_eq!(told.alerts(&gateway)[0]["delivery"], "pending", "{name}");
         assert_eq!(receiver.seen().len(), 0, "{name}: not a byte of it");

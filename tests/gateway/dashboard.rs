@@ -123,7 +123,7 @@ fn an_operator_lives_in_the_dashboard() {
         if let Some(status) = child.try_wait().unwrap() {
             break Some(status);
         }
-        if begun.elapsed() > Duration::from_secs(240) {
+        if begun.elapsed() > Duration::from_secs(600) {
             let _ = child.kill();
             let _ = child.wait();
             break None;

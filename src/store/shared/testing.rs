@@ -50,7 +50,8 @@ impl Server {
         }
         let settings = Redis {
             servers: vec![address.to_string()],
-            timeout: Duration::from_secs(5),
+            // A hundred thousand keys in one act take their time on a busy machine.
+            timeout: Duration::from_secs(60),
             ..Redis::default()
         };
         Some(Server {
