@@ -153,7 +153,15 @@ impl Tokens {
         let set = keys.set();
         let key = match set.find(jwt.key_id(), algorithm) {
             Ok(key) => key,
-            Err("unknown_kid") => return Err(self.unknown_key(&keys, now, patience)),
+            Err("unknown_kid") => {
+                return match self.unknown_key(&keys, now, patience) {
+                    // Another set came between the look and the question, and may have the key.
+                    Failure::Invalid(_) if keys.version() != set.version() => {
+                        self.verify_jwt(snapshot, text, kind, now, patience)
+                    }
+                    failure => Err(failure),
+                };
+            }
             Err(reason) => return Err(Failure::Invalid(reason)),
         };
         if !key.verifies(algorithm, jwt.signed(), jwt.signature()) {
