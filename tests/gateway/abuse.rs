@@ -21,6 +21,7 @@ use crate::support::frames::SETTINGS;
 use crate::support::frames::WINDOW_UPDATE;
 use crate::support::gateway::Gateway;
 use crate::support::gateway::Setup;
+use crate::support::gateway::still;
 use crate::support::request::Request;
 use crate::support::upstream::Step;
 use crate::support::upstream::Upstream;
@@ -37,7 +38,7 @@ fn a_spray_of_unknown_keys_hurts_no_known_one() {
     let upstream = Upstream::start();
     let gateway = Setup::usual(&upstream)
         .set("auth", "failures", r#""50/min""#)
-        .start();
+        .start_at(still());
     let good = gateway.key("acme");
     let revoked = gateway.key("acme");
     gateway.revoke(&revoked);
@@ -84,7 +85,7 @@ fn a_spray_from_everywhere_is_counted_in_a_bounded_table() {
     let gateway = Setup::usual(&upstream)
         .set("trusted_proxies", "networks", r#"["127.0.0.1"]"#)
         .set("trusted_proxies", "headers", r#""trust""#)
-        .start();
+        .start_at(still());
     let good = gateway.key("acme");
     let mut proxy = gateway.connect();
     for count in 0..6_000u32 {
