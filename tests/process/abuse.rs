@@ -132,13 +132,15 @@ fn floods_and_bombs_leave_memory_flat() {
         move || {
             for _ in 0..5 {
                 let mut client = Frames::connect(https);
-                let _ = (0..50).all(|turn| {
+                let _ = (0..200).all(|turn| {
                     client.together(|client| {
                         (100 * turn..100 * (turn + 1)).for_each(|at| {
                             send(client, at);
                         });
                     })
                 });
+                // Who leaves at once takes with it what the gateway has not read yet.
+                while client.read().is_some() {}
             }
         }
     };
