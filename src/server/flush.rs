@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use crate::alerts::Alerts;
 use crate::alerts::rules::ErrorRates;
 use crate::alerts::unwritten::Unwritten;
+use crate::aside::give_way;
 use crate::clock::Now;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
@@ -115,7 +116,14 @@ impl Flusher {
         if saved.is_err() {
             self.quota.unexport(changes);
             self.usage.put_back(&usage);
-        } else if let Some(watch) = self.watch.get() {
+            return saved;
+        }
+        // Each with the times of its burst.
+        for (index, row) in changes.rows.into_iter().enumerate() {
+            drop(row);
+            give_way(index);
+        }
+        if let Some(watch) = self.watch.get() {
             let rules = &watch.snapshot.load().config.alerts;
             let alerts = lock(&watch.rates).take_in(rules, &usage, now.wall);
             alerts
