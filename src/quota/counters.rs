@@ -168,13 +168,12 @@ impl Quota {
     pub(super) fn export_new_from(&self, many: usize) -> Changes {
         let tenants = self.tenants.export(many);
         let keys = self.keys.export(many);
-        let keys = keys
-            .into_iter()
-            .map(|(id, saved)| (Subject::Key(id), saved));
-        let tenants = tenants
-            .into_iter()
-            .map(|(id, saved)| (Subject::Tenant(id), saved));
-        let mut changes = Changes::default();
+        let mut changes = Changes {
+            rows: Vec::with_capacity(keys.len() + tenants.len()),
+            removed: Vec::new(),
+        };
+        let keys = keys.map(|(id, saved)| (Subject::Key(id), saved));
+        let tenants = tenants.map(|(id, saved)| (Subject::Tenant(id), saved));
         for (subject, saved) in keys.chain(tenants) {
             let Some((quota, burst)) = saved else {
                 changes.removed.push(subject);

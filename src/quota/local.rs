@@ -100,8 +100,11 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
     }
 
     /// Hands over the ids noted since the last call, in order, each once, with what is to be written of them, or `None` for those that are gone. Of
-    /// fewer than `only_new_from` that is all, else what is new.
-    pub(super) fn export(&self, only_new_from: usize) -> Vec<(K, Option<Saved>)> {
+    /// fewer than `only_new_from` that is all, else what is new. What is not asked for is lost.
+    pub(super) fn export(
+        &self,
+        only_new_from: usize,
+    ) -> impl ExactSizeIterator<Item = (K, Option<Saved>)> {
         let mut noted = Vec::new();
         for lane in &self.changed {
             noted.append(&mut lock(lane));
@@ -116,17 +119,25 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
             same
         });
         let only_new = noted.len() >= only_new_from;
-        let mut exported = Vec::with_capacity(noted.len());
-        for (index, (id, number)) in noted.into_iter().enumerate() {
+        (0..noted.len()).map(move |index| {
             give_way(index);
-            let saved = self.find(&id, number).and_then(|mut held| {
+            self.look_ahead_of_some(&noted, index);
+            let (id, number) = &noted[index];
+            let saved = self.find(id, *number).and_then(|mut held| {
                 held.windows.changed = false;
                 let saved = held.windows.save(only_new);
                 (saved != (None, None)).then_some(saved)
             });
-            exported.push((id, saved));
+            (id.clone(), saved)
+        })
+    }
+
+    /// Has the seats of some brought from memory together that are wanted one after another. To be called for each of all.
+    pub(crate) fn look_ahead_of_some(&self, noted: &[(K, u32)], index: usize) {
+        if index.is_multiple_of(LOOKED_AT) {
+            let some = noted.iter().skip(index).take(LOOKED_AT);
+            some.for_each(|(_, number)| self.seats.look_ahead(*number));
         }
-        exported
     }
 
     /// Forgets windows that are all over, and whom nothing is left of, where `at_rest` says so of what lies beside his windows.
@@ -150,3 +161,6 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
 
 /// How long after its end a window stays.
 const GRACE_MICROS: i64 = 10_000_000;
+
+/// Seats that are looked at together: as many as a processor asks its memory for at once.
+const LOOKED_AT: usize = 16;

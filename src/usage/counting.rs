@@ -106,8 +106,9 @@ impl Usage {
         // Rows come in order so, and are larger to sort.
         noted.sort_unstable();
         let mut rows = Vec::with_capacity(noted.len() + apart.len());
-        for (index, (key, number)) in noted.into_iter().enumerate() {
+        for (index, &(key, number)) in noted.iter().enumerate() {
             give_way(index);
+            self.keys.look_ahead_of_some(&noted, index);
             // Whoever is noted keeps his seat.
             let Some(mut held) = self.keys.find(&key, number) else {
                 continue;
