@@ -21,6 +21,7 @@ use crate::store::counters::Batch;
 use crate::store::counters::Row;
 #[cfg(test)]
 use crate::store::counters::Subject;
+use crate::store::counters::journal::Hand;
 use crate::store::counters::tables;
 use crate::store::outcome::Failure;
 use crate::store::outcome::VerbError;
@@ -68,8 +69,10 @@ pub(crate) fn counter_rows(data: &[u8]) -> Vec<Row> {
         ..Batch::default()
     };
     // Each save folds a part of the journal: what was read can be folded.
+    let mut hand = Hand::default();
     for _ in 0..2 {
-        tables::write(&mut connection, &batch, NOW, boot).expect("memory takes what it gave");
+        tables::write(&mut connection, &mut hand, &batch, NOW, boot)
+            .expect("memory takes what it gave");
     }
     let (_, again) = tables::load(connection, NOW, boot).expect("what was saved is good");
     // A burst without times is none, and who has no window is not there.
@@ -112,7 +115,8 @@ impl CounterFile {
             usage: &[],
         };
         let connection = self.0.as_mut().unwrap();
-        tables::write(connection, &batch, now, &format!("boot {boot}")).unwrap();
+        let mut hand = Hand::default();
+        tables::write(connection, &mut hand, &batch, now, &format!("boot {boot}")).unwrap();
     }
 }
 

@@ -14,6 +14,7 @@ use crate::store::history::HourRow;
 
 mod error;
 pub(super) mod journal;
+mod lines;
 pub(super) mod tables;
 #[cfg(test)]
 mod tests;
@@ -94,6 +95,7 @@ pub struct Batch<'a> {
 #[derive(Debug)]
 pub struct Counters {
     connection: Connection,
+    hand: journal::Hand,
     path: PathBuf,
     boot_id: String,
     /// Whether each save is on the disk when it returns.
@@ -131,6 +133,7 @@ impl Counters {
             Ok((connection, rows)) => {
                 let counters = Counters {
                     connection,
+                    hand: journal::Hand::default(),
                     path,
                     boot_id: boot_id.to_owned(),
                     synced: false,
@@ -155,13 +158,19 @@ impl Counters {
         Ok(())
     }
 
-    /// Writes a batch, all of it or none; a large one into the journal, of which each save folds a part into the tables. A `kill -9` afterwards forgets nothing of it; a loss of power may, unless saves are synced.
+    /// Writes a batch, all of it or none; a large one into the journal, of which each save merges a part or folds it into the tables. A `kill -9` afterwards forgets nothing of it; a loss of power may, unless saves are synced.
     ///
     /// # Errors
     /// `CountersError`; nothing was written, and the batch should be offered again.
     pub fn save(&mut self, batch: &Batch<'_>, now: Now) -> Result<(), CountersError> {
-        tables::write(&mut self.connection, batch, now, &self.boot_id)
-            .map_err(|error| Problem::Sqlite(error).at(self.path.clone()))
+        tables::write(
+            &mut self.connection,
+            &mut self.hand,
+            batch,
+            now,
+            &self.boot_id,
+        )
+        .map_err(|error| Problem::Sqlite(error).at(self.path.clone()))
     }
 
     /// Does this with the file.

@@ -10,6 +10,7 @@ use rusqlite::Rows;
 use rusqlite::Transaction;
 use rusqlite::params;
 
+use crate::aside::step_aside;
 use crate::clock::Now;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
@@ -28,6 +29,7 @@ use super::UsageRow;
 use super::error::Problem;
 use super::journal;
 use super::key_text;
+use super::lines;
 use super::parse_key;
 use super::parse_subject;
 
@@ -93,7 +95,7 @@ pub(in crate::store) fn load(
     whole::leave_alone(&connection, false)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
-    connection.progress_handler(STEPS, Some(step_aside))?;
+    connection.progress_handler(STEPS, Some(let_others))?;
     Ok((connection, rows))
 }
 
@@ -145,9 +147,9 @@ fn move_to_this_boot(
     if saved_boot == boot_id && !boot_id.is_empty() {
         return Ok(());
     }
-    // What the journal holds has the old times too.
-    journal::fold_all(transaction)?;
     let shift = saved_offset.saturating_sub(clock_offset(now));
+    // First, since some of its lines go on from what the tables say.
+    journal::shift(transaction, shift)?;
     transaction.execute(
         "UPDATE limit_state SET quota_opened = quota_opened + ?1, burst_base = burst_base + ?1",
         [shift],
@@ -187,8 +189,8 @@ pub(super) fn row_of(connection: &Connection, subject: &Subject) -> rusqlite::Re
     };
     read_row(row).map(Some).map_err(|problem| match problem {
         Problem::Sqlite(error) => error,
-        Problem::Damaged(what) => journal::nonsense(what),
-        other => journal::nonsense(format!("{other:?}")),
+        Problem::Damaged(what) => lines::nonsense(what),
+        other => lines::nonsense(format!("{other:?}")),
     })
 }
 
@@ -274,22 +276,27 @@ fn read_usage_rows(found: &mut Rows<'_>, rows: &mut Vec<UsageRow>) -> Result<(),
 
 pub(in crate::store) fn write(
     connection: &mut Connection,
+    hand: &mut journal::Hand,
     batch: &Batch<'_>,
     now: Now,
     boot_id: &str,
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
+    let mut known = hand.clone();
     write_meta(&transaction, now, boot_id)?;
     let changes = batch.rows.len() + batch.removed.len() + batch.usage.len();
     // What stands in the journal is older than what comes now, and must not be laid over it later.
-    if changes < JOURNAL_FROM && all_whole(batch) && journal::is_empty(&transaction)? {
+    let large = changes >= JOURNAL_FROM;
+    if !large && all_whole(batch) && journal::is_empty(&transaction)? {
         put(&transaction, batch)?;
     } else {
         journal::append(&transaction, batch)?;
-        journal::fold_some(&transaction)?;
+        journal::tend(&transaction, &mut known, now.wall, large)?;
     }
     history::let_go(&transaction, now.wall)?;
-    transaction.commit()
+    transaction.commit()?;
+    *hand = known;
+    Ok(())
 }
 
 fn all_whole(batch: &Batch<'_>) -> bool {
@@ -334,8 +341,8 @@ pub(super) fn put(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite:
 }
 
 /// A statement that has got so far lets others run, and goes on.
-fn step_aside() -> bool {
-    std::thread::yield_now();
+fn let_others() -> bool {
+    step_aside();
     false
 }
 

@@ -115,9 +115,10 @@ impl History {
                 None => hours_of_all(connection, since, until)?,
                 Some(keys) => hours_of_some(connection, keys, since, until)?,
             };
-            let mut recent = journal::usage(connection, None)?;
-            recent.retain(|row| keys.is_none_or(|keys| keys.contains(&row.key)));
-            hours.add_all(&recent, since, until);
+            journal::each_usage(connection, |mut recent| {
+                recent.retain(|row| keys.is_none_or(|keys| keys.contains(&row.key)));
+                hours.add_all(&recent, since, until);
+            })?;
             Ok(hours.0.into_iter().collect())
         })
     }
@@ -138,12 +139,14 @@ impl History {
                     keys.insert(key, tally(row, 1)?);
                 }
             }
-            for row in journal::usage(connection, None)? {
-                if (since..=until).contains(&row.hour) {
-                    let sum: &mut Tally = keys.entry(row.key).or_default();
-                    *sum = sum.and(&row.tally);
+            journal::each_usage(connection, |recent| {
+                for row in recent {
+                    if (since..=until).contains(&row.hour) {
+                        let sum: &mut Tally = keys.entry(row.key).or_default();
+                        *sum = sum.and(&row.tally);
+                    }
                 }
-            }
+            })?;
             Ok(keys)
         })
     }
