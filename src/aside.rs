@@ -19,7 +19,7 @@ pub fn give_way(piece: usize) {
 pub fn step_aside() {
     let (back, away) = LAST.get();
     let before = Clock::system().mono();
-    if before.since(back) < away / SHARE {
+    if before.since(back) < (away / SHARE).min(STRETCH_MAX) {
         return;
     }
     std::thread::yield_now();
@@ -37,22 +37,27 @@ const PIECES: usize = 32;
 
 /// So much of the time that others had is worked before they are let run again.
 const SHARE: u32 = 4;
+/// But no longer than this, which is what somebody may wait.
+const STRETCH_MAX: Duration = Duration::from_millis(2);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Ten seconds away are two and a half of work; after that, whoever is ready is let run again.
+    /// Four milliseconds away are one of work, ten seconds two; after that, whoever is ready is let run again.
     #[test]
     fn who_gave_way_for_long_works_on_for_a_while() {
-        let now = Clock::system().mono();
-        let away = Duration::from_secs(10);
-        LAST.set((now, away));
-        step_aside();
-        assert_eq!(LAST.get(), (now, away));
-        let long_ago = Mono(now.0 - 2_500_001);
-        LAST.set((long_ago, away));
-        step_aside();
-        assert_ne!(LAST.get(), (long_ago, away));
+        for (away, stretch) in [(4_000, 1_000), (10_000_000, 2_000)] {
+            let away = Duration::from_micros(away);
+            // As if it had only just come back, by far: the machine may stand still meanwhile.
+            let just_now = Mono(Clock::system().mono().0 + 1_000_000);
+            LAST.set((just_now, away));
+            step_aside();
+            assert_eq!(LAST.get(), (just_now, away));
+            let long_ago = Mono(Clock::system().mono().0 - stretch - 1);
+            LAST.set((long_ago, away));
+            step_aside();
+            assert_ne!(LAST.get(), (long_ago, away));
+        }
     }
 }
