@@ -53,19 +53,22 @@ impl Claim {
             self.burst_seconds = rate.seconds;
         }
         self.count_from(now);
-        if self
-            .opened
-            .is_some_and(|opened| now >= opened + micros(self.seconds) + SLACK)
-        {
-            (self.opened, self.used) = (None, 0);
-        }
-        let length = micros(self.seconds) + SLACK;
-        self.others.take_if(|(opened, _)| now >= *opened + length);
         // The store's time may be guessed too late here by one trip.
+        self.end(now.saturating_sub(SLACK));
         let length = micros(self.burst_seconds) + SLACK;
         while self.burst.front().is_some_and(|(at, _)| at + length <= now) {
             self.burst.pop_front();
         }
+    }
+
+    /// Knows nothing any more of a quota window that is over at this time.
+    pub(super) fn end(&mut self, now: u64) {
+        let length = micros(self.seconds);
+        let is_over = |opened: u64| now >= opened + length;
+        if self.opened.is_some_and(is_over) {
+            (self.opened, self.used) = (None, 0);
+        }
+        self.others.take_if(|(opened, _)| is_over(*opened));
     }
 
     /// What lies ahead of the store's time was counted before that was set back: it counts from now, as in the store.

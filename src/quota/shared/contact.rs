@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use redis::Pipeline;
 
+use crate::clock::Mono;
 use crate::model::key::KeyId;
 use crate::model::limit::Limits;
 use crate::store::StoreError;
@@ -91,8 +92,7 @@ impl Counting {
         let told = answer.and_then(|answers| {
             let answer = answers.into_iter().next().unwrap_or_default();
             let epoch = answer.get(3).cloned().unwrap_or_default();
-            self.store_time = Some((number(&answer, 1), asked_at));
-            self.heard = asked_at;
+            self.heard_at(number(&answer, 1), asked_at);
             if epoch != self.epoch {
                 self.claim_all(link)?;
                 self.epoch = epoch;
@@ -162,13 +162,48 @@ impl Counting {
         claim.say(pipe, &self.scripts.claim, &keys, about, holding, now);
     }
 
+    /// Notes the store's time: so late at most when it was asked.
+    pub(super) fn heard_at(&mut self, store: u64, asked_at: Mono) {
+        if let Some(guessed) = self.guess(asked_at).filter(|at| store + STANDS_STILL < *at) {
+            self.set_back(guessed);
+        }
+        self.store_time = Some((store, asked_at));
+        self.heard = self.heard.max(asked_at);
+    }
+
+    /// The store's clock was set back from this time. A window that was over is not said again as if it were open: of two the store goes on with the one
+    /// that was opened first, and the other would end with it.
+    fn set_back(&mut self, from: u64) {
+        for key in self.leases.keys() {
+            let Some(mut held) = self.leases.find(key) else {
+                continue;
+            };
+            if held.window_ends().is_some_and(|ends| ends <= from) {
+                let limits = *held.limits();
+                let (uses, window) = held.spent();
+                let claim = self.claims.entry(Subject::Key(key).to_string());
+                let claim = claim.or_default();
+                claim.roll(&limits, from);
+                for (at, count) in uses {
+                    claim.take(&limits, count, window, at);
+                }
+            }
+        }
+        for claim in self.claims.values_mut() {
+            claim.end(from);
+        }
+    }
+
     /// The store's time, as far as it is known here.
     pub(super) fn now(&self) -> u64 {
         let now = self.clock.now();
-        match self.store_time {
-            Some((store, at)) => store + now.mono.since(at).as_micros() as u64,
-            None => now.wall.0,
-        }
+        self.guess(now.mono).unwrap_or(now.wall.0)
+    }
+
+    /// The same at this moment: no earlier than it is, unless it was set forward, and later by a trip at most.
+    fn guess(&self, at: Mono) -> Option<u64> {
+        let (store, asked_at) = self.store_time?;
+        Some(store + at.since(asked_at).as_micros() as u64)
     }
 }
 
@@ -176,3 +211,5 @@ impl Counting {
 pub(super) const LEARN: Duration = Duration::from_secs(1);
 /// Between two tries of a server that is away.
 const RETRY: Duration = Duration::from_millis(500);
+/// By how much the store's clock may be set back without its time going back (see `begin.lua`), in microseconds.
+const STANDS_STILL: u64 = 1_000_000;

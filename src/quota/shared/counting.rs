@@ -459,11 +459,6 @@ impl Counting {
             false => Verdict::Refused(exhausted(numbers, wait)),
         }
     }
-
-    pub(super) fn heard_at(&mut self, store: u64, asked_at: Mono) {
-        self.store_time = Some((store, asked_at));
-        self.heard = self.heard.max(asked_at);
-    }
 }
 
 pub(super) fn limits_of(pipe: &mut Pipeline, limits: &Limits) {

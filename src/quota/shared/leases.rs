@@ -414,7 +414,13 @@ impl Held {
         (std::mem::take(&mut self.uses), holding)
     }
 
-    /// What was used and not reported yet, while there is nobody to report to; and the window that it counts in.
+    /// When the quota window that it is of ends, in the store's time.
+    pub(super) fn window_ends(&self) -> Option<u64> {
+        let rate = self.limits.quota?;
+        Some(self.told.opened + micros(rate.seconds))
+    }
+
+    /// What was used and not reported yet, while there is nobody to report to, or no window to report of; and the window that it counts in.
     pub(super) fn spent(&mut self) -> (Vec<(u64, u64)>, u64) {
         self.entry = None;
         (std::mem::take(&mut self.uses), self.told.opened)

@@ -27,6 +27,8 @@ use crate::quota::Numbers;
 use crate::store::counters::Subject;
 
 mod answers;
+#[cfg(test)]
+mod checks;
 mod claims;
 mod contact;
 mod counting;

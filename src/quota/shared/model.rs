@@ -207,7 +207,7 @@ fn until_the_end_of_a_window(cluster: &mut Cluster, plan: &Limits) {
     let mut ends = u64::MAX;
     while cluster.now() + 300_000 < ends - 10_000 {
         served(cluster, plan, 0, 30);
-        ends = cluster.admitted[&key(1)][0].2.unwrap() * 1_000_000;
+        ends = cluster.admitted[&key(1)][0].ends.unwrap() * 1_000_000;
         cluster.advance(300_000.min(ends - 10_000 - cluster.now()));
     }
     cluster.advance(ends - 10_000 - cluster.now());
@@ -270,6 +270,60 @@ fn what_a_killed_node_used_late_counts_long_enough() {
     cluster.check(&plan);
     let (admitted, seconds) = (cluster.admitted[&key(1)].len(), 12);
     assert!(admitted > 600 * seconds / 6, "{admitted}");
+}
+
+/// A window that was over does not come back when the store's clock is set back and a node that had been silent says again what it admitted: the one
+/// that is open would end with it.
+#[test]
+fn a_window_that_was_over_stays_over() {
+    let Some(mut cluster) = Cluster::start(2) else {
+        return;
+    };
+    let plan = limits(Some((90, 8)), None);
+    served(&mut cluster, &plan, 1, 30);
+    let used = is_over_and_stays_over(&mut cluster, &plan, 100);
+    assert_eq!(used, 120);
+}
+
+/// The same of permits that were held of it, and used without another word.
+#[test]
+fn a_window_that_was_over_stays_over_for_leases() {
+    let Some(mut cluster) = Cluster::start(2) else {
+        return;
+    };
+    let plan = limits(Some((900, 8)), None);
+    for times in [20, 40, 40] {
+        served(&mut cluster, &plan, 1, times);
+        cluster.advance(100_000);
+    }
+    // Cut off from the store meanwhile.
+    cluster.request(1, key(1), &plan, 800);
+    cluster.serve(1, Fate::Lost, |_| {});
+    let (held, used) = (cluster.held(1, key(1)), cluster.admitted[&key(1)].len());
+    assert!(held > 10, "{held}");
+    for _ in 0..10 {
+        cluster.request(1, key(1), &plan, 1);
+    }
+    assert_eq!(cluster.admitted[&key(1)].len(), used + 10);
+    assert!(is_over_and_stays_over(&mut cluster, &plan, 1_000) > 900);
+}
+
+/// The first node uses the next window up before the clock is set back into the one before, and the second says again what it knows. Gives what had been
+/// used by then.
+fn is_over_and_stays_over(cluster: &mut Cluster, plan: &Limits, times: u32) -> usize {
+    cluster.advance(9_500_000);
+    served(cluster, plan, 0, times);
+    let used = cluster.admitted[&key(1)].len();
+    cluster.set_back(5_000_000);
+    cluster.request(1, key(1), plan, times);
+    cluster.serve(1, Fate::Lost, |_| {});
+    for _ in 0..20 {
+        served(cluster, plan, 1, 1);
+        served(cluster, plan, 0, 100);
+        cluster.advance(500_000);
+    }
+    cluster.check(plan);
+    used
 }
 
 /// The same where the store's clock was set back meanwhile: a lease goes on that is of the time before.
@@ -419,7 +473,7 @@ fn what_is_held_while_the_store_learns_counts_once() {
     cluster.serve(0, Fate::Arrives(0, 0), |_| {});
     cluster.check(&plan);
     assert_eq!(
-        cluster.admitted[&key(1)].last().map(|(_, cost, _)| *cost),
+        cluster.admitted[&key(1)].last().map(|last| last.cost),
         Some(1_000)
     );
     let held = cluster.held(0, key(1));

@@ -23,6 +23,8 @@ use super::Ask;
 use super::Asked;
 use super::Message;
 use super::Verdict;
+use super::checks::Admission;
+use super::checks::SetBack;
 use super::counting::Counting;
 use super::counting::Scripts;
 use super::counting::Work;
@@ -59,11 +61,12 @@ pub(in crate::quota) struct Cluster {
     pub(in crate::quota) clock: Clock,
     /// What the store's time is ahead of the monotonic clock: no wall clock of a node counts.
     ahead: u64,
-    /// When it was set back, had it not been, and by how much.
-    set_backs: Vec<(u64, u64)>,
+    pub(super) set_backs: Vec<SetBack>,
+    /// Whether the store ever forgot everything.
+    pub(super) forgot: bool,
     pub(super) nodes: Vec<Node>,
-    /// Of each key, when and how much was admitted, and the end of the quota window that the answer named.
-    pub(super) admitted: BTreeMap<KeyId, Vec<(u64, u32, Option<u64>)>>,
+    /// Of each key.
+    pub(super) admitted: BTreeMap<KeyId, Vec<Admission>>,
     /// The most that any answer said its quota had fallen by.
     pub(super) fell: u32,
     /// Trips so far.
@@ -91,8 +94,9 @@ impl Cluster {
         let server = Server::start()?;
         let address = &server.settings.servers[0];
         let client = redis::Client::open(format!("redis://{address}/")).unwrap();
-        // Ahead of the server's own, or it would take our windows for expired.
-        let (mono, wall) = (1_000_000_000, Clock::system().now().wall.0 + 3_600_000_000);
+        // Ahead of the server's own, or it would take our windows for expired; with a whole second, so that each time is the same.
+        let today = Clock::system().now().wall.0 / 1_000_000;
+        let (mono, wall) = (1_000_000_000, (today + 3_600) * 1_000_000);
         let clock = Clock::still(Now {
             mono: Mono(mono),
             wall: Wall(wall),
@@ -103,6 +107,7 @@ impl Cluster {
             clock,
             ahead: wall - mono,
             set_backs: Vec::new(),
+            forgot: false,
             nodes: Vec::new(),
             admitted: BTreeMap::new(),
             fell: 0,
@@ -155,12 +160,15 @@ impl Cluster {
 
     /// The same, had nobody set it back: what limits are held to.
     fn passed(&self) -> u64 {
-        self.now() + self.set_backs.iter().map(|(_, by)| by).sum::<u64>()
+        self.now() + self.set_backs.iter().map(|back| back.by).sum::<u64>()
     }
 
     /// The store's clock is set back by so much.
     pub(super) fn set_back(&mut self, micros: u64) {
-        self.set_backs.push((self.passed(), micros));
+        self.set_backs.push(SetBack {
+            at: self.passed(),
+            by: micros,
+        });
         self.ahead -= micros;
         self.set_time(self.now());
     }
@@ -220,9 +228,14 @@ impl Cluster {
     }
 
     fn admit(&mut self, key: KeyId, cost: u32, at: u64, numbers: &Numbers) {
-        let ends = numbers.quota.map(|quota| quota.reset_unix_seconds);
+        let admission = Admission {
+            set_backs: self.set_backs.len(),
+            at,
+            cost,
+            ends: numbers.quota.map(|quota| quota.reset_unix_seconds),
+        };
         self.fell = self.fell.max(numbers.fell);
-        self.admitted.entry(key).or_default().push((at, cost, ends));
+        self.admitted.entry(key).or_default().push(admission);
     }
 
     /// One round of a node's thread; `meanwhile` happens between its question and the answer.
@@ -422,6 +435,7 @@ impl Cluster {
 
     /// The store forgets everything, and nobody has found out yet.
     pub(super) fn forget(&mut self) {
+        self.forgot = true;
         let _: () = redis::cmd("FLUSHDB").query(&mut self.store).unwrap();
         self.set_time(self.now());
     }
@@ -441,75 +455,5 @@ impl Cluster {
             log,
             sum.unwrap_or(log),
         )
-    }
-
-    /// Never over the limit: in no span as long as the burst's, in no quota window; and windows do not overlap. Nothing is counted twice in the store.
-    pub(super) fn check(&mut self, limits: &Limits) {
-        let keys: Vec<KeyId> = self.admitted.keys().copied().collect();
-        for key in keys {
-            let (_, log, sum) = self.counted(key);
-            assert_eq!(log, sum, "{key}: the log and its sum");
-        }
-        for (key, all) in &self.admitted {
-            let mut all = all.clone();
-            all.sort_unstable();
-            if let Some(rate) = limits.burst {
-                let span = u64::from(rate.seconds) * 1_000_000;
-                let (mut first, mut sum) = (0, 0);
-                for (at, cost, _) in &all {
-                    sum += cost;
-                    while all[first].0 + span <= *at {
-                        sum -= all[first].1;
-                        first += 1;
-                    }
-                    assert!(sum <= rate.count, "{key}: {sum} of {rate} until {at}");
-                }
-            }
-            let Some(rate) = limits.quota else { continue };
-            let length = u64::from(rate.seconds);
-            if !self.set_backs.is_empty() {
-                check_renamed(&all, rate.count, length, &self.set_backs);
-                continue;
-            }
-            let mut windows: BTreeMap<u64, u32> = BTreeMap::new();
-            for (at, cost, ends) in &all {
-                let ends = ends.unwrap();
-                *windows.entry(ends).or_default() += cost;
-                let inside = (ends - length) * 1_000_000..ends * 1_000_000;
-                assert!(inside.contains(at), "{key}: {at} in a window until {ends}");
-            }
-            assert!(
-                windows.values().all(|sum| *sum <= rate.count),
-                "{key}: {windows:?} of {rate}"
-            );
-            let ends: Vec<u64> = windows.into_keys().collect();
-            assert!(ends.windows(2).all(|two| two[1] - two[0] >= length));
-        }
-    }
-}
-
-/// A window gets another end when the store's clock is set back while it is open, and is the same until that: what was used before counts.
-fn check_renamed(
-    all: &[(u64, u32, Option<u64>)],
-    count: u32,
-    length: u64,
-    set_backs: &[(u64, u64)],
-) {
-    // A window begins with a whole second, so it may be over so much before its length has passed.
-    let least = (length - 1) * 1_000_000;
-    let mut set_backs = set_backs.iter().peekable();
-    let (mut until, mut named, mut sum) = (0, None, 0);
-    for (at, cost, ends) in all {
-        while let Some((when, by)) = set_backs.next_if(|(when, _)| when <= at) {
-            if *when < until {
-                until = (until + by).min(when + least);
-            }
-        }
-        if *ends != named && *at >= until {
-            (until, sum) = (at + least, 0);
-        }
-        named = *ends;
-        sum += cost;
-        assert!(sum <= count, "{sum} of {count} in one window, at {at}");
     }
 }
