@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use rusqlite::OptionalExtension;
 use rusqlite::Rows;
 use rusqlite::Transaction;
+use rusqlite::hooks::Wal;
 use rusqlite::params;
 
 use crate::aside::step_aside;
@@ -96,6 +97,7 @@ pub(in crate::store) fn load(
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.progress_handler(STEPS, Some(let_others))?;
+    connection.wal_hook(Some(check_point))?;
     Ok((connection, rows))
 }
 
@@ -340,6 +342,17 @@ pub(super) fn put(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite:
     history::add(transaction, batch.usage)
 }
 
+/// After a commit that left so many pages in the log: brings them into the file, in small portions and beside those who wait. At a thousand, as SQLite has
+/// it, that takes five milliseconds at once. What cannot be done now is done after the next.
+#[expect(clippy::unnecessary_wraps, reason = "what SQLite calls")]
+fn check_point(wal: &mut Wal, pages: i32) -> rusqlite::Result<()> {
+    if pages >= CHECK_POINT_PAGES {
+        step_aside();
+        let _ = wal.checkpoint();
+    }
+    Ok(())
+}
+
 /// A statement that has got so far lets others run, and goes on.
 fn let_others() -> bool {
     step_aside();
@@ -412,6 +425,9 @@ const PACKED_BYTES: usize = 12;
 
 /// Steps of SQLite's machine, some ten microseconds.
 const STEPS: i32 = 500;
+
+/// A quarter of a MiB.
+const CHECK_POINT_PAGES: i32 = 64;
 
 /// Times are microseconds on the monotonic clock of the boot that `meta` names; `clock_offset` leads from there to the wall clock.
 const SCHEMA: &str = "
