@@ -20,6 +20,7 @@ mod meter;
 pub mod model;
 pub mod observed;
 pub mod pem;
+mod prefetch;
 pub mod snapshot;
 pub mod store;
 pub mod usage;

@@ -10,8 +10,9 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// The rooms, lowest first: each imports only from those before it.
-const LAYERS: [&str; 28] = [
+const LAYERS: [&str; 29] = [
     "clock",
+    "prefetch",
     "aside",
     "descriptors",
     "pem",
@@ -42,8 +43,9 @@ const LAYERS: [&str; 28] = [
 ];
 
 /// Import nothing of this crate, but for what stands in [`LEAF_EXCEPTIONS`].
-const LEAVES: [&str; 6] = [
+const LEAVES: [&str; 7] = [
     "clock",
+    "prefetch",
     "descriptors",
     "pem",
     "socket",

@@ -50,8 +50,6 @@ mod sync {
         mutex.lock().expect("no thread of a model panics")
     }
 
-    pub(super) fn look_at<T>(_: &Mutex<T>) {}
-
     /// The same each time, so that an order can be drawn again.
     #[derive(Clone, Debug, Default)]
     pub(super) struct Seed {}

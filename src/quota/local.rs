@@ -132,12 +132,14 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
         })
     }
 
-    /// Has the seats of some brought from memory together that are wanted one after another. To be called for each of all.
+    /// Has the seats brought from memory that are wanted soon, where one is wanted after another. To be called for each of all, with its number.
     pub(crate) fn look_ahead_of_some(&self, noted: &[(K, u32)], index: usize) {
-        if index.is_multiple_of(LOOKED_AT) {
-            let some = noted.iter().skip(index).take(LOOKED_AT);
-            some.for_each(|(_, number)| self.seats.look_ahead(*number));
-        }
+        let more = match index {
+            0 => 0..LOOKED_AT,
+            _ => index + LOOKED_AT - 1..index + LOOKED_AT,
+        };
+        let some = noted.iter().take(more.end).skip(more.start);
+        some.for_each(|(_, number)| self.seats.look_ahead(*number));
     }
 
     /// Forgets windows that are all over, and whom nothing is left of, where `at_rest` says so of what lies beside his windows.
@@ -162,5 +164,5 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
 /// How long after its end a window stays.
 const GRACE_MICROS: i64 = 10_000_000;
 
-/// Seats that are looked at together: as many as a processor asks its memory for at once.
+/// How many seats ahead: as many as a processor asks its memory for at once.
 const LOOKED_AT: usize = 16;

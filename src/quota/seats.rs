@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 
 use crate::aside::give_way;
 use crate::model::seat::SeatHint;
+use crate::prefetch::prefetch;
 
 use super::sync::Mutex;
 use super::sync::MutexGuard;
@@ -22,7 +23,6 @@ use super::sync::ROW;
 use super::sync::SHARDS;
 use super::sync::Seed;
 use super::sync::lock;
-use super::sync::look_at;
 
 /// All seats of one kind of owner.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl<K: Clone + Eq + Hash, T: Default> Seats<K, T> {
     #[inline]
     pub(super) fn look_ahead(&self, number: u32) {
         if let Some(place) = self.place(number) {
-            look_at(&place.0);
+            prefetch(place);
         }
     }
 

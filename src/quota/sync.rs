@@ -9,12 +9,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock()
 }
 
-/// Has what lies there brought from memory, without a wait: a processor goes on for some hundred instructions before it needs what it looked at.
-#[inline]
-pub(super) fn look_at<T>(mutex: &Mutex<T>) {
-    std::hint::black_box(mutex.is_locked());
-}
-
 /// Hashed by seeds of its own, at a tenth of what SipHash takes. Only ids that the gateway made, and tenants of the operator's, come in here.
 pub(super) type Seed = foldhash::fast::RandomState;
 

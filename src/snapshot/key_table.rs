@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::model::key::Digest;
+use crate::prefetch::prefetch;
 use crate::snapshot::KeyEntry;
 
 /// How many shards; a power of two.
@@ -29,7 +30,16 @@ struct Shard {
     rows: Box<[Row]>,
     /// Where each bucket begins in `rows`, and at last where the last one ends. There are as many buckets as rows, so that one holds
     /// a row on average, however many keys there are.
-    starts: Box<[u32]>,
+    starts: Starts,
+    /// The last byte of each row's digest: of several in a bucket the right one is found without a look at the others, each of which is far away.
+    tags: Box<[u8]>,
+}
+
+/// Half as much memory, which is then nearer, unless the keys of a shard are very many.
+#[derive(Debug)]
+enum Starts {
+    Narrow(Box<[u16]>),
+    Wide(Box<[u32]>),
 }
 
 impl KeyTable {
@@ -141,8 +151,9 @@ impl Shard {
         }
         starts.resize(buckets + 1, buckets as u32);
         Shard {
+            tags: rows.iter().map(|(digest, _)| tag_of(digest)).collect(),
             rows: rows.into_boxed_slice(),
-            starts: starts.into_boxed_slice(),
+            starts: Starts::of(starts),
         }
     }
 
@@ -151,11 +162,23 @@ impl Shard {
             return None;
         }
         let bucket = bucket_of(digest, self.rows.len());
-        let (start, end) = (self.starts[bucket], self.starts[bucket + 1]);
-        let rows = &self.rows[start as usize..end as usize];
-        // A search by halves: whoever imports digests may have chosen them, and all of one bucket.
-        let found = rows.binary_search_by(|(there, _)| there.cmp(digest)).ok()?;
-        Some(&rows[found].1)
+        let (start, end) = self.starts.of_bucket(bucket);
+        if end - start > FEW {
+            // A search by halves: whoever imports digests may have chosen them, and all of one bucket.
+            let rows = &self.rows[start..end];
+            let found = rows.binary_search_by(|(there, _)| there.cmp(digest)).ok()?;
+            return Some(&rows[found].1);
+        }
+        let tag = tag_of(digest);
+        let tags = self.tags[start..end].iter().enumerate();
+        for (index, _) in tags.filter(|(_, there)| **there == tag) {
+            let row = &self.rows[start + index];
+            prefetch(row);
+            if row.0 == *digest {
+                return Some(&row.1);
+            }
+        }
+        None
     }
 
     fn with(&self, changes: &Changes<'_>) -> Shard {
@@ -166,6 +189,25 @@ impl Shard {
             rows.extend(entry.map(|entry| (**digest, entry.clone())));
         }
         Shard::build(rows)
+    }
+}
+
+impl Starts {
+    fn of(starts: Vec<u32>) -> Starts {
+        let narrow = starts.iter().map(|start| u16::try_from(*start));
+        match narrow.collect() {
+            Ok(narrow) => Starts::Narrow(narrow),
+            Err(_) => Starts::Wide(starts.into_boxed_slice()),
+        }
+    }
+
+    /// Where a bucket begins and ends.
+    #[inline]
+    fn of_bucket(&self, bucket: usize) -> (usize, usize) {
+        match self {
+            Starts::Narrow(starts) => (starts[bucket].into(), starts[bucket + 1].into()),
+            Starts::Wide(starts) => (starts[bucket] as usize, starts[bucket + 1] as usize),
+        }
     }
 }
 
@@ -180,10 +222,18 @@ fn bucket_of(digest: &Digest, buckets: usize) -> usize {
     ((u128::from(fraction) * buckets as u128) >> u64::BITS) as usize
 }
 
+/// Far from the bits that name its bucket.
+fn tag_of(digest: &Digest) -> u8 {
+    digest.0[31]
+}
+
 fn leading(digest: &Digest) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = digest.0;
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
+
+/// Rows of a bucket whose tags are looked through.
+const FEW: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -274,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_row_takes_no_more_than_a_hundred_bytes() {
-        assert!(size_of::<Row>() + size_of::<u32>() <= 100);
+        assert!(size_of::<Row>() + size_of::<u16>() + size_of::<u8>() <= 100);
     }
 
     #[test]
@@ -288,12 +338,31 @@ mod tests {
                 Digest(bytes)
             });
             let table = KeyTable::build(digests.map(|digest| (digest, entry(0))));
-            let buckets = table
-                .shards
-                .iter()
-                .flat_map(|shard| shard.starts.windows(2));
-            let longest = buckets.map(|ends| ends[1] - ends[0]).max().unwrap();
+            let sizes = table.shards.iter().flat_map(|shard| {
+                let buckets = (0..shard.rows.len()).map(|bucket| shard.starts.of_bucket(bucket));
+                buckets.map(|(start, end)| end - start)
+            });
+            let longest = sizes.max().unwrap();
             assert!(longest <= 12, "{count} keys, {longest} in one bucket");
         }
+    }
+
+    #[test]
+    fn a_shard_may_have_more_rows_than_the_narrow_numbers_reach() {
+        let digest = |index: u32| {
+            let mut bytes = [0; 32];
+            // All of the first shard.
+            bytes[1..5].copy_from_slice(&(index.wrapping_mul(0x9e37_79b1) >> 2).to_be_bytes());
+            bytes[28..].copy_from_slice(&index.to_be_bytes());
+            Digest(bytes)
+        };
+        let count = u32::from(u16::MAX) + 10;
+        let table = KeyTable::build((0..count).map(|index| (digest(index), entry(index))));
+        assert_eq!(table.shards[0].rows.len(), count as usize);
+        for index in 0..count {
+            let found = table.get(&digest(index)).map(|entry| entry.plan);
+            assert_eq!(found, Some(index));
+        }
+        assert!(table.get(&digest(count)).is_none());
     }
 }
