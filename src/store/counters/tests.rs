@@ -85,6 +85,21 @@ fn saved_rows_come_back_exactly_in_the_same_boot() {
     assert_eq!(found, rows_saved()[1..]);
 }
 
+/// What SQLite has written beside the file goes into it again and again, in small portions.
+#[test]
+fn the_log_beside_the_file_stays_small() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = now(10_000_000, WALL + 10_000_000);
+    let (mut counters, _) = Counters::open_in_boot(directory.path(), start, "one").unwrap();
+    for second in 0..200 {
+        save(&mut counters, &rows_saved(), now(second, WALL + second));
+    }
+    let log = directory.path().join("counters.db-wal");
+    let bytes = std::fs::metadata(log).unwrap().len();
+    // Some three pages a save.
+    assert!((4_096..80 * 4_120).contains(&bytes), "{bytes}");
+}
+
 /// The machine was off for 100 s; its monotonic clock began again at zero.
 #[test]
 fn times_move_to_the_new_clock_after_a_reboot() {
