@@ -96,7 +96,7 @@ fn the_log_beside_the_file_stays_small() {
     }
     let log = directory.path().join("counters.db-wal");
     let bytes = std::fs::metadata(log).unwrap().len();
-    // Some three pages a save.
+    // A page a save.
     assert!((4_096..80 * 4_120).contains(&bytes), "{bytes}");
 }
 
