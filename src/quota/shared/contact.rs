@@ -162,7 +162,7 @@ impl Counting {
         claim.say(pipe, &self.scripts.claim, &keys, about, holding, now);
     }
 
-    /// Notes the store's time: so late at most when it was asked.
+    /// Notes the store's time, which is of some moment after it was asked.
     pub(super) fn heard_at(&mut self, store: u64, asked_at: Mono) {
         if let Some(guessed) = self.guess(asked_at).filter(|at| store + STANDS_STILL < *at) {
             self.set_back(guessed);
