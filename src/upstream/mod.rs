@@ -34,6 +34,7 @@ mod json_form;
 mod link;
 mod location;
 mod payload;
+mod pieces;
 mod pool;
 mod prepared;
 #[cfg(any(test, fuzzing))]

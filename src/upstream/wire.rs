@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::task::Waker;
 use std::task::ready;
 
+use bytes::Bytes;
 use bytes::BytesMut;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
@@ -20,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::socket;
+use crate::upstream::pieces;
 
 /// A connected socket.
 pub(crate) enum Wire {
@@ -104,6 +106,20 @@ impl Wire {
         poll_piece(self, cx, into)
     }
 
+    /// Reads a large piece of so many bytes at most; none are the end. Nothing where that is not the way to read: too little is expected, or there is no room.
+    pub(crate) fn poll_large(
+        &mut self,
+        cx: &mut Context<'_>,
+        expected: u64,
+    ) -> Option<Poll<io::Result<Bytes>>> {
+        match self {
+            Wire::Clear(stream) if expected > LARGE_PIECE_BYTES as u64 => {
+                pieces::poll_read(stream, cx, expected)
+            }
+            _ => None,
+        }
+    }
+
     /// Writes the parts one behind the other, as much of them as is taken.
     pub(crate) fn poll_write(
         &mut self,
@@ -164,5 +180,5 @@ impl AsyncWrite for Wire {
 
 /// Bytes read at once. One such buffer for each worker.
 const PIECE_BYTES: usize = 16 * 1024;
-/// Most bytes of a large body that are read at once.
+/// Most bytes of a large body that are read at once where no larger piece is to be had.
 const LARGE_PIECE_BYTES: usize = 64 * 1024;

@@ -75,10 +75,7 @@ impl Chunks {
                         rest.min(received.len())
                     });
                     let data = received.split_to(there).freeze();
-                    self.state = match rest - there as u64 {
-                        0 => State::DataEnd,
-                        rest => State::Data(rest),
-                    };
+                    self.pass(there as u64);
                     return Ok(Next::Data(data));
                 }
                 State::DataEnd => match received.get(..2) {
@@ -109,6 +106,16 @@ impl Chunks {
             received.advance(end.len());
         }
         is_end
+    }
+
+    /// So many bytes of the chunk under way were taken, no more than it has.
+    pub(crate) fn pass(&mut self, count: u64) {
+        if let State::Data(rest) = self.state {
+            self.state = match rest.saturating_sub(count) {
+                0 => State::DataEnd,
+                rest => State::Data(rest),
+            };
+        }
     }
 
     /// How many bytes of the chunk under way are to come.

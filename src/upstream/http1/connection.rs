@@ -62,6 +62,8 @@ pub(crate) struct Connection {
     /// Whether it may have more.
     asking: bool,
     received: BytesMut,
+    /// A piece of the answer's body, in front of what was received.
+    large: Bytes,
     searched: usize,
     /// The fields of the answer.
     lines: Lines,
@@ -111,6 +113,7 @@ impl Connection {
             body: None,
             asking: false,
             received: BytesMut::new(),
+            large: Bytes::new(),
             searched: 0,
             lines: Lines::default(),
             method: Method::GET,
@@ -246,8 +249,7 @@ impl Connection {
                 Reading::UntilClose => 0,
                 Reading::Head | Reading::Done => return Poll::Ready(None),
             };
-            let filled = ready!(self.wire.poll_fill(cx, &mut self.received, expected));
-            match filled {
+            match ready!(self.poll_fill(cx, expected)) {
                 Ok(0) if matches!(self.reading, Reading::UntilClose) => {
                     self.reading = Reading::Done;
                 }
@@ -303,7 +305,21 @@ impl Connection {
         (this.wire, this.received.freeze())
     }
 
+    /// Reads more of a body of which so much is known to come.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, expected: u64) -> Poll<io::Result<usize>> {
+        if self.received.is_empty()
+            && let Some(large) = self.wire.poll_large(cx, expected)
+        {
+            self.large = ready!(large)?;
+            return Poll::Ready(Ok(self.large.len()));
+        }
+        self.wire.poll_fill(cx, &mut self.received, expected)
+    }
+
     fn take_frame(&mut self) -> Result<Option<Frame<Bytes>>, Fault> {
+        if !self.large.is_empty() {
+            return Ok(Some(Frame::data(self.take_large())));
+        }
         let received = &mut self.received;
         let data = match &mut self.reading {
             Reading::Length(rest) => {
@@ -338,6 +354,22 @@ impl Connection {
             Reading::UntilClose | Reading::Head | Reading::Done => return Ok(None),
         };
         Ok(Some(Frame::data(data)))
+    }
+
+    /// A piece that is no longer than what was expected.
+    fn take_large(&mut self) -> Bytes {
+        let count = self.large.len() as u64;
+        match &mut self.reading {
+            Reading::Length(rest) => {
+                *rest -= count;
+                if *rest == 0 {
+                    self.reading = Reading::Done;
+                }
+            }
+            Reading::Chunked(chunks) => chunks.pass(count),
+            Reading::UntilClose | Reading::Head | Reading::Done => {}
+        }
+        std::mem::take(&mut self.large)
     }
 
     fn ended(&self, how: &str) -> Fault {

@@ -302,6 +302,46 @@ fn the_backend_sees_the_host_that_is_configured() {
     }
 }
 
+/// Read in large pieces wherever much is known to come, and not a byte beyond it.
+#[test]
+fn large_answers_come_whole_however_they_are_framed() {
+    let body: String = (0..400_000).map(|number| format!("{number:08}")).collect();
+    let length = format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    let chunk = |part: &str| format!("{:x}\r\n{part}\r\n", part.len());
+    let in_one = chunk(&body);
+    let parts = body.as_bytes().chunks(200_000);
+    let in_some: String = parts
+        .map(|part| chunk(str::from_utf8(part).unwrap()))
+        .collect();
+    let chunked = |chunks| format!("Transfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
+    run(async move {
+        let framed = [length, chunked(in_one), chunked(in_some)];
+        let connections = Rc::new(Cell::new(0));
+        let (counted, count) = (Rc::clone(&connections), framed.len());
+        let server = backend(move |_, mut wire| {
+            counted.set(counted.get() + 1);
+            let framed = framed.clone();
+            async move {
+                for framed in framed {
+                    wire.head().await;
+                    wire.send(&format!("HTTP/1.1 200 OK\r\n{framed}")).await;
+                }
+            }
+        })
+        .await;
+        let gateway = Gateway::plain(&[server]);
+        for answer in 0..count {
+            // Of HTTP/1.0, so that the answer is not chunked for the client.
+            let answered = gateway
+                .ask("GET / HTTP/1.0\r\nHost: api.example\r\n\r\n")
+                .await;
+            let got = answered.split_once("\r\n\r\n").unwrap().1;
+            assert!(got == body, "answer {answer}: {} bytes", got.len());
+        }
+        assert_eq!(connections.get(), 1, "nothing was left over");
+    });
+}
+
 #[test]
 fn an_answer_to_head_keeps_its_length_and_its_connection() {
     run(async {
