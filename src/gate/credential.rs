@@ -17,7 +17,7 @@ use crate::refusal::Refusal;
 use crate::token::form;
 use crate::token::form::Form;
 
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Bytes; a longer text is no key of anybody's, and is not worth hashing.
 pub(super) const LENGTH_MAX: usize = 512;

@@ -184,10 +184,14 @@ fn check(
 ) -> Result<(Arc<Route>, PathAndQuery), Fault> {
     let config = &snapshot.config;
     client::check(peer)?;
+    let mut early = api_key::Early::of(snapshot, &head.headers);
     let target = target::of(head, &config.http)?;
     let found = snapshot
         .routes
         .find(host.name(), target.path(), head.method.as_str());
+    if let Some(early) = &early {
+        early.look_on(snapshot);
+    }
     known.route = route_at(&found).cloned();
     let target = target.decide(known.route.as_ref().is_some_and(|route| route.raw_path))?;
     known.manner.cors = browser::cors(&head.headers, known.route.as_deref());
@@ -219,10 +223,12 @@ fn check(
     }
     let bearer = match memory {
         None => {
+            if let Some(early) = &mut early {
+                early.find(snapshot, means.quota);
+            }
             let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
-            let (digest, key) = api_key::verify(snapshot, &credential)
+            let (digest, key) = api_key::verify(snapshot, &credential, early)
                 .map_err(|fault| unknown(snapshot, means.quota, now, peer, fault))?;
-            means.quota.look_ahead(&key.seat);
             Bearer::Key(digest, key)
         }
         Some(memory) => {

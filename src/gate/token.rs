@@ -179,7 +179,7 @@ pub(super) fn verify<'a>(
         return Err(stranger(invalid("wrong_kind")));
     }
     let Some(kind) = kind.filter(|kind| *kind != Kind::Key) else {
-        let (digest, key) = api_key::verify(snapshot, &credential).map_err(stranger)?;
+        let (digest, key) = api_key::verify(snapshot, &credential, None).map_err(stranger)?;
         return Ok(Bearer::Key(digest, key));
     };
     if credential.place() == Place::Other {

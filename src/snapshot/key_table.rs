@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::model::key::Digest;
@@ -64,6 +65,18 @@ impl KeyTable {
     #[must_use]
     pub fn get(&self, digest: &Digest) -> Option<&KeyEntry> {
         self.shards[shard_of(digest)].get(digest)
+    }
+
+    /// Has brought from memory what a look for this digest begins with.
+    #[inline]
+    pub fn look_ahead(&self, digest: &Digest) {
+        self.shards[shard_of(digest)].look_ahead(digest);
+    }
+
+    /// A while after that: has the key's row brought.
+    #[inline]
+    pub fn look_on(&self, digest: &Digest) {
+        self.shards[shard_of(digest)].look_on(digest);
     }
 
     /// This table with some digests changed (`Some`) or gone (`None`), the last where one comes twice; copies only the shards
@@ -157,6 +170,19 @@ impl Shard {
         }
     }
 
+    /// Rows are in the order of their digests and evenly spread, so that a digest's own is not far from where it would be if each bucket held one: of tags
+    /// that is often the same line, and of rows at least the same page.
+    fn look_ahead(&self, digest: &Digest) {
+        let rows = self.rows.len();
+        if rows == 0 {
+            return;
+        }
+        let bucket = bucket_of(digest, rows);
+        self.starts.look_ahead(bucket);
+        prefetch(&self.tags[bucket]);
+        prefetch(&self.rows[bucket].0);
+    }
+
     fn get(&self, digest: &Digest) -> Option<&KeyEntry> {
         if self.rows.is_empty() {
             return None;
@@ -169,16 +195,30 @@ impl Shard {
             let found = rows.binary_search_by(|(there, _)| there.cmp(digest)).ok()?;
             return Some(&rows[found].1);
         }
-        let tag = tag_of(digest);
-        let tags = self.tags[start..end].iter().enumerate();
-        for (index, _) in tags.filter(|(_, there)| **there == tag) {
-            let row = &self.rows[start + index];
-            prefetch(row);
-            if row.0 == *digest {
-                return Some(&row.1);
-            }
+        let row = self
+            .tagged(start..end, digest)
+            .find(|row| row.0 == *digest)?;
+        Some(&row.1)
+    }
+
+    fn look_on(&self, digest: &Digest) {
+        if self.rows.is_empty() {
+            return;
         }
-        None
+        let (start, end) = self.starts.of_bucket(bucket_of(digest, self.rows.len()));
+        if end - start <= FEW
+            && let Some(row) = self.tagged(start..end, digest).next()
+        {
+            prefetch(row);
+        }
+    }
+
+    /// The rows among these that have the digest's tag.
+    #[inline]
+    fn tagged(&self, rows: Range<usize>, digest: &Digest) -> impl Iterator<Item = &Row> {
+        let tag = tag_of(digest);
+        let tags = self.tags[rows.clone()].iter().zip(&self.rows[rows]);
+        tags.filter_map(move |(there, row)| (*there == tag).then_some(row))
     }
 
     fn with(&self, changes: &Changes<'_>) -> Shard {
@@ -198,6 +238,14 @@ impl Starts {
         match narrow.collect() {
             Ok(narrow) => Starts::Narrow(narrow),
             Err(_) => Starts::Wide(starts.into_boxed_slice()),
+        }
+    }
+
+    #[inline]
+    fn look_ahead(&self, bucket: usize) {
+        match self {
+            Starts::Narrow(starts) => prefetch(&starts[bucket]),
+            Starts::Wide(starts) => prefetch(&starts[bucket]),
         }
     }
 

@@ -110,6 +110,75 @@ fn fa27_all_bad_keys_get_one_answer_and_the_log_tells_them_apart() {
     }
 }
 
+/// A text is looked for before it is known to be the key: which one counts is decided afterwards all the same, whatever was found.
+#[test]
+fn what_is_looked_for_early_is_not_what_counts() {
+    let long = "k".repeat(65);
+    let longer = "k".repeat(512);
+    let snapshot = World::new()
+        .key("one", key(b'1'))
+        .key("other", key(b'2'))
+        .key(&long[..64], key(b'3'))
+        .key(&long, key(b'4'))
+        .key(&longer, key(b'5'))
+        .key("Basic one", key(b'6'))
+        .key("bearer one", key(b'7'))
+        .build();
+    let both = |first, second| vec![("authorization", first), ("x-api-key", second)];
+    let bearer = |text: &str| format!("Bearer {text}");
+    let (at_most, more, most) = (bearer(&long[..64]), bearer(&long), bearer(&longer));
+    let cases = [
+        (vec![("authorization", "Bearer one")], Ok(b'1')),
+        (vec![("authorization", "bearer one")], Ok(b'1')),
+        (vec![("authorization", "Bearer  one")], Ok(b'1')),
+        (vec![("authorization", at_most.as_str())], Ok(b'3')),
+        (vec![("authorization", more.as_str())], Ok(b'4')),
+        (vec![("authorization", most.as_str())], Ok(b'5')),
+        (vec![("x-api-key", "one")], Ok(b'1')),
+        (vec![("x-api-key", &long[..64])], Ok(b'3')),
+        (vec![("x-api-key", long.as_str())], Ok(b'4')),
+        (vec![("x-api-key", longer.as_str())], Ok(b'5')),
+        (both("Bearer one", "one"), Ok(b'1')),
+        (both("Bearer one", "other"), Err("credentials_differ")),
+        (both("Bearer other", "one"), Err("credentials_differ")),
+        (both("Basic one", "one"), Err("authorization_scheme")),
+        (
+            vec![("authorization", "Basic one")],
+            Err("authorization_scheme"),
+        ),
+        (vec![("authorization", "one")], Err("authorization_scheme")),
+        (
+            vec![("x-api-key", "Bearer one")],
+            Err("credential_malformed"),
+        ),
+        (vec![("x-api-key", "on")], Err("unknown_key")),
+        (vec![("x-api-key", "onee")], Err("unknown_key")),
+        (
+            vec![("x-api-key", "one"), ("x-api-key", "one")],
+            Err("credential_repeated"),
+        ),
+        (vec![], Err("credential_missing")),
+    ];
+    for (lines, expected) in cases {
+        let mut head = head("GET", "/any", &lines);
+        let judged = run(&snapshot, &Quota::new(), 0, &mut head);
+        let judged = judged.map(|admission| admission.principal().unwrap().reported().0[0]);
+        let judged = judged.map_err(|refused| refused.reason);
+        assert_eq!(judged, expected, "{lines:?}");
+    }
+    // What is passed on may begin as the key does, and is looked for first.
+    let mut world = World::new().key("one", key(b'1'));
+    world.config.auth.pass_foreign_authorization = true;
+    let snapshot = world.build();
+    for foreign in ["one more", "on", "one", "Basic one"] {
+        let mut head = head("GET", "/any", &both(foreign, "one"));
+        let admission = run(&snapshot, &Quota::new(), 0, &mut head).unwrap();
+        let key = admission.principal().unwrap().reported();
+        assert_eq!(key.0[0], b'1', "{foreign}");
+        assert_eq!(head.headers[header::AUTHORIZATION], foreign);
+    }
+}
+
 #[test]
 fn a_key_stays_in_its_environment() {
     let mut world = World::new();
