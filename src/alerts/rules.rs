@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use foldhash::fast::RandomState;
 use serde_json::json;
 
 use crate::alerts::Alert;
 use crate::alerts::Kind;
+use crate::aside::give_way;
+use crate::aside::step_aside;
 use crate::clock::Wall;
 use crate::config::AlertRules;
 use crate::model::key::KeyId;
@@ -19,6 +22,9 @@ const RATE_MINUTES: u64 = 5;
 
 /// Unusual is compared with the mean of a day.
 pub const MEAN_HOURS: u32 = 24;
+
+/// Keys of which a minute is let go before others are let run: some ten microseconds.
+const ROLLED_AT_ONCE: usize = 1_024;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 86_400;
@@ -77,7 +83,8 @@ pub fn limit(
 #[derive(Debug, Default)]
 pub struct ErrorRates {
     minute: u64,
-    keys: HashMap<KeyId, [(u32, u32); RATE_MINUTES as usize]>,
+    /// Hashed by seeds of its own: ids that the gateway made.
+    keys: HashMap<KeyId, [(u32, u32); RATE_MINUTES as usize], RandomState>,
 }
 
 impl ErrorRates {
@@ -91,7 +98,8 @@ impl ErrorRates {
         self.roll(minute);
         let place = (minute % RATE_MINUTES) as usize;
         let mut alerts = Vec::new();
-        for row in rows {
+        for (index, row) in rows.iter().enumerate() {
+            give_way(index);
             let (requests, failed) = (
                 row.tally.requests(),
                 row.tally.client_error + row.tally.server_error,
@@ -122,7 +130,12 @@ impl ErrorRates {
         }
         for back in 0..passed {
             let place = ((minute - back) % RATE_MINUTES) as usize;
+            let mut index = 0_usize;
             self.keys.retain(|_, minutes| {
+                index += 1;
+                if index.is_multiple_of(ROLLED_AT_ONCE) {
+                    step_aside();
+                }
                 minutes[place] = (0, 0);
                 minutes.iter().any(|minute| minute.0 > 0)
             });

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use rusqlite::OpenFlags;
 use rusqlite::params;
 
+use crate::aside::give_way;
 use crate::model::key::KeyId;
 use crate::store::counters::CountersError;
 use crate::store::counters::FILE;
@@ -140,7 +141,8 @@ impl History {
                 }
             }
             journal::each_usage(connection, |recent| {
-                for row in recent {
+                for (index, row) in recent.into_iter().enumerate() {
+                    give_way(index);
                     if (since..=until).contains(&row.hour) {
                         let sum: &mut Tally = keys.entry(row.key).or_default();
                         *sum = sum.and(&row.tally);
