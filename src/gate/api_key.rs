@@ -69,7 +69,7 @@ impl<'a> Early<'a> {
 /// The key with exactly this text, whatever its standing. Nothing here depends on the bytes of other keys: the lookup is by digest (S13, S14).
 ///
 /// # Errors
-/// The uniform 401: a text of our shape with a wrong checksum, or one that is no key's.
+/// The uniform 401: a text of our shape with a wrong checksum, whatever the early look found, or one that is no key's.
 pub(super) fn verify<'a>(
     snapshot: &'a Snapshot,
     credential: &Credential,

@@ -18,7 +18,7 @@ const CHECKSUM_LENGTH: usize = 6;
 pub enum Shape {
     /// Exactly our shape, and its checksum is right: look it up.
     Ours,
-    /// Exactly our shape, but its checksum is wrong: a typing error or a guess, refused without a lookup.
+    /// Exactly our shape, but its checksum is wrong: a typing error or a guess, refused whatever is known of it.
     OursBadChecksum,
     /// Any other shape, for example a key issued before Portcullis: look it up.
     Foreign,
