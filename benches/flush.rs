@@ -12,6 +12,7 @@ use portcullis::model::key::KeyId;
 use portcullis::model::limit::Limits;
 use portcullis::model::limit::Rate;
 use portcullis::model::seat::SeatHint;
+use portcullis::quota::Changes;
 use portcullis::quota::Charge;
 use portcullis::quota::Hints;
 use portcullis::quota::Quota;
@@ -71,6 +72,7 @@ fn measure((keys, each, among): (u32, u32, u32), watch: &Watch, beside: &thread:
     let usage = Usage::new(&quota);
     let limits = limits();
     let seats: Vec<SeatHint> = (0..among).map(|_| SeatHint::default()).collect();
+    let mut changes = Changes::default();
     let mut spent = [Duration::ZERO; 4];
     let (mut counted, mut rows) = (0, 0);
     let mut longest = Duration::ZERO;
@@ -93,19 +95,18 @@ fn measure((keys, each, among): (u32, u32, u32), watch: &Watch, beside: &thread:
         }
         watch.turn(if measured { LOOKING } else { RESTING }, beside);
         let served = cpu_time();
-        let changes = quota.export();
+        quota.export_to(&mut changes);
         let exported = cpu_time();
-        let did = usage.take();
+        usage.take(&mut changes.counted);
         let taken = cpu_time();
         let batch = Batch {
             rows: &changes.rows,
             removed: &changes.removed,
-            usage: &did,
+            usage: &changes.counted,
         };
         file.save(&batch, now((second + 1) * 1_000_000))
             .expect("it is written");
         rows += changes.rows.len();
-        drop((changes, did));
         let ends = [served, exported, taken, cpu_time()];
         watch.turn(RESTING, beside);
         longest = longest.max(ends[3] - ends[0]);

@@ -180,7 +180,9 @@ impl Case {
 
     fn flushed(&self) {
         // Leaked: the allocator would tidy up a million freed pieces within `measured`.
-        std::mem::forget((self.gate.quota.export(), self.usage.take()));
+        let mut changes = self.gate.quota.export();
+        self.usage.take(&mut changes.counted);
+        std::mem::forget(changes);
     }
 
     /// Nanoseconds that these rounds take. Heads are made just before they are judged, as requests are read just before: all of them at once would fit

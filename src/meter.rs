@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::clock::Wall;
+use crate::model::key::KeyId;
+use crate::store::history::HourRow;
 use crate::store::history::LATENCY_BOUNDS;
 use crate::store::history::LATENCY_BUCKETS;
 use crate::store::history::Tally;
@@ -25,9 +27,9 @@ pub(crate) struct Meter {
     slow: [u32; LATENCY_BUCKETS - 1],
     /// The second of the hour in which it was used last, from 1; 0 is none.
     used: u16,
-    /// Whether the next flush will look at it.
-    pub(crate) noted: bool,
-    /// Whether it was noted since the last sweep.
+    /// Whether anything was counted since the last flush.
+    noted: bool,
+    /// Whether anything was since the last sweep.
     recent: bool,
 }
 
@@ -46,7 +48,7 @@ impl Meter {
         (counted.1 != Tally::default()).then_some(counted)
     }
 
-    /// Says that the next flush has to look at it.
+    /// Says that something is counted.
     pub(crate) fn note(&mut self) {
         (self.noted, self.recent) = (true, true);
     }
@@ -125,6 +127,17 @@ impl Meter {
             ..Meter::default()
         };
         tally
+    }
+
+    /// Hands over what was counted of this key, whose meter it is; `None` is nothing.
+    pub(crate) fn row_of(&mut self, key: KeyId) -> Option<HourRow> {
+        self.noted = false;
+        let tally = self.take();
+        (tally != Tally::default()).then_some(HourRow {
+            key,
+            hour: self.hour,
+            tally,
+        })
     }
 
     /// Whether nothing is counted here that no flush has, and nothing was since the last call: to be asked once a sweep.

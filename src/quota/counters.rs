@@ -19,6 +19,7 @@ use crate::quota::shared::SharedCounters;
 use crate::quota::strangers::Strangers;
 use crate::quota::visitors::Visitors;
 use crate::quota::window;
+use crate::quota::window::Saved;
 use crate::store::counters::JOURNAL_FROM;
 use crate::store::counters::Row;
 use crate::store::counters::Subject;
@@ -118,10 +119,10 @@ impl Quota {
         ];
         let numbers = window::charge(&mut subjects, charge.cost.max(1), now)?;
         if let Some((held, id, _)) = &mut tenant {
-            self.tenants.mark(held, id, now);
+            self.tenants.mark(held, id);
         }
         if let Some((held, id, _)) = &mut key {
-            self.keys.mark(held, id, now);
+            self.keys.mark(held, id);
         }
         Ok(numbers)
     }
@@ -157,31 +158,45 @@ impl Quota {
     /// What changed since the last call: of many subjects, only what is new of their bursts. If it could not be written, give it to `unexport`.
     #[must_use]
     pub fn export(&self) -> Changes {
-        self.export_new_from(JOURNAL_FROM)
+        let mut changes = Changes::default();
+        self.export_to(&mut changes);
+        changes
+    }
+
+    /// The same, in place of what is there, whose memory is used again.
+    pub fn export_to(&self, changes: &mut Changes) {
+        self.export_new_from(JOURNAL_FROM, changes);
     }
 
     /// The same, with what "many" is.
-    pub(super) fn export_new_from(&self, many: usize) -> Changes {
-        let tenants = self.tenants.export(many);
-        let keys = self.keys.export(many);
-        let mut changes = Changes {
-            rows: Vec::with_capacity(keys.len() + tenants.len()),
-            removed: Vec::new(),
-        };
-        let keys = keys.map(|(id, saved)| (Subject::Key(id), saved));
-        let tenants = tenants.map(|(id, saved)| (Subject::Tenant(id), saved));
-        for (subject, saved) in keys.chain(tenants) {
-            let Some((quota, burst)) = saved else {
-                changes.removed.push(subject);
-                continue;
-            };
-            changes.rows.push(Row {
+    pub(super) fn export_new_from(&self, many: usize, changes: &mut Changes) {
+        changes.clear();
+        let Changes {
+            rows,
+            removed,
+            counted,
+        } = changes;
+        let mut take = |subject: Subject, saved: Saved| match saved {
+            (None, None) => removed.push(subject),
+            (quota, burst) => rows.push(Row {
                 subject,
                 quota,
                 burst,
-            });
-        }
-        changes
+            }),
+        };
+        self.keys.export(many, |id, saved, meter| {
+            if let Some(saved) = saved {
+                take(Subject::Key(*id), saved);
+            }
+            if let Some(row) = meter.and_then(|meter| meter.row_of(*id)) {
+                counted.push(row);
+            }
+        });
+        self.tenants.export(many, |id, saved, _| {
+            if let Some(saved) = saved {
+                take(Subject::Tenant(id.clone()), saved);
+            }
+        });
     }
 
     /// Has the next export bring these subjects again, whole, as they will be then.

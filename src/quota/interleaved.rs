@@ -92,6 +92,7 @@ mod tests {
     use crate::quota::Charge;
     use crate::quota::Hints;
     use crate::store::counters::Subject;
+    use crate::store::history::HourRow;
 
     /// Orders drawn for each test; some are drawn anew with few switches in mind, which is where most mistakes show.
     const ORDERS: usize = 600;
@@ -303,11 +304,11 @@ mod tests {
                 })
                 .collect();
             let flusher = {
-                let (usage, counted) = (Arc::clone(&usage), Arc::clone(&counted));
+                let (quota, usage) = (Arc::clone(&quota), Arc::clone(&usage));
+                let counted = Arc::clone(&counted);
                 thread::spawn(move || {
-                    let failed = usage.take();
-                    usage.put_back(&failed);
-                    add(&mut counted.lock().unwrap(), &usage);
+                    usage.put_back(&taken(&quota, &usage));
+                    add(&mut counted.lock().unwrap(), &taken(&quota, &usage));
                 })
             };
             let sweeper = {
@@ -321,7 +322,7 @@ mod tests {
                 thread.join().unwrap();
             }
             let mut counted = counted.lock().unwrap();
-            add(&mut counted, &usage);
+            add(&mut counted, &taken(&quota, &usage));
             let all: Vec<_> = counted
                 .iter()
                 .map(|(slot, counts)| (*slot, *counts))
@@ -335,9 +336,16 @@ mod tests {
         });
     }
 
+    /// What a flush writes of keys.
+    fn taken(quota: &Quota, usage: &Usage) -> Vec<HourRow> {
+        let mut counted = quota.export().counted;
+        usage.take(&mut counted);
+        counted
+    }
+
     /// By hour and key: successes, refusals and bytes.
-    fn add(counted: &mut BTreeMap<(u32, u8), [u64; 3]>, usage: &Usage) {
-        for row in usage.take() {
+    fn add(counted: &mut BTreeMap<(u32, u8), [u64; 3]>, rows: &[HourRow]) {
+        for row in rows {
             let sum = counted.entry((row.hour, row.key.0[0])).or_default();
             sum[0] += row.tally.success;
             sum[1] += row.tally.refused;

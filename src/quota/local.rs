@@ -19,13 +19,15 @@ use super::sync::lock;
 #[derive(Debug)]
 pub(crate) struct Table<K, B> {
     seats: Seats<K, State<B>>,
-    /// Ids that were charged or swept since the last export, and their seats, so that an export does not walk a million of them. Many small locks,
-    /// each taken at most once per subject and export.
-    changed: Box<[Mutex<Changed<K>>]>,
+    /// Ids that were charged, counted or swept since the last export, and their seats, so that an export does not walk a million of them. Many small
+    /// locks, each taken at most once per subject and export.
+    listed: Box<[Mutex<Listed<K>>]>,
+    /// Ids that are to be exported whatever became of them, and whether or not they have a seat.
+    noted: Mutex<Vec<K>>,
 }
 
-/// Who changed, and the number of his seat, as far as it is known.
-type Changed<K> = Vec<(K, u32)>;
+/// Who is to be looked at, and the number of his seat.
+type Listed<K> = Vec<(K, u32)>;
 
 /// What lies in a seat. An everyday request touches all of it.
 #[derive(Debug, Default)]
@@ -42,7 +44,8 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
     pub(super) fn new() -> Table<K, B> {
         Table {
             seats: Seats::new(),
-            changed: (0..LANES).map(|_| Mutex::default()).collect(),
+            listed: (0..LANES).map(|_| Mutex::default()).collect(),
+            noted: Mutex::default(),
         }
     }
 
@@ -68,13 +71,19 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
         Some(self.find(id, 0)?.windows.clone())
     }
 
-    /// Says that a held subject is to be exported.
-    pub(super) fn mark(&self, held: &mut Held<'_, K, B>, id: &K, now: Now) {
-        if !held.windows.changed {
-            held.windows.changed = true;
-            // Any list will do; the clock's last digits spread the threads over them without another hash.
-            let lane = now.mono.0 as usize % LANES;
-            lock(&self.changed[lane]).push((id.clone(), held.number()));
+    /// Says that a held subject's windows are to be exported.
+    #[inline]
+    pub(super) fn mark(&self, held: &mut Held<'_, K, B>, id: &K) {
+        held.windows.changed = true;
+        self.list(held, id);
+    }
+
+    /// Has the next export look at a held subject, of whom something has changed.
+    #[inline]
+    pub(crate) fn list(&self, held: &mut Held<'_, K, B>, id: &K) {
+        if !held.list(true) {
+            let number = held.number();
+            lock(&self.listed[number as usize % LANES]).push((id.clone(), number));
         }
     }
 
@@ -85,7 +94,7 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
 
     /// Says that ids are to be exported: as rows if they have windows by then, as removed if not.
     pub(super) fn note(&self, ids: impl Iterator<Item = K>) {
-        lock(&self.changed[0]).extend(ids.map(|id| (id, 0)));
+        lock(&self.noted).extend(ids);
     }
 
     /// Has these ids exported again, whole: what was handed over of them was not written.
@@ -99,46 +108,57 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
         self.note(ids.into_iter());
     }
 
-    /// Hands over the ids noted since the last call, in order, each once, with what is to be written of them, or `None` for those that are gone. Of
-    /// fewer than `only_new_from` that is all, else what is new. What is not asked for is lost.
+    /// Looks at the ids listed since the last call, in order, each once: `each` is given what is to be written of its windows where they have changed,
+    /// which is nothing where they are gone, and what lies beside them. Of fewer than `only_new_from` ids that is all, else what is new. What is not
+    /// taken is lost.
     pub(super) fn export(
         &self,
         only_new_from: usize,
-    ) -> impl ExactSizeIterator<Item = (K, Option<Saved>)> {
-        let mut noted = Vec::new();
-        for lane in &self.changed {
-            noted.append(&mut lock(lane));
+        mut each: impl FnMut(&K, Option<Saved>, Option<&mut B>),
+    ) {
+        let mut listed = Vec::new();
+        for lane in &self.listed {
+            listed.append(&mut lock(lane));
         }
-        // Of equal ids the one whose seat is known comes last.
-        noted.sort_unstable();
-        noted.dedup_by(|later, kept| {
+        let noted = std::mem::take(&mut *lock(&self.noted));
+        listed.extend(noted.into_iter().map(|id| {
+            let number = self.find(&id, 0).map(|mut held| {
+                held.windows.changed = true;
+                held.number()
+            });
+            (id, number.unwrap_or(0))
+        }));
+        listed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        listed.dedup_by(|later, kept| {
             let same = later.0 == kept.0;
             if same {
-                kept.1 = later.1;
+                kept.1 = kept.1.max(later.1);
             }
             same
         });
-        let only_new = noted.len() >= only_new_from;
-        (0..noted.len()).map(move |index| {
+        let only_new = listed.len() >= only_new_from;
+        for (index, (id, number)) in listed.iter().enumerate() {
             give_way(index);
-            self.look_ahead_of_some(&noted, index);
-            let (id, number) = &noted[index];
-            let saved = self.find(id, *number).and_then(|mut held| {
-                held.windows.changed = false;
-                let saved = held.windows.save(only_new);
-                (saved != (None, None)).then_some(saved)
-            });
-            (id.clone(), saved)
-        })
+            self.look_ahead_of_some(&listed, index);
+            let Some(mut held) = self.find(id, *number) else {
+                each(id, Some((None, None)), None);
+                continue;
+            };
+            held.list(false);
+            // Who has another seat than he had was perhaps not charged at it.
+            let changed = std::mem::take(&mut held.windows.changed) || held.number() != *number;
+            let saved = changed.then(|| held.windows.save(only_new));
+            each(id, saved, Some(&mut held.beside));
+        }
     }
 
     /// Has the seats brought from memory that are wanted soon, where one is wanted after another. To be called for each of all, with its number.
-    pub(crate) fn look_ahead_of_some(&self, noted: &[(K, u32)], index: usize) {
+    fn look_ahead_of_some(&self, listed: &[(K, u32)], index: usize) {
         let more = match index {
             0 => 0..LOOKED_AT,
             _ => index + LOOKED_AT - 1..index + LOOKED_AT,
         };
-        let some = noted.iter().take(more.end).skip(more.start);
+        let some = listed.iter().take(more.end).skip(more.start);
         some.for_each(|(_, number)| self.seats.look_ahead(*number));
     }
 
@@ -150,7 +170,8 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
             let idle = state.windows.idle(at);
             if idle && state.windows.are_open() {
                 state.windows = Windows::default();
-                lock(&self.changed[0]).push((id.clone(), number));
+                state.windows.changed = true;
+                lock(&self.listed[0]).push((id.clone(), number));
             }
             !(at_rest(&mut state.beside) && idle)
         });

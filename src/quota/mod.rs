@@ -1,5 +1,6 @@
 //! Quota and burst: one decision over all windows of a request, and the numbers for its headers.
 
+use crate::aside::give_way;
 use crate::model::key::KeyId;
 use crate::model::limit::Limits;
 use crate::model::limit::Rate;
@@ -7,6 +8,7 @@ use crate::model::seat::SeatHint;
 use crate::model::tenant::TenantId;
 use crate::store::counters::Row;
 use crate::store::counters::Subject;
+use crate::store::history::HourRow;
 
 mod counters;
 mod crowd;
@@ -108,7 +110,28 @@ pub struct Changes {
     pub rows: Vec<Row>,
     /// Subjects whose windows are over, in order.
     pub removed: Vec<Subject>,
+    /// What keys did, in their order: for `Usage`, which knows of more.
+    pub counted: Vec<HourRow>,
 }
+
+impl Changes {
+    /// Lets go of all, and keeps memory for the changes of a usual second.
+    fn clear(&mut self) {
+        // Each with the times of its burst.
+        for (index, row) in self.rows.drain(..).enumerate() {
+            drop(row);
+            give_way(index);
+        }
+        self.removed.clear();
+        self.counted.clear();
+        self.rows.shrink_to(KEPT);
+        self.removed.shrink_to(KEPT);
+        self.counted.shrink_to(KEPT);
+    }
+}
+
+/// Changes for which memory is kept, of some 120 bytes each: what a worker can do in a second.
+const KEPT: usize = 65_536;
 
 #[cfg(test)]
 mod tests {
@@ -440,8 +463,11 @@ mod tests {
         quota.unexport(Changes {
             rows: Vec::new(),
             removed: subjects.collect(),
+            counted: Vec::new(),
         });
-        quota.export_new_from(usize::MAX)
+        let mut all = Changes::default();
+        quota.export_new_from(usize::MAX, &mut all);
+        all
     }
 
     fn save(file: &mut Counters, changes: &Changes, now: Now) {

@@ -51,6 +51,8 @@ struct Place<K, T>(Mutex<Seat<K, T>>);
 #[repr(C)]
 pub(super) struct Seat<K, T> {
     owner: Option<K>,
+    /// Whether its owner is on a list of those who are to be looked at.
+    listed: bool,
     state: T,
 }
 
@@ -168,8 +170,7 @@ impl<K: Clone + Eq + Hash, T: Default> Seats<K, T> {
             if stays(&owner, number, &mut held) {
                 continue;
             }
-            held.seat.owner = None;
-            *held = T::default();
+            *held.seat = Seat::default();
             shard.numbers.remove(&owner);
             shard.free.push(number);
         }
@@ -206,10 +207,17 @@ impl<K: Clone + Eq + Hash, T: Default> Seats<K, T> {
 
 impl<K, T: Default> Place<K, T> {
     fn new() -> Place<K, T> {
-        Place(Mutex::new(Seat {
+        Place(Mutex::new(Seat::default()))
+    }
+}
+
+impl<K, T: Default> Default for Seat<K, T> {
+    fn default() -> Seat<K, T> {
+        Seat {
             owner: None,
+            listed: false,
             state: T::default(),
-        }))
+        }
     }
 }
 
@@ -222,6 +230,12 @@ impl<K, T> Seat<K, T> {
 impl<K, T> Held<'_, K, T> {
     pub(crate) fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Says whether the owner is on a list from now on. Gives what was said before.
+    #[inline]
+    pub(super) fn list(&mut self, listed: bool) -> bool {
+        std::mem::replace(&mut self.seat.listed, listed)
     }
 }
 

@@ -16,10 +16,10 @@ use arc_swap::ArcSwap;
 use crate::alerts::Alerts;
 use crate::alerts::rules::ErrorRates;
 use crate::alerts::unwritten::Unwritten;
-use crate::aside::give_way;
 use crate::clock::Now;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
+use crate::quota::Changes;
 use crate::quota::Quota;
 use crate::quota::saves::Saves;
 use crate::snapshot::Snapshot;
@@ -38,6 +38,8 @@ pub(crate) struct Flusher {
     /// A std mutex: held from the export to the end of its transaction, by the control side only; no request waits for it. Two exports
     /// that were written in the other order would leave the older counts on the disk.
     counters: Mutex<Counters>,
+    /// What a flush writes: memory that the next one uses again. Taken while `counters` is held.
+    changes: Mutex<Changes>,
     quota: Arc<Quota>,
     usage: Arc<Usage>,
     failures: AtomicU64,
@@ -69,6 +71,7 @@ impl Flusher {
     pub(crate) fn new(counters: Counters, quota: Arc<Quota>, usage: Arc<Usage>) -> Flusher {
         Flusher {
             counters: Mutex::new(counters),
+            changes: Mutex::default(),
             quota,
             usage,
             failures: AtomicU64::new(0),
@@ -100,12 +103,14 @@ impl Flusher {
 
     fn save(&self, counters: &mut Counters, now: Now) -> Result<(), CountersError> {
         counters.sync_saves(self.synced.load(Ordering::Relaxed))?;
-        let changes = self.quota.export();
-        let usage = self.usage.take();
+        let changes = &mut *lock(&self.changes);
+        self.quota.export_to(changes);
+        self.usage.take(&mut changes.counted);
+        let usage = &changes.counted;
         let batch = Batch {
             rows: &changes.rows,
             removed: &changes.removed,
-            usage: &usage,
+            usage,
         };
         let saved = counters.save(&batch, now);
         if saved.is_ok()
@@ -114,18 +119,13 @@ impl Flusher {
             lock(untold).extend(usage.iter().map(|row| row.hour));
         }
         if saved.is_err() {
-            self.quota.unexport(changes);
-            self.usage.put_back(&usage);
+            self.usage.put_back(usage);
+            self.quota.unexport(std::mem::take(changes));
             return saved;
-        }
-        // Each with the times of its burst.
-        for (index, row) in changes.rows.into_iter().enumerate() {
-            drop(row);
-            give_way(index);
         }
         if let Some(watch) = self.watch.get() {
             let rules = &watch.snapshot.load().config.alerts;
-            let alerts = lock(&watch.rates).take_in(rules, &usage, now.wall);
+            let alerts = lock(&watch.rates).take_in(rules, usage, now.wall);
             alerts
                 .into_iter()
                 .for_each(|alert| watch.alerts.raise(alert));

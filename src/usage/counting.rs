@@ -1,4 +1,4 @@
-//! Counts what keys do on the meters beside their windows, and hands it over to each flush.
+//! Counts what keys do on the meters beside their windows; an export of those hands it over to each flush.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,6 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use crate::aside::give_way;
 use crate::clock::Wall;
 use crate::meter::Full;
 use crate::meter::Meter;
@@ -24,18 +23,12 @@ use super::Keys;
 #[derive(Debug)]
 pub struct Usage {
     keys: Arc<Keys>,
-    /// Many small locks, each taken at most once a key and flush.
+    /// Some locks, each taken at most once a key and flush, and where an hour turns.
     lanes: Box<[Mutex<Lane>]>,
 }
 
-/// What a flush is to look at.
-#[derive(Debug, Default)]
-struct Lane {
-    /// Keys that count since the last flush, and their seats, so that it does not walk all.
-    noted: Vec<(KeyId, u32)>,
-    /// Counts that no meter holds, by hour and key: their hour was over, or they could not be written.
-    apart: BTreeMap<(u32, KeyId), Tally>,
-}
+/// Counts that no meter holds, by hour and key: their hour was over, or they could not be written.
+type Lane = BTreeMap<(u32, KeyId), Tally>;
 
 /// A request that was admitted and has not ended. It counts in the hour in which it began, all of its bytes included.
 #[derive(Clone, Copy, Debug)]
@@ -94,43 +87,21 @@ impl Usage {
         self.count(&request, |meter| meter.refused(received_bytes, sent_bytes));
     }
 
-    /// Hands over what was counted, in order. If it could not be written, give it to `put_back`.
-    #[must_use]
-    pub fn take(&self) -> Vec<HourRow> {
-        let (mut noted, mut apart) = (Vec::new(), Vec::new());
+    /// Adds to what an export handed over what no meter holds, all in order. If it could not be written, give it to `put_back`.
+    pub fn take(&self, counted: &mut Vec<HourRow>) {
         for lane in &self.lanes {
-            let mut lane = lock(lane);
-            noted.append(&mut lane.noted);
-            apart.extend(std::mem::take(&mut lane.apart));
+            let apart = std::mem::take(&mut *lock(lane)).into_iter();
+            counted.extend(apart.map(|((hour, key), tally)| HourRow { key, hour, tally }));
         }
-        // Rows come in order so, and are larger to sort.
-        noted.sort_unstable();
-        let mut rows = Vec::with_capacity(noted.len() + apart.len());
-        for (index, &(key, number)) in noted.iter().enumerate() {
-            give_way(index);
-            self.keys.look_ahead_of_some(&noted, index);
-            // Whoever is noted keeps his seat.
-            let Some(mut held) = self.keys.find(&key, number) else {
-                continue;
-            };
-            let meter = &mut held.beside;
-            meter.noted = false;
-            let (hour, tally) = (meter.hour(), meter.take());
-            rows.push(HourRow { key, hour, tally });
-        }
-        let rows_apart = apart.into_iter();
-        rows.extend(rows_apart.map(|((hour, key), tally)| HourRow { key, hour, tally }));
-        rows.retain(|row| row.tally != Tally::default());
         // In order already, but where an hour has turned or a flush has failed.
-        rows.sort_by_key(|row| (row.hour, row.key));
-        rows.dedup_by(|later, kept| {
+        counted.sort_by_key(|row| (row.hour, row.key));
+        counted.dedup_by(|later, kept| {
             let same = (later.hour, later.key) == (kept.hour, kept.key);
             if same {
                 kept.tally = kept.tally.and(&later.tally);
             }
             same
         });
-        rows
     }
 
     /// Counts again what `take` handed over.
@@ -156,10 +127,8 @@ impl Usage {
         if let Full(true) = count(meter) {
             self.set_apart(key, hour, &meter.take());
         }
-        if !meter.noted {
-            meter.note();
-            lock(self.lane(key)).noted.push((key, number));
-        }
+        meter.note();
+        self.keys.list(&mut held, &key);
         number
     }
 
@@ -168,7 +137,7 @@ impl Usage {
     #[inline(never)]
     fn set_apart(&self, key: KeyId, hour: u32, tally: &Tally) {
         let mut lane = lock(self.lane(key));
-        let sum = lane.apart.entry((hour, key)).or_default();
+        let sum = lane.entry((hour, key)).or_default();
         *sum = sum.and(tally);
     }
 
@@ -178,9 +147,8 @@ impl Usage {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Lists and sums are whole after every step, so a panic elsewhere has not broken them.
+    // Sums are whole after every step, so a panic elsewhere has not broken them.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lists of what is noted.
 const LANES: usize = 16;

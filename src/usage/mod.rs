@@ -26,6 +26,7 @@ mod tests {
     use crate::clock::Now;
     use crate::clock::Wall;
     use crate::model::key::KeyId;
+    use crate::store::history::HourRow;
     use crate::store::history::Tally;
 
     const A: KeyId = KeyId(*b"aaaaaaaaaaaa");
@@ -42,6 +43,13 @@ mod tests {
         });
     }
 
+    /// What a flush writes of keys.
+    fn taken(quota: &Quota, usage: &Usage) -> Vec<HourRow> {
+        let mut counted = quota.export().counted;
+        usage.take(&mut counted);
+        counted
+    }
+
     /// A request of a key, from its admission to its end.
     fn request(usage: &Usage, key: KeyId, at: Wall, status: u16, took: Duration, sent: u64) {
         usage.ended(&usage.admitted(key, 0, at), status, took, 0, sent);
@@ -50,15 +58,16 @@ mod tests {
     /// FA32, FF14: each request counted once, by class, even when a flush fails.
     #[test]
     fn counts_are_handed_over_once_and_can_be_put_back() {
-        let usage = Usage::new(&Quota::new());
+        let quota = Quota::new();
+        let usage = Usage::new(&quota);
         let slow = Duration::from_secs(60);
         request(&usage, B, at(7), 200, Duration::from_millis(10), 5);
         request(&usage, A, at(9), 404, Duration::from_micros(10_001), 1);
         request(&usage, A, at(8), 503, slow, 0);
         usage.refused(A, 0, at(11), 4, 2);
-        let taken = usage.take();
-        assert_eq!(taken.len(), 2);
-        assert_eq!((taken[0].key, taken[0].hour), (A, 0));
+        let first = taken(&quota, &usage);
+        assert_eq!(first.len(), 2);
+        assert_eq!((first[0].key, first[0].hour), (A, 0));
         let expected = Tally {
             last_used_unix_seconds: 9,
             client_error: 1,
@@ -69,18 +78,18 @@ mod tests {
             latency: [0, 1, 0, 0, 0, 1],
             ..Tally::default()
         };
-        assert_eq!(taken[0].tally, expected);
-        assert_eq!(taken[1].tally.success, 1);
-        assert_eq!(taken[1].tally.latency, [1, 0, 0, 0, 0, 0]);
-        assert_eq!(usage.take(), []);
+        assert_eq!(first[0].tally, expected);
+        assert_eq!(first[1].tally.success, 1);
+        assert_eq!(first[1].tally.latency, [1, 0, 0, 0, 0, 0]);
+        assert_eq!(taken(&quota, &usage), []);
         request(&usage, A, at(10), 200, slow, 0);
-        usage.put_back(&taken);
-        let again = usage.take();
+        usage.put_back(&first);
+        let again = taken(&quota, &usage);
         assert_eq!(again.len(), 2, "each key once");
         assert_eq!(again[0].tally.last_used_unix_seconds, 10);
         assert_eq!((again[0].tally.success, again[0].tally.refused), (1, 1));
         assert_eq!(again[0].tally.latency, [0, 1, 0, 0, 0, 2]);
-        assert_eq!(usage.take(), []);
+        assert_eq!(taken(&quota, &usage), []);
     }
 
     /// A request in flight holds no memory, whatever time it takes, and counts in its own hour when it ends.
@@ -93,17 +102,17 @@ mod tests {
         sweep(&quota);
         sweep(&quota);
         assert_eq!(quota.subjects(), 2, "what was not handed over stays");
-        assert_eq!(usage.take().len(), 2);
+        assert_eq!(taken(&quota, &usage).len(), 2);
         sweep(&quota);
         assert_eq!(quota.subjects(), 0);
-        assert_eq!(usage.take(), []);
+        assert_eq!(taken(&quota, &usage), []);
         // It ends in the next hour, when its seat is perhaps another's.
         let _ = usage.admitted(B, 0, at(3_600));
         let _ = usage.admitted(A, 0, at(3_600));
         usage.ended(&open, 200, Duration::ZERO, 0, 1);
         request(&usage, A, at(3_601), 200, Duration::ZERO, 2);
         usage.ended(&open, 200, Duration::ZERO, 0, 4);
-        let rows = usage.take();
+        let rows = taken(&quota, &usage);
         let told = |row: usize| {
             let tally = &rows[row].tally;
             (
@@ -122,8 +131,8 @@ mod tests {
         // Ended after the last look at it: the next flush looks once more, whatever sweeps come first.
         usage.ended(&open, 200, Duration::ZERO, 0, 1);
         sweep(&quota);
-        assert_eq!(usage.take().len(), 1);
-        assert_eq!(usage.take(), []);
+        assert_eq!(taken(&quota, &usage).len(), 1);
+        assert_eq!(taken(&quota, &usage), []);
         sweep(&quota);
         sweep(&quota);
         assert_eq!(quota.subjects(), 0);
@@ -137,7 +146,7 @@ mod tests {
         for second in 1..4 {
             request(&usage, A, at(second), 200, Duration::ZERO, 0);
             usage.refused(B, 0, at(second), 0, 7);
-            let rows = usage.take();
+            let rows = taken(&quota, &usage);
             assert_eq!(rows.len(), 2);
             assert_eq!((rows[0].tally.success, rows[1].tally.refused), (1, 1));
             assert_eq!(rows[1].tally.sent_bytes, 7);
@@ -168,7 +177,12 @@ mod tests {
                 })
                 .collect();
             let mut total = 0;
-            let sum = || -> u64 { usage.take().iter().map(|row| row.tally.success).sum() };
+            let sum = || -> u64 {
+                taken(&quota, &usage)
+                    .iter()
+                    .map(|row| row.tally.success)
+                    .sum()
+            };
             while workers.iter().any(|worker| !worker.is_finished()) {
                 total += sum();
                 sweep(&quota);

@@ -3,6 +3,7 @@
 use crate::clock::Mono;
 use crate::clock::Now;
 use crate::clock::Wall;
+use crate::quota::Changes;
 use crate::quota::Charge;
 use crate::quota::Numbers;
 use crate::quota::Quota;
@@ -93,7 +94,8 @@ impl Side for OnDisk {
 
     fn save(&mut self, fails: bool) {
         // As of many: only what is new, which the file has to put together again.
-        let changes = self.quota.export_new_from(1);
+        let mut changes = Changes::default();
+        self.quota.export_new_from(1, &mut changes);
         if fails {
             self.quota.unexport(changes);
             return;
