@@ -8,11 +8,19 @@ use prefetch_index::prefetch_index;
 pub(crate) fn prefetch<T>(what: &T) {
     let start = std::ptr::from_ref(what).addr();
     for line in 0..size_of::<T>().div_ceil(LINE) {
-        // An index is a distance from wherever; what has none of its elements is not read.
-        let from: &[u8] = &[];
-        let distance = (start + line * LINE).wrapping_sub(from.as_ptr().addr());
-        prefetch_index(from, distance);
+        line_of(start + line * LINE);
     }
+    // What begins within a line may end in one more.
+    if align_of::<T>() < LINE && size_of::<T>() > 1 {
+        line_of(start + size_of::<T>() - 1);
+    }
+}
+
+#[inline]
+fn line_of(place: usize) {
+    // An index is a distance from wherever; what has none of its elements is not read.
+    let from: &[u8] = &[];
+    prefetch_index(from, place.wrapping_sub(from.as_ptr().addr()));
 }
 
 /// Bytes that come together.

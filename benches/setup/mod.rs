@@ -16,6 +16,7 @@ use portcullis::config;
 use portcullis::config::Config;
 use portcullis::gate;
 use portcullis::gate::Admission;
+use portcullis::gate::Early;
 use portcullis::gate::Means;
 use portcullis::gate::Peer;
 use portcullis::gate::Via;
@@ -26,7 +27,6 @@ use portcullis::model::key::KeyKind;
 use portcullis::model::key::KeyStatus;
 use portcullis::model::key_text;
 use portcullis::model::scope::Scopes;
-use portcullis::model::seat::SeatHint;
 use portcullis::quota::Quota;
 use portcullis::snapshot::KeyEntry;
 use portcullis::snapshot::NEVER_EXPIRES;
@@ -98,7 +98,6 @@ pub(crate) fn entry(index: u32, tenant: u32) -> KeyEntry {
         own: None,
         binding: None,
         scopes: Scopes::Inherit,
-        seat: SeatHint::default(),
     }
 }
 
@@ -182,12 +181,14 @@ impl Gate {
             local: ([198, 51, 100, 1], 8_443).into(),
             via: Via::Direct,
         };
+        let early = Early::of(snapshot, &head.headers);
         let means = Means {
             quota: &self.quota,
             tokens: &self.tokens,
             alerts: &self.alerts,
             patience: Patience::Fresh,
             charged: None,
+            early: early.as_ref(),
         };
         let outcome = gate::admit(snapshot, &means, now, &peer, head);
         outcome.expect("it is admitted")

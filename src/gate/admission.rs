@@ -221,7 +221,11 @@ impl Principal {
         let (id, tenant) = (bearer.entry().id, bearer.entry().tenant);
         let (digest, seat, subject, token) = match bearer {
             Bearer::Key(digest, key) => {
-                let subject = key.binding.as_ref().and_then(|own| own.subject.clone());
+                let subject = key
+                    .entry
+                    .binding
+                    .as_ref()
+                    .and_then(|own| own.subject.clone());
                 (Some(digest), key.seat.number(), subject, None)
             }
             // Tokens are reported together, and not where each is charged.

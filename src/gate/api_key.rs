@@ -13,22 +13,22 @@ use crate::model::key_text;
 use crate::model::key_text::Shape;
 use crate::quota::Quota;
 use crate::refusal::Refusal;
-use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
+use crate::snapshot::key_table::FoundKey;
 
 /// A text that is perhaps the key of a request, and its digest, made before anybody else looks at it. What is known of it is far away where keys are many,
 /// and comes in three steps while the request is looked at. Nothing of this says whether the text counts, or is a key at all.
-pub(super) struct Early<'a> {
+#[derive(Debug)]
+pub struct Early {
     text: [u8; EARLY_BYTES_MAX],
     length: usize,
     digest: Digest,
-    /// Whose digest this is.
-    key: Option<&'a KeyEntry>,
 }
 
-impl<'a> Early<'a> {
+impl Early {
     /// The first text that may be one. Begins to look for it.
-    pub(super) fn of(snapshot: &Snapshot, headers: &HeaderMap) -> Option<Early<'a>> {
+    #[must_use]
+    pub fn of(snapshot: &Snapshot, headers: &HeaderMap) -> Option<Early> {
         let may_be_key = |(name, _): &(&HeaderName, &HeaderValue)| {
             *name == header::AUTHORIZATION || *name == X_API_KEY
         };
@@ -38,26 +38,22 @@ impl<'a> Early<'a> {
         let mut text = [0; EARLY_BYTES_MAX];
         text.get_mut(..key.len())?.copy_from_slice(key);
         let digest = key_text::digest_of(key);
-        snapshot.keys.look_ahead(&digest);
+        snapshot.keys.look_out(&digest);
         Some(Early {
             text,
             length: key.len(),
             digest,
-            key: None,
         })
     }
 
-    /// Goes on.
-    pub(super) fn look_on(&self, snapshot: &Snapshot) {
-        snapshot.keys.look_on(&self.digest);
+    /// Goes on: what says where to look is brought.
+    pub(super) fn look_ahead(&self, snapshot: &Snapshot) {
+        snapshot.keys.look_ahead(&self.digest);
     }
 
-    /// Finds whose it is, and has his counters brought.
-    pub(super) fn find(&mut self, snapshot: &'a Snapshot, quota: &Quota) {
-        self.key = snapshot.key(&self.digest);
-        if let Some(key) = self.key {
-            quota.look_ahead(&key.seat);
-        }
+    /// Goes on: what is known of the key and of what it did is brought, as far as it is known where that lies.
+    pub(super) fn look_on(&self, snapshot: &Snapshot, quota: &Quota) {
+        quota.look_ahead(snapshot.keys.look_on(&self.digest));
     }
 
     /// Whether this is the text that was looked for.
@@ -73,8 +69,8 @@ impl<'a> Early<'a> {
 pub(super) fn verify<'a>(
     snapshot: &'a Snapshot,
     credential: &Credential,
-    early: Option<Early<'a>>,
-) -> Result<(Digest, &'a KeyEntry), Fault> {
+    early: Option<&Early>,
+) -> Result<(Digest, FoundKey<'a>), Fault> {
     let config = &snapshot.config;
     let prefixes = [
         config.keys.secret_prefix.as_str(),
@@ -84,15 +80,10 @@ pub(super) fn verify<'a>(
     match key_text::shape(text, &prefixes, &config.environments) {
         Shape::OursBadChecksum => Err(Fault::new(Refusal::CredentialInvalid, "bad_checksum")),
         Shape::Ours | Shape::Foreign => {
-            let (digest, key) = match early.filter(|early| early.is_of(text)) {
-                Some(early) => (early.digest, early.key),
-                None => {
-                    let digest = key_text::digest_of(text);
-                    (digest, snapshot.key(&digest))
-                }
-            };
+            let early = early.filter(|early| early.is_of(text));
+            let digest = early.map_or_else(|| key_text::digest_of(text), |early| early.digest);
             let unknown = || Fault::new(Refusal::CredentialInvalid, "unknown_key");
-            Ok((digest, key.ok_or_else(unknown)?))
+            Ok((digest, snapshot.find_key(&digest).ok_or_else(unknown)?))
         }
     }
 }

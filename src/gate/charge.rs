@@ -51,7 +51,7 @@ pub(super) fn charge(
         cost,
     };
     let hints = Hints {
-        key: &key.seat,
+        key: bearer.seat(),
         tenant: &owner.seat,
     };
     let charged = match means.quota.shared() {

@@ -69,6 +69,7 @@ pub use admission::Admission;
 pub use admission::Ended;
 pub use admission::Manner;
 pub use admission::Principal;
+pub use api_key::Early;
 pub use binding::Foreign;
 pub use browser::Cors;
 pub use browser::Preflight;
@@ -126,6 +127,8 @@ pub struct Means<'a> {
     pub patience: Patience,
     /// What shared counters said, once they were asked.
     pub charged: Option<Verdict>,
+    /// The text that is looked for already, if any is.
+    pub early: Option<&'a Early>,
 }
 
 /// What can be awaited before a request is judged once more.
@@ -184,13 +187,15 @@ fn check(
 ) -> Result<(Arc<Route>, PathAndQuery), Fault> {
     let config = &snapshot.config;
     client::check(peer)?;
-    let mut early = api_key::Early::of(snapshot, &head.headers);
+    if let Some(early) = means.early {
+        early.look_ahead(snapshot);
+    }
     let target = target::of(head, &config.http)?;
     let found = snapshot
         .routes
         .find(host.name(), target.path(), head.method.as_str());
-    if let Some(early) = &early {
-        early.look_on(snapshot);
+    if let Some(early) = means.early {
+        early.look_on(snapshot, means.quota);
     }
     known.route = route_at(&found).cloned();
     let target = target.decide(known.route.as_ref().is_some_and(|route| route.raw_path))?;
@@ -223,11 +228,8 @@ fn check(
     }
     let bearer = match memory {
         None => {
-            if let Some(early) = &mut early {
-                early.find(snapshot, means.quota);
-            }
             let credential = credential::take(&mut head.headers, in_query, &config.auth)?;
-            let (digest, key) = api_key::verify(snapshot, &credential, early)
+            let (digest, key) = api_key::verify(snapshot, &credential, means.early)
                 .map_err(|fault| unknown(snapshot, means.quota, now, peer, fault))?;
             Bearer::Key(digest, key)
         }

@@ -25,9 +25,11 @@ use crate::model::credential::Kind;
 use crate::model::credential::Kinds;
 use crate::model::key::Digest;
 use crate::model::key_text;
+use crate::model::seat::SeatHint;
 use crate::refusal::Refusal;
 use crate::snapshot::KeyEntry;
 use crate::snapshot::Snapshot;
+use crate::snapshot::key_table::FoundKey;
 use crate::token::Failure;
 use crate::token::Mark;
 use crate::token::Tokens;
@@ -37,7 +39,7 @@ use crate::token::form::Form;
 
 /// Who was found: a key of the store, or somebody whom an issuer vouches for.
 pub(super) enum Bearer<'a> {
-    Key(Digest, &'a KeyEntry),
+    Key(Digest, FoundKey<'a>),
     Token(Arc<Verified>),
 }
 
@@ -45,15 +47,23 @@ impl Bearer<'_> {
     /// What the checks look at.
     pub(super) fn entry(&self) -> &KeyEntry {
         match self {
-            Bearer::Key(_, key) => key,
+            Bearer::Key(_, key) => key.entry,
             Bearer::Token(token) => &token.entry,
+        }
+    }
+
+    /// Where its windows lie.
+    pub(super) fn seat(&self) -> &SeatHint {
+        match self {
+            Bearer::Key(_, key) => key.seat,
+            Bearer::Token(token) => &token.seat,
         }
     }
 
     /// Whom it acts for, if anybody in particular (FA18).
     pub(super) fn subject(&self) -> Option<&str> {
         match self {
-            Bearer::Key(_, key) => subject_of(key),
+            Bearer::Key(_, key) => subject_of(key.entry),
             Bearer::Token(token) => token.identity.subject.as_deref(),
         }
     }

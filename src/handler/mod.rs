@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::clock::Now;
 use crate::gate;
 use crate::gate::Admission;
+use crate::gate::Early;
 use crate::gate::Ended;
 use crate::gate::Exposed;
 use crate::gate::Means;
@@ -155,6 +156,8 @@ pub async fn handle(
     let now = worker.clock.now();
     let mut snapshot = worker.snapshot.load_full();
     let ClientRequest { mut head, body } = request;
+    // Before anything else is done, since what is known of its key has far to come.
+    let early = Early::of(&snapshot, &head.headers);
     let mut account = Account::open(Rc::clone(&worker), now, peer, &head);
     if let Some(preflight) = gate::preflight(&snapshot, &head) {
         leave_unread(body, &head, &snapshot);
@@ -168,7 +171,8 @@ pub async fn handle(
         account.metadata(host, answer.status());
         return answer.map(|text| Body::local(text, account));
     }
-    let mut admitted = admit(&worker, &snapshot, now, &peer, &mut head, Known::default());
+    let (known, early) = (Known::default(), early.as_ref());
+    let mut admitted = admit(&worker, &snapshot, now, &peer, &mut head, known, early);
     if let Err(refused) = &mut admitted
         && let Some(wanted) = refused.wanted.take()
     {
@@ -230,6 +234,7 @@ fn admit(
     peer: &Peer,
     head: &mut Parts,
     known: Known,
+    early: Option<&Early>,
 ) -> Result<Box<Admission>, Box<Refused>> {
     let means = Means {
         quota: &worker.quota,
@@ -237,6 +242,7 @@ fn admit(
         alerts: &worker.alerts,
         patience: known.patience,
         charged: known.charged,
+        early,
     };
     gate::admit(snapshot, &means, now, peer, head)
 }
@@ -268,7 +274,15 @@ async fn admit_later(
         waits += 1;
         let known = Known { patience, charged };
         let snapshot = worker.snapshot.load_full();
-        let mut verdict = admit(worker, &snapshot, worker.clock.now(), peer, head, known);
+        let mut verdict = admit(
+            worker,
+            &snapshot,
+            worker.clock.now(),
+            peer,
+            head,
+            known,
+            None,
+        );
         if let Err(refused) = &mut verdict
             && waits < WAITS_MAX
             && let Some(wanted) = refused.wanted.take()

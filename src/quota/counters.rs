@@ -83,9 +83,9 @@ impl Quota {
         &self.saves
     }
 
-    /// Says that a key will be charged soon, unless something speaks against it: what is counted of it may come from memory meanwhile.
-    pub fn look_ahead(&self, key: &SeatHint) {
-        self.keys.look_ahead(key);
+    /// Says that the key at this seat will be charged soon, unless something speaks against it: what is counted of it may come from memory meanwhile.
+    pub fn look_ahead(&self, seat: u32) {
+        self.keys.look_ahead(seat);
     }
 
     /// Takes `cost` from every window, or from none: one step under the entries' locks, so that exactly as many pass as the limit says
@@ -170,7 +170,8 @@ impl Quota {
 
     /// The same, with what "many" is.
     pub(super) fn export_new_from(&self, many: usize, changes: &mut Changes) {
-        changes.clear();
+        let (keys, tenants) = (self.keys.take_listed(), self.tenants.take_listed());
+        changes.begin(keys.len(), tenants.len());
         let Changes {
             rows,
             removed,
@@ -184,7 +185,7 @@ impl Quota {
                 burst,
             }),
         };
-        self.keys.export(many, |id, saved, meter| {
+        self.keys.export(&keys, many, |id, saved, meter| {
             if let Some(saved) = saved {
                 take(Subject::Key(*id), saved);
             }
@@ -192,7 +193,7 @@ impl Quota {
                 counted.push(row);
             }
         });
-        self.tenants.export(many, |id, saved, _| {
+        self.tenants.export(&tenants, many, |id, saved, _| {
             if let Some(saved) = saved {
                 take(Subject::Tenant(id.clone()), saved);
             }

@@ -55,10 +55,10 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
         self.seats.hold(id, hint)
     }
 
-    /// Has a subject's seat brought from memory that is wanted soon.
+    /// Has the seat with this number brought from memory that is wanted soon.
     #[inline]
-    pub(super) fn look_ahead(&self, hint: &SeatHint) {
-        self.seats.look_ahead(hint.number());
+    pub(super) fn look_ahead(&self, number: u32) {
+        self.seats.look_ahead(number);
     }
 
     /// Holds a subject's seat, which is perhaps the one with this number, if he has one.
@@ -108,15 +108,10 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
         self.note(ids.into_iter());
     }
 
-    /// Looks at the ids listed since the last call, in order, each once: `each` is given what is to be written of its windows where they have changed,
-    /// which is nothing where they are gone, and what lies beside them. Of fewer than `only_new_from` ids that is all, else what is new. What is not
-    /// taken is lost.
-    pub(super) fn export(
-        &self,
-        only_new_from: usize,
-        mut each: impl FnMut(&K, Option<Saved>, Option<&mut B>),
-    ) {
-        let mut listed = Vec::new();
+    /// Hands over the ids listed since the last call, in order, each once. Who is not looked at then, by `export`, is lost.
+    pub(super) fn take_listed(&self) -> Vec<(K, u32)> {
+        let lanes = self.listed.iter().map(|lane| lock(lane).len());
+        let mut listed = Vec::with_capacity(lanes.sum());
         for lane in &self.listed {
             listed.append(&mut lock(lane));
         }
@@ -136,10 +131,21 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
             }
             same
         });
+        listed
+    }
+
+    /// Looks at these: `each` is given what is to be written of somebody's windows where they have changed, which is nothing where they are gone, and what
+    /// lies beside them. Of fewer than `only_new_from` that is all, else what is new.
+    pub(super) fn export(
+        &self,
+        listed: &[(K, u32)],
+        only_new_from: usize,
+        mut each: impl FnMut(&K, Option<Saved>, Option<&mut B>),
+    ) {
         let only_new = listed.len() >= only_new_from;
         for (index, (id, number)) in listed.iter().enumerate() {
             give_way(index);
-            self.look_ahead_of_some(&listed, index);
+            self.look_ahead_of_some(listed, index);
             let Some(mut held) = self.find(id, *number) else {
                 each(id, Some((None, None)), None);
                 continue;

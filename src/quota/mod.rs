@@ -115,8 +115,8 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Lets go of all, and keeps memory for the changes of a usual second.
-    fn clear(&mut self) {
+    /// Lets go of all, and has room for so many. Keeps no more memory for it than the changes of a second take, or these.
+    fn begin(&mut self, keys: usize, tenants: usize) {
         // Each with the times of its burst.
         for (index, row) in self.rows.drain(..).enumerate() {
             drop(row);
@@ -124,10 +124,18 @@ impl Changes {
         }
         self.removed.clear();
         self.counted.clear();
-        self.rows.shrink_to(KEPT);
         self.removed.shrink_to(KEPT);
-        self.counted.shrink_to(KEPT);
+        with_room(&mut self.rows, keys + tenants);
+        with_room(&mut self.counted, keys);
     }
+}
+
+/// An empty list with room for so many, which is made at once: one that grew would leave pieces of every size.
+fn with_room<T>(list: &mut Vec<T>, count: usize) {
+    if list.capacity() > KEPT.max(count) {
+        *list = Vec::new();
+    }
+    list.reserve_exact(count);
 }
 
 /// Changes for which memory is kept, of some 120 bytes each: what a worker can do in a second.

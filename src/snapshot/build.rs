@@ -238,7 +238,6 @@ pub(super) fn entry_of(
         own: own_limits(key),
         binding: (!key.binding.is_empty()).then(|| Box::new(key.binding.clone())),
         scopes: scope_sets.shared(&key.scopes),
-        seat: SeatHint::default(),
     })
 }
 

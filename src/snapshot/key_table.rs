@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::model::key::Digest;
+use crate::model::seat::SeatHint;
 use crate::prefetch::prefetch;
 use crate::snapshot::KeyEntry;
 
@@ -24,7 +25,7 @@ pub struct KeyTable {
     count: usize,
 }
 
-/// Rows by digest, and where in them to look. A hash map would keep one to nine empty places for eight full ones, and a place is 96 bytes.
+/// Rows by digest, and where in them to look. A hash map would keep one to nine empty places for eight full ones, and a place is 88 bytes.
 #[derive(Debug)]
 struct Shard {
     /// Sorted by digest, each digest once.
@@ -34,6 +35,17 @@ struct Shard {
     starts: Starts,
     /// The last byte of each row's digest: of several in a bucket the right one is found without a look at the others, each of which is far away.
     tags: Box<[u8]>,
+    /// Where the windows and the meter of each row's key lie: not in the row, so that both can be brought from memory at once.
+    seats: Box<[SeatHint]>,
+}
+
+/// A key that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundKey<'a> {
+    /// What is known of it.
+    pub entry: &'a KeyEntry,
+    /// Where its windows and its meter lie.
+    pub seat: &'a SeatHint,
 }
 
 /// Half as much memory, which is then nearer, unless the keys of a shard are very many.
@@ -64,19 +76,31 @@ impl KeyTable {
     /// The key with this digest.
     #[must_use]
     pub fn get(&self, digest: &Digest) -> Option<&KeyEntry> {
-        self.shards[shard_of(digest)].get(digest)
+        Some(self.find(digest)?.entry)
+    }
+
+    /// The same, and where its state lies.
+    #[must_use]
+    pub fn find(&self, digest: &Digest) -> Option<FoundKey<'_>> {
+        self.shards[shard_of(digest)].find(digest)
     }
 
     /// Has brought from memory what a look for this digest begins with.
+    #[inline]
+    pub fn look_out(&self, digest: &Digest) {
+        prefetch(&*self.shards[shard_of(digest)]);
+    }
+
+    /// A while after that: has brought what says where its row lies.
     #[inline]
     pub fn look_ahead(&self, digest: &Digest) {
         self.shards[shard_of(digest)].look_ahead(digest);
     }
 
-    /// A while after that: has the key's row brought.
+    /// A while after that: has the key's row brought. Gives the number of its seat, as far as both are known.
     #[inline]
-    pub fn look_on(&self, digest: &Digest) {
-        self.shards[shard_of(digest)].look_on(digest);
+    pub fn look_on(&self, digest: &Digest) -> u32 {
+        self.shards[shard_of(digest)].look_on(digest)
     }
 
     /// This table with some digests changed (`Some`) or gone (`None`), the last where one comes twice; copies only the shards
@@ -165,6 +189,7 @@ impl Shard {
         starts.resize(buckets + 1, buckets as u32);
         Shard {
             tags: rows.iter().map(|(digest, _)| tag_of(digest)).collect(),
+            seats: rows.iter().map(|_| SeatHint::default()).collect(),
             rows: rows.into_boxed_slice(),
             starts: Starts::of(starts),
         }
@@ -180,10 +205,11 @@ impl Shard {
         let bucket = bucket_of(digest, rows);
         self.starts.look_ahead(bucket);
         prefetch(&self.tags[bucket]);
+        prefetch(&self.seats[bucket]);
         prefetch(&self.rows[bucket].0);
     }
 
-    fn get(&self, digest: &Digest) -> Option<&KeyEntry> {
+    fn find(&self, digest: &Digest) -> Option<FoundKey<'_>> {
         if self.rows.is_empty() {
             return None;
         }
@@ -193,32 +219,43 @@ impl Shard {
             // A search by halves: whoever imports digests may have chosen them, and all of one bucket.
             let rows = &self.rows[start..end];
             let found = rows.binary_search_by(|(there, _)| there.cmp(digest)).ok()?;
-            return Some(&rows[found].1);
+            return Some(self.found(start + found));
         }
-        let row = self
+        let index = self
             .tagged(start..end, digest)
-            .find(|row| row.0 == *digest)?;
-        Some(&row.1)
+            .find(|index| self.rows[*index].0 == *digest)?;
+        Some(self.found(index))
     }
 
-    fn look_on(&self, digest: &Digest) {
+    #[inline]
+    fn found(&self, index: usize) -> FoundKey<'_> {
+        FoundKey {
+            entry: &self.rows[index].1,
+            seat: &self.seats[index],
+        }
+    }
+
+    fn look_on(&self, digest: &Digest) -> u32 {
         if self.rows.is_empty() {
-            return;
+            return 0;
         }
         let (start, end) = self.starts.of_bucket(bucket_of(digest, self.rows.len()));
-        if end - start <= FEW
-            && let Some(row) = self.tagged(start..end, digest).next()
-        {
-            prefetch(row);
+        if end - start > FEW {
+            return 0;
         }
+        let Some(index) = self.tagged(start..end, digest).next() else {
+            return 0;
+        };
+        prefetch(&self.rows[index]);
+        self.seats[index].number()
     }
 
-    /// The rows among these that have the digest's tag.
+    /// The numbers of those rows among these that have the digest's tag.
     #[inline]
-    fn tagged(&self, rows: Range<usize>, digest: &Digest) -> impl Iterator<Item = &Row> {
+    fn tagged(&self, rows: Range<usize>, digest: &Digest) -> impl Iterator<Item = usize> {
         let tag = tag_of(digest);
-        let tags = self.tags[rows.clone()].iter().zip(&self.rows[rows]);
-        tags.filter_map(move |(there, row)| (*there == tag).then_some(row))
+        let tags = self.tags[rows.clone()].iter().zip(rows);
+        tags.filter_map(move |(there, index)| (*there == tag).then_some(index))
     }
 
     fn with(&self, changes: &Changes<'_>) -> Shard {
@@ -228,7 +265,20 @@ impl Shard {
         for (digest, entry) in changes {
             rows.extend(entry.map(|entry| (**digest, entry.clone())));
         }
-        Shard::build(rows)
+        let next = Shard::build(rows);
+        next.sit_as_in(self);
+        next
+    }
+
+    /// Takes over where those sit who were here before.
+    fn sit_as_in(&self, before: &Shard) {
+        let mut sat = before.rows.iter().zip(&before.seats).peekable();
+        for ((digest, _), seat) in self.rows.iter().zip(&self.seats) {
+            while sat.next_if(|((there, _), _)| there < digest).is_some() {}
+            if let Some((_, number)) = sat.next_if(|((there, _), _)| there == digest) {
+                seat.set(number.number());
+            }
+        }
     }
 }
 
@@ -293,7 +343,6 @@ mod tests {
     use crate::model::key::KeyKind;
     use crate::model::key::KeyStatus;
     use crate::model::scope::Scopes;
-    use crate::model::seat::SeatHint;
     use crate::snapshot::NEVER_EXPIRES;
 
     fn entry(plan: u32) -> KeyEntry {
@@ -308,7 +357,6 @@ mod tests {
             own: None,
             binding: None,
             scopes: Scopes::Inherit,
-            seat: SeatHint::default(),
         }
     }
 
@@ -346,6 +394,9 @@ mod tests {
             let before = wanted.clone();
             let table = KeyTable::build(keys.into_iter().map(|(digest, plan)| (digest, entry(plan))));
             assert_same(&table, &before, &asked);
+            for (digest, number) in before.keys().zip(1..) {
+                table.find(digest).unwrap().seat.set(number);
+            }
             for (digest, plan) in &changes {
                 match plan {
                     Some(plan) => wanted.insert(*digest, *plan),
@@ -357,6 +408,11 @@ mod tests {
             let next = table.with(&changes);
             assert_same(&next, &wanted, &asked);
             assert_same(&table, &before, &asked);
+            // Whoever was there sits where he sat.
+            let sits = |table: &KeyTable, digest| table.find(digest).map_or(0, |key| key.seat.number());
+            for digest in wanted.keys() {
+                prop_assert_eq!(sits(&next, digest), sits(&table, digest));
+            }
         }
     }
 
@@ -371,8 +427,10 @@ mod tests {
     }
 
     #[test]
-    fn a_row_takes_no_more_than_a_hundred_bytes() {
-        assert!(size_of::<Row>() + size_of::<u16>() + size_of::<u8>() <= 100);
+    fn a_row_takes_no_more_than_96_bytes() {
+        assert!(
+            size_of::<Row>() + size_of::<u16>() + size_of::<u8>() + size_of::<SeatHint>() <= 96
+        );
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::model::scope::Scopes;
 use crate::model::seat::SeatHint;
 use crate::model::tenant::Plan;
 use crate::model::tenant::TenantId;
+use crate::snapshot::key_table::FoundKey;
 use crate::store::shared::nodes::LEASE;
 
 pub mod build;
@@ -199,8 +200,6 @@ pub struct KeyEntry {
     pub binding: Option<Box<Binding>>,
     /// What it may do; listed sets are shared between keys that list the same.
     pub scopes: Scopes,
-    /// Where its windows and its meter lie.
-    pub seat: SeatHint,
 }
 
 /// Limits that a key or a tenant sets for itself.
@@ -281,6 +280,12 @@ impl Snapshot {
     #[must_use]
     pub fn key(&self, digest: &Digest) -> Option<&KeyEntry> {
         self.keys.get(digest)
+    }
+
+    /// The same, and where its state lies.
+    #[must_use]
+    pub fn find_key(&self, digest: &Digest) -> Option<FoundKey<'_>> {
+        self.keys.find(digest)
     }
 
     /// The tenant that a key belongs to.

@@ -43,6 +43,8 @@ pub struct Verified {
     pub kind: Kind,
     /// What it may do, by whom and until when. It is of the public kind: a plan without scopes of its own makes no token whole.
     pub entry: KeyEntry,
+    /// Where its windows lie.
+    pub seat: SeatHint,
     /// Under what it is reported: its tenant's tokens.
     pub reported: KeyId,
     /// Whose it is.
@@ -104,8 +106,8 @@ impl Verified {
                 // Whom it acts for stands in its identity.
                 binding: None,
                 scopes: Scopes::Listed(scopes),
-                seat: SeatHint::default(),
             },
+            seat: SeatHint::default(),
             reported: tokens_of(&tenant),
             tenant,
             identity,
@@ -153,7 +155,8 @@ mod tests {
     fn what_each_request_reads_lies_in_two_cache_lines() {
         const COUNTS: usize = 16;
         assert_eq!(COUNTS + std::mem::offset_of!(Verified, entry), 64);
-        assert_eq!(size_of::<KeyEntry>(), 64);
+        let ends = std::mem::offset_of!(Verified, seat) + size_of::<SeatHint>();
+        assert!(COUNTS + ends <= 128);
         assert!(COUNTS + size_of::<Verified>() <= 256);
     }
 }

@@ -85,6 +85,7 @@ pub(crate) fn requests(data: &[u8]) {
         alerts: &Alerts::queue().0,
         patience: Patience::Fresh,
         charged: None,
+        early: None,
     };
     let Ok(admission) = gate::admit(snapshot, &means, now, &peer, &mut head) else {
         return;
@@ -467,6 +468,7 @@ mod tests {
                     alerts: &Alerts::queue().0,
                     patience: Patience::Fresh,
                     charged: None,
+                    early: None,
                 },
                 Now::default(),
                 &peer,

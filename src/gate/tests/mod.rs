@@ -20,6 +20,7 @@ use crate::clock::Wall;
 use crate::config::Config;
 use crate::config::Upstream;
 use crate::gate::Admission;
+use crate::gate::Early;
 use crate::gate::Means;
 use crate::gate::Peer;
 use crate::gate::Refused;
@@ -185,7 +186,6 @@ fn key(letter: u8) -> KeyEntry {
         own: None,
         binding: None,
         scopes: Scopes::Listed(vec![scope("leases:read"), scope("leases:write")].into()),
-        seat: SeatHint::default(),
     }
 }
 
@@ -216,6 +216,7 @@ fn means<'a>(quota: &'a Quota, tokens: &'a Tokens, alerts: &'a Alerts) -> Means<
         alerts,
         patience: Patience::Fresh,
         charged: None,
+        early: None,
     }
 }
 
@@ -234,7 +235,11 @@ fn run(
     head: &mut Parts,
 ) -> Result<Box<Admission>, Box<Refused>> {
     let (tokens, alerts) = (Tokens::new(), Alerts::queue().0);
-    let means = means(quota, &tokens, &alerts);
+    let early = Early::of(snapshot, &head.headers);
+    let means = Means {
+        early: early.as_ref(),
+        ..means(quota, &tokens, &alerts)
+    };
     admit(snapshot, &means, at(wall), &peer("192.0.2.7"), head)
 }
 
