@@ -19,10 +19,10 @@ use super::sync::lock;
 #[derive(Debug)]
 pub(crate) struct Table<K, B> {
     seats: Seats<K, State<B>>,
-    /// Ids that were charged, counted or swept since the last export, and their seats, so that an export does not walk a million of them. Many small
+    /// Ids that were charged or counted since the last export, and their seats, so that an export does not walk a million of them. Many small
     /// locks, each taken at most once per subject and export.
     listed: Box<[Mutex<Listed<K>>]>,
-    /// Ids that are to be exported whatever became of them, and whether or not they have a seat.
+    /// Ids that were swept, or are to be exported for another reason, whatever became of them since and whether or not they have a seat.
     noted: Mutex<Vec<K>>,
 }
 
@@ -151,8 +151,8 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
                 continue;
             };
             held.list(false);
-            // Who has another seat than he had was perhaps not charged at it.
-            let changed = std::mem::take(&mut held.windows.changed) || held.number() != *number;
+            // Who had no seat, and has one now, was perhaps not charged at it.
+            let changed = std::mem::take(&mut held.windows.changed) || *number == 0;
             let saved = changed.then(|| held.windows.save(only_new));
             each(id, saved, Some(&mut held.beside));
         }
@@ -172,12 +172,11 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
     pub(super) fn sweep(&self, now: Now, at_rest: impl Fn(&mut B) -> bool) {
         // A thread may still be on its way here with a clock it read before now.
         let at = window::instant(now).saturating_sub(GRACE_MICROS);
-        self.seats.retain(|id, number, state| {
+        self.seats.retain(|id, state| {
             let idle = state.windows.idle(at);
             if idle && state.windows.are_open() {
                 state.windows = Windows::default();
-                state.windows.changed = true;
-                lock(&self.listed[0]).push((id.clone(), number));
+                lock(&self.noted).push(id.clone());
             }
             !(at_rest(&mut state.beside) && idle)
         });

@@ -464,6 +464,36 @@ mod tests {
         assert!(partly > 20_000, "{partly}");
     }
 
+    /// Whoever's windows are over and swept is told of as removed, also where he sits again by then and was refused.
+    #[test]
+    fn who_is_swept_is_told_of_whoever_sits_there() {
+        let quota = Quota::new();
+        let limits = limits(5, 5);
+        let charge = |cost, now| {
+            let charge = Charge {
+                key: Some((KEY, &limits)),
+                tenant: None,
+                cost,
+            };
+            quota.charge(&charge, now).is_ok()
+        };
+        assert!(charge(1, at(1)));
+        assert_eq!(quota.export().rows.len(), 1);
+        quota.sweep(at(10_000));
+        assert_eq!(quota.subjects(), 0);
+        assert!(!charge(6, at(10_000)));
+        assert_eq!(quota.subjects(), 1);
+        let changes = quota.export();
+        assert_eq!((changes.rows.len(), changes.removed.len()), (0, 1));
+        assert_eq!(quota.export(), Changes::default());
+        // And as a row where he was charged again.
+        assert!(charge(1, at(10_000)));
+        quota.sweep(at(20_000));
+        assert!(charge(2, at(20_000)));
+        let changes = quota.export();
+        assert_eq!((changes.rows.len(), changes.removed.len()), (1, 0));
+    }
+
     /// Everything, whole.
     fn all_of(quota: &Quota, tenant: &TenantId) -> Changes {
         let keys = (0..NUMBERED).map(|number| Subject::Key(numbered(number)));

@@ -138,7 +138,7 @@ impl<K: Clone + Eq + Hash, T: Default> Seats<K, T> {
 
     /// Has everybody looked at, by `stays`, which may change his state; those for whom it says `false` twice go, and their state with them. One seat
     /// is locked at a time, in the order in which they lie in memory.
-    pub(super) fn retain(&self, mut stays: impl FnMut(&K, u32, &mut T) -> bool) {
+    pub(super) fn retain(&self, mut stays: impl FnMut(&K, &mut T) -> bool) {
         let mut going = Vec::new();
         for number in 1..self.next.load(Ordering::Relaxed) {
             give_way(number as usize);
@@ -148,7 +148,7 @@ impl<K: Clone + Eq + Hash, T: Default> Seats<K, T> {
             };
             let mut seat = lock(&place.0);
             if let Some((owner, state)) = seat.taken()
-                && !stays(owner, number, state)
+                && !stays(owner, state)
             {
                 going.push((owner.clone(), number));
             }
@@ -161,13 +161,13 @@ impl<K: Clone + Eq + Hash, T: Default> Seats<K, T> {
     }
 
     /// Has those go who were not used again meanwhile.
-    fn let_go(&self, going: &mut Vec<(K, u32)>, stays: &mut impl FnMut(&K, u32, &mut T) -> bool) {
+    fn let_go(&self, going: &mut Vec<(K, u32)>, stays: &mut impl FnMut(&K, &mut T) -> bool) {
         for (owner, number) in going.drain(..) {
             let mut shard = lock(self.shard(&owner));
             let Some(mut held) = self.at(number, &owner) else {
                 continue;
             };
-            if stays(&owner, number, &mut held) {
+            if stays(&owner, &mut held) {
                 continue;
             }
             *held.seat = Seat::default();

@@ -1,6 +1,5 @@
 //! Watches for what operators should know at once, keeps each alert once, and has the webhook get it, however often it takes.
 
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -34,18 +33,22 @@ use crate::store::Verb;
 use crate::store::alerts::Delivery;
 use crate::store::alerts::Noted;
 use crate::store::history::History;
-use crate::store::history::hour_of;
 use crate::store::outcome::rfc3339;
 
 use super::error::chain;
 use super::flush::Flusher;
 use super::reload::Reloader;
+use super::unusual;
 
 /// How often the state of the store is looked at, and whether it is time for more.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How often ends and unusual activity are looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// For how long a look for unusual activity goes on to the next ten thousand keys; what is left then is looked at a minute later. Where a million keys are
+/// in use, all of them are looked at within some ten minutes, and none costs the requests more than this.
+const UNUSUAL_TIME: Duration = Duration::from_millis(200);
 
 /// How often unused keys are looked for, which asks the store for all keys.
 const UNUSED_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -97,6 +100,7 @@ pub(crate) async fn watch(parts: Alerting) {
     // The first looks come one interval after the start: a restart is no reason to read everything.
     let begun = parts.clock.now().mono;
     let (mut looked, mut asked) = (begun, begun);
+    let mut behind = None;
     loop {
         ticks.tick().await;
         let now = parts.clock.now();
@@ -109,13 +113,14 @@ pub(crate) async fn watch(parts: Alerting) {
             own.trouble(now);
             if look {
                 own.ends(now);
-                own.unusual(now);
+                behind = own.unusual(now, behind);
             }
             if ask {
                 own.unused(now);
             }
+            behind
         };
-        let _ = tokio::task::spawn_blocking(work).await;
+        behind = tokio::task::spawn_blocking(work).await.unwrap_or(None);
     }
 }
 
@@ -179,43 +184,34 @@ impl Alerting {
         }
     }
 
-    fn unusual(&self, now: Now) {
+    /// Goes on behind this key, for as long as a look may take. Gives the key that the next look goes on behind.
+    fn unusual(&self, now: Now, behind: Option<KeyId>) -> Option<KeyId> {
         let config = Arc::clone(&self.keeper.snapshot().load().config);
         if config.alerts.unusual_factor == 0 {
-            return;
+            return None;
         }
         self.flusher.flush(now);
-        let hour = hour_of(now.wall);
-        let figures = History::open(&config.store.path).and_then(|history| {
+        let begun = self.clock.now().mono;
+        let pages = History::open(&config.store.path).and_then(|history| {
             let Some(history) = history else {
-                return Ok(BTreeMap::new());
+                return Ok(None);
             };
-            let least = u64::from(config.alerts.unusual_requests);
-            let busy = history.by_key(hour, hour)?.into_iter();
-            let busy: Vec<KeyId> = busy
-                .filter(|(_, tally)| tally.requests() >= least)
-                .map(|(key, _)| key)
-                .collect();
-            let mut figures = BTreeMap::new();
-            for key in busy {
-                let hours = history.hours_of(key, hour.saturating_sub(rules::MEAN_HOURS), hour)?;
-                let sum = |of_now: bool| -> u64 {
-                    let of = hours.iter().filter(|(at, _)| (*at == hour) == of_now);
-                    of.map(|(_, tally)| tally.requests()).sum()
-                };
-                figures.insert(key, (sum(true), sum(false)));
-            }
-            Ok(figures)
-        });
-        match figures {
-            Ok(figures) => {
-                for (key, (this_hour, before)) in figures {
-                    let alert = rules::unusual(&config.alerts, key, this_hour, before, now.wall);
-                    alert.into_iter().for_each(|alert| self.alerts.raise(alert));
+            let mut behind = behind;
+            loop {
+                let (rules, page) = (&config.alerts, unusual::PAGE);
+                let (found, next) = unusual::look(&history, rules, now.wall, behind, page)?;
+                found.into_iter().for_each(|alert| self.alerts.raise(alert));
+                behind = next;
+                let over = self.clock.now().mono.since(begun) >= UNUSUAL_TIME;
+                if behind.is_none() || over {
+                    return Ok(behind);
                 }
             }
-            Err(error) => tracing::error!(error = chain(&error), "usage not read for alerts"),
-        }
+        });
+        pages.unwrap_or_else(|error| {
+            tracing::error!(error = chain(&error), "usage not read for alerts");
+            None
+        })
     }
 
     fn unused(&self, now: Now) {

@@ -16,6 +16,7 @@ mod readings;
 mod reload;
 mod state;
 mod telling;
+mod unusual;
 mod workers;
 
 use std::io;

@@ -433,12 +433,7 @@ fn all_of(directory: &Path, boot: &str) -> All {
     let mut usage = counters.usage(None).unwrap();
     usage.extend(counters.usage(Some(&some)).unwrap());
     let history = History::open(directory).unwrap().unwrap();
-    let mut by_key: Vec<_> = history
-        .by_key(HOUR + 1, HOUR + 2)
-        .unwrap()
-        .into_iter()
-        .collect();
-    by_key.sort_by_key(|(key, _)| *key);
+    let by_key = history.page(HOUR + 1, HOUR + 2, None, 1_000_000).unwrap();
     let hours = vec![
         history.hours(None, 0, HOUR + 9).unwrap(),
         history

@@ -1,7 +1,6 @@
 //! What reports read: hours of a key, of many, of all; keys page by page.
 
 use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::collections::HashSet;
 use std::path::Path;
 use std::path::PathBuf;
@@ -11,7 +10,6 @@ use rusqlite::Connection;
 use rusqlite::OpenFlags;
 use rusqlite::params;
 
-use crate::aside::give_way;
 use crate::model::key::KeyId;
 use crate::store::counters::CountersError;
 use crate::store::counters::FILE;
@@ -121,35 +119,6 @@ impl History {
                 hours.add_all(&recent, since, until);
             })?;
             Ok(hours.0.into_iter().collect())
-        })
-    }
-
-    /// What each key did that did something.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn by_key(&self, since: u32, until: u32) -> Result<HashMap<KeyId, Tally>, CountersError> {
-        self.read(|connection| {
-            let mut statement = connection.prepare(&format!(
-                "SELECT key_id, {SUMS} FROM usage_hour WHERE hour BETWEEN ?1 AND ?2 GROUP BY key_id"
-            ))?;
-            let mut found = statement.query(params![since, until])?;
-            let mut keys = HashMap::new();
-            while let Some(row) = found.next()? {
-                if let Some(key) = key_of(row, 0)? {
-                    keys.insert(key, tally(row, 1)?);
-                }
-            }
-            journal::each_usage(connection, |recent| {
-                for (index, row) in recent.into_iter().enumerate() {
-                    give_way(index);
-                    if (since..=until).contains(&row.hour) {
-                        let sum: &mut Tally = keys.entry(row.key).or_default();
-                        *sum = sum.and(&row.tally);
-                    }
-                }
-            })?;
-            Ok(keys)
         })
     }
 
