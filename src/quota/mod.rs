@@ -130,16 +130,18 @@ impl Changes {
     }
 }
 
-/// An empty list with room for so many, which is made at once: one that grew would leave pieces of every size.
+/// Gives an empty list room for so many and some more, made at once: one that grew would copy what is not there, and leave pieces of every size.
 fn with_room<T>(list: &mut Vec<T>, count: usize) {
-    if list.capacity() > KEPT.max(count) {
+    let (there, wanted) = (list.capacity(), count.next_power_of_two());
+    if there < count || there > wanted.max(KEPT) {
+        // Before the new one is made.
         *list = Vec::new();
+        *list = Vec::with_capacity(wanted);
     }
-    list.reserve_exact(count);
 }
 
-/// Changes for which memory is kept, of some 120 bytes each: what a worker can do in a second.
-const KEPT: usize = 65_536;
+/// Changes for which memory is kept, of some 120 bytes each: more than what a worker can do in a second.
+const KEPT: usize = 131_072;
 
 #[cfg(test)]
 mod tests {

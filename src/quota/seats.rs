@@ -39,7 +39,8 @@ pub(super) struct Seats<K, T> {
 /// Rows of seats.
 type Hall<K, T> = Box<[OnceLock<Row<K, T>>]>;
 
-type Row<K, T> = Box<[Place<K, T>]>;
+/// Its length is known beforehand, which makes what points to it smaller, and so more of it stays near.
+type Row<K, T> = Box<[Place<K, T>; ROW]>;
 
 /// A seat and its lock, in cache lines of their own.
 #[derive(Debug)]
@@ -199,8 +200,10 @@ impl<K: Clone + Eq + Hash, T: Default> Seats<K, T> {
         let hall = self.halls.get(number / (ROW * ROWS));
         let hall = hall.expect("memory ends before so many seats");
         let hall = hall.get_or_init(|| (0..ROWS).map(|_| OnceLock::new()).collect());
-        let row =
-            hall[number / ROW % ROWS].get_or_init(|| (0..ROW).map(|_| Place::new()).collect());
+        let row = hall[number / ROW % ROWS].get_or_init(|| {
+            let places: Vec<Place<K, T>> = (0..ROW).map(|_| Place::new()).collect();
+            (places.try_into()).unwrap_or_else(|_| unreachable!("as many as a row has"))
+        });
         &row[number % ROW]
     }
 }
@@ -256,7 +259,7 @@ impl<K, T> DerefMut for Held<'_, K, T> {
 }
 
 /// Rows of a hall: 262,144 seats.
-const ROWS: usize = 1024;
+const ROWS: usize = 256;
 
 /// Halls: 268 million seats, which take 48 GiB.
 const HALLS: usize = 1024;
