@@ -116,7 +116,9 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
             listed.append(&mut lock(lane));
         }
         let noted = std::mem::take(&mut *lock(&self.noted));
-        listed.extend(noted.into_iter().map(|id| {
+        listed.extend(noted.into_iter().enumerate().map(|(index, id)| {
+            // A sweep may have found the windows of a million over.
+            give_way(index);
             let number = self.find(&id, 0).map(|mut held| {
                 held.windows.changed = true;
                 held.number()
