@@ -356,16 +356,18 @@ impl Whole {
         before: impl Fn(&Subject) -> rusqlite::Result<Option<Row>>,
     ) -> rusqlite::Result<Whole> {
         let (mut latest, mut sums) = (Latest::default(), Sums::default());
-        let mut statement = connection
-            .prepare_cached("SELECT limits, usage FROM journal WHERE part = ?1 ORDER BY id")?;
-        let mut found = statement.query([part])?;
-        while let Some(row) = found.next()? {
-            each(LIMITS, row.get_ref(0)?.as_blob()?, |line: LimitLine<'_>| {
-                line.onto(&mut latest, &before)
-            })?;
-            each(USAGE, row.get_ref(1)?.as_blob()?, |line| {
-                add_up(&mut sums, line)
-            })?;
+        let mut save =
+            connection.prepare_cached("SELECT limits, usage FROM journal WHERE id = ?1")?;
+        for id in saves_of(connection, part)? {
+            let mut found = save.query([id])?;
+            while let Some(row) = found.next()? {
+                each(LIMITS, row.get_ref(0)?.as_blob()?, |line: LimitLine<'_>| {
+                    line.onto(&mut latest, &before)
+                })?;
+                each(USAGE, row.get_ref(1)?.as_blob()?, |line| {
+                    add_up(&mut sums, line)
+                })?;
+            }
         }
         let mut limits = latest.sorted();
         for (subject, row) in &mut limits {
@@ -415,15 +417,24 @@ impl Whole {
 /// What each key did in each hour.
 fn usage_of(connection: &Connection, part: u8) -> rusqlite::Result<Vec<HourRow>> {
     let mut sums = Sums::default();
-    let mut statement =
-        connection.prepare_cached("SELECT usage FROM journal WHERE part = ?1 ORDER BY id")?;
-    let mut found = statement.query([part])?;
-    while let Some(row) = found.next()? {
-        each(USAGE, row.get_ref(0)?.as_blob()?, |line| {
-            add_up(&mut sums, line)
-        })?;
+    let mut save = connection.prepare_cached("SELECT usage FROM journal WHERE id = ?1")?;
+    for id in saves_of(connection, part)? {
+        let mut found = save.query([id])?;
+        while let Some(row) = found.next()? {
+            each(USAGE, row.get_ref(0)?.as_blob()?, |line| {
+                add_up(&mut sums, line)
+            })?;
+        }
     }
     Ok(rows(sums))
+}
+
+/// The saves that wait of a part, the oldest first. To be read one by one: SQLite would carry their lines along while it sorts, by way of a file.
+fn saves_of(connection: &Connection, part: u8) -> rusqlite::Result<Vec<i64>> {
+    let mut statement =
+        connection.prepare_cached("SELECT id FROM journal WHERE part = ?1 ORDER BY id")?;
+    let found = statement.query_map([part], |row| row.get(0))?;
+    found.collect()
 }
 
 fn add_up(sums: &mut Sums, line: UsageLine) -> rusqlite::Result<()> {
