@@ -151,14 +151,11 @@ impl Bytes<'_> {
     }
 
     fn journal(&mut self, connection: &Connection) {
-        let mut packed = || {
-            let count = usize::from(self.number(1) as u8 & 63);
-            self.take(count).to_vec()
-        };
-        let (limits, usage) = (packed(), packed());
-        let add = "INSERT INTO journal(part, bytes, limits, usage) VALUES (97, 1, ?1, ?2)";
+        let count = usize::from(self.number(1) as u8 & 63);
+        let packed = self.take(count).to_vec();
+        let add = "INSERT INTO journal(part, bytes, lines) VALUES (97, 1, ?1)";
         connection
-            .execute(add, params![limits, usage])
+            .execute(add, params![packed])
             .expect("memory is there");
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use rusqlite::ErrorCode;
+use rusqlite::types::Type;
 
 use crate::store::error::EXIT_CONFIG;
 use crate::store::error::EXIT_PERMISSION;
@@ -72,6 +73,16 @@ impl Problem {
             Problem::Io(source) => CountersError::Unmade { path, source },
         }
     }
+}
+
+/// What no save can have written in the journal.
+pub(super) fn senseless() -> rusqlite::Error {
+    nonsense("the journal makes no sense".to_owned())
+}
+
+/// What no save can have written.
+pub(super) fn nonsense(what: String) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, what.into())
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {

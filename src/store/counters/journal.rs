@@ -11,29 +11,26 @@ use rusqlite::Connection;
 use rusqlite::OptionalExtension;
 use rusqlite::Transaction;
 use rusqlite::params;
-use serde::Deserialize;
 
 use crate::aside::give_way;
 use crate::aside::step_aside;
-use crate::clock::Wall;
+use crate::clock::Now;
 use crate::model::key::KeyId;
 use crate::store::history::HourRow;
-use crate::store::history::Tally;
 use crate::store::history::hour_of;
 
 use super::Batch;
 use super::Row;
 use super::Subject;
-use super::lines::LIMITS;
-use super::lines::Latest;
-use super::lines::LimitLine;
-use super::lines::Merged;
-use super::lines::USAGE;
-use super::lines::UsageLine;
-use super::lines::pack;
-use super::lines::parsed;
-use super::lines::senseless;
-use super::lines::settled;
+use super::error::senseless;
+use super::lines::Bases;
+use super::lines::Limits;
+use super::lines::Lines;
+use super::lines::Whose;
+use super::part::Part;
+use super::part::in_order;
+use super::part::part_of;
+use super::sum::Sum;
 use super::tables;
 
 pub(super) const SCHEMA: &str = "
@@ -41,8 +38,7 @@ CREATE TABLE journal(
   id INTEGER PRIMARY KEY,
   part INTEGER NOT NULL,
   bytes INTEGER NOT NULL,
-  limits BLOB NOT NULL,
-  usage BLOB NOT NULL
+  lines BLOB NOT NULL
 ) STRICT;
 CREATE INDEX journal_part ON journal(part, bytes);
 ";
@@ -76,16 +72,6 @@ impl Default for Hand {
     }
 }
 
-/// What the lines of a part say in the end.
-struct Whole {
-    /// `None` is of those who have nothing any more.
-    limits: Vec<(Subject, Option<Row>)>,
-    usage: Vec<HourRow>,
-}
-
-/// What keys did, by hour.
-type Sums = Merged<(u32, KeyId), Tally>;
-
 /// Whether everything stands in the tables.
 pub(super) fn is_empty(transaction: &Transaction<'_>) -> rusqlite::Result<bool> {
     transaction
@@ -94,40 +80,66 @@ pub(super) fn is_empty(transaction: &Transaction<'_>) -> rusqlite::Result<bool> 
 }
 
 /// Adds a save.
-pub(super) fn append(transaction: &Transaction<'_>, batch: &Batch<'_>) -> rusqlite::Result<()> {
-    let mut parts = vec![(Vec::new(), Vec::new()); 256];
+pub(super) fn append(
+    transaction: &Transaction<'_>,
+    batch: &Batch<'_>,
+    now: Now,
+) -> rusqlite::Result<()> {
+    let mut parts = Parts::at(now);
+    let mut usage = batch.usage.iter().peekable();
     for (index, row) in batch.rows.iter().enumerate() {
         give_way(index);
-        let (limits, _) = &mut parts[usize::from(part_of(&row.subject))];
-        pack(&LimitLine::of(row), limits)?;
+        let mut own: &[HourRow] = &[];
+        if let Subject::Key(key) = row.subject {
+            while let Some(did) = usage.next_if(|did| did.key < key) {
+                parts.add(Whose::Key(did.key.0), None, std::slice::from_ref(did));
+            }
+            if let Some(did) = usage.next_if(|did| did.key == key) {
+                own = std::slice::from_ref(did);
+            }
+        }
+        parts.add(Whose::of(&row.subject), Some(Limits::of(row)), own);
     }
-    for subject in batch.removed {
-        let (limits, _) = &mut parts[usize::from(part_of(subject))];
-        pack(&LimitLine::nothing(subject), limits)?;
-    }
-    for (index, row) in batch.usage.iter().enumerate() {
+    for (index, subject) in batch.removed.iter().enumerate() {
         give_way(index);
-        let (_, usage) = &mut parts[usize::from(row.key.0[0])];
-        pack(&UsageLine::of(row), usage)?;
+        parts.add(Whose::of(subject), Some(Limits::default()), &[]);
     }
-    for (part, (limits, usage)) in (0..=u8::MAX).zip(&parts) {
-        if !limits.is_empty() || !usage.is_empty() {
-            add(transaction, part, limits, usage)?;
+    for (index, did) in usage.enumerate() {
+        give_way(index);
+        parts.add(Whose::Key(did.key.0), None, std::slice::from_ref(did));
+    }
+    for (part, lines) in (0..=u8::MAX).zip(&parts.lines) {
+        if !lines.packed().is_empty() {
+            add(transaction, part, lines.packed())?;
             step_aside();
         }
     }
     Ok(())
 }
 
-fn add(
-    transaction: &Transaction<'_>,
-    part: u8,
-    limits: &[u8],
-    usage: &[u8],
-) -> rusqlite::Result<()> {
+/// A save, by parts.
+struct Parts {
+    bases: Bases,
+    lines: Vec<Lines>,
+}
+
+impl Parts {
+    fn at(now: Now) -> Parts {
+        Parts {
+            bases: Bases::at(now),
+            lines: vec![Lines::default(); 256],
+        }
+    }
+
+    fn add(&mut self, whose: Whose<'_>, limits: Option<Limits<'_>>, usage: &[HourRow]) {
+        self.lines[usize::from(part_of(whose))].add(self.bases, whose, limits, usage);
+    }
+}
+
+pub(super) fn add(transaction: &Transaction<'_>, part: u8, lines: &[u8]) -> rusqlite::Result<()> {
     transaction
-        .prepare_cached("INSERT INTO journal(part, bytes, limits, usage) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![part, limits.len() + usage.len(), limits, usage])?;
+        .prepare_cached("INSERT INTO journal(part, bytes, lines) VALUES (?1, ?2, ?3)")?
+        .execute(params![part, lines.len(), lines])?;
     Ok(())
 }
 
@@ -136,15 +148,16 @@ fn add(
 pub(super) fn tend(
     transaction: &Transaction<'_>,
     hand: &mut Hand,
-    now: Wall,
+    now: Now,
     large: bool,
 ) -> rusqlite::Result<()> {
     let mut waiting = bytes(transaction)?;
-    let hour = if large { hour_of(now) } else { NOW };
+    let hour = if large { hour_of(now.wall) } else { NOW };
+    let bases = Bases::at(now);
     while let Some(part) = at_or_behind(transaction, hand.next)? {
         hand.next = part.wrapping_add(1);
         let others = waiting.saturating_sub(bytes_of(transaction, part)?.1);
-        waiting = others + tend_part(transaction, hand, part, others, hour)?;
+        waiting = others + tend_part(transaction, hand, (part, others), (hour, bases))?;
         if waiting <= hand.bytes_max {
             break;
         }
@@ -156,9 +169,8 @@ pub(super) fn tend(
 fn tend_part(
     transaction: &Transaction<'_>,
     hand: &mut Hand,
-    part: u8,
-    others: u64,
-    hour: u32,
+    (part, others): (u8, u64),
+    (hour, bases): (u32, Bases),
 ) -> rusqlite::Result<u64> {
     let most = hand.bytes_max;
     let known = &mut hand.parts[usize::from(part)];
@@ -172,21 +184,16 @@ fn tend_part(
     if !fold && !crowded(before) && new < known.merged / NEW_PART && saves < SAVES_MAX {
         return Ok(before);
     }
-    let whole = Whole::of(transaction, part, |subject| {
-        tables::row_of(transaction, subject)
-    })?;
-    if !fold && whole.fits() {
-        let (limits, usage) = whole.packed()?;
-        let bytes = (limits.len() + usage.len()) as u64;
+    if !fold && let Some(lines) = merged(transaction, part, bases, 0)? {
+        let bytes = lines.packed().len() as u64;
         if !crowded(bytes) || bytes <= before / 2 {
             let_go(transaction, part)?;
-            add(transaction, part, &limits, &usage)?;
+            add(transaction, part, lines.packed())?;
             known.merged = bytes;
             return Ok(bytes);
         }
     }
-    whole.put(transaction)?;
-    let_go(transaction, part)?;
+    put(transaction, part)?;
     *known = Known {
         folded: hour,
         merged: 0,
@@ -194,37 +201,77 @@ fn tend_part(
     Ok(0)
 }
 
+/// One line for each subject of a part, its times moved by so much. `None` where they say more than lines can.
+fn merged(
+    transaction: &Transaction<'_>,
+    part: u8,
+    bases: Bases,
+    by: i64,
+) -> rusqlite::Result<Option<Lines>> {
+    let mut lines = Lines::default();
+    let mut fits = true;
+    each_sum(transaction, part, |subject, sum| {
+        fits &= sum.fits();
+        let moved;
+        let sum = match by {
+            0 => sum,
+            by => {
+                moved = sum.moved(by).ok_or_else(senseless)?;
+                &moved
+            }
+        };
+        lines.add(bases, Whose::of(subject), sum.limits(), &sum.usage);
+        Ok(())
+    })?;
+    Ok(fits.then_some(lines))
+}
+
+/// Puts a part into the tables.
+fn put(transaction: &Transaction<'_>, part: u8) -> rusqlite::Result<()> {
+    let (mut rows, mut removed, mut usage) = (Vec::new(), Vec::new(), Vec::new());
+    each_sum(transaction, part, |subject, sum| {
+        match sum.row(subject) {
+            Some(row) => rows.push(row),
+            None if sum.told => removed.push(subject.clone()),
+            None => {}
+        }
+        usage.extend_from_slice(&sum.usage);
+        Ok(())
+    })?;
+    in_order(&mut usage);
+    let batch = Batch {
+        rows: &rows,
+        removed: &removed,
+        usage: &usage,
+    };
+    tables::put(transaction, &batch)?;
+    let_go(transaction, part)
+}
+
+fn each_sum(
+    transaction: &Transaction<'_>,
+    part: u8,
+    each: impl FnMut(&Subject, &Sum) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let before = |subject: &Subject| tables::row_of(transaction, subject);
+    Part::read(transaction, part)?.each(before, each)
+}
+
 /// Moves the times of all lines, before those of the tables are moved. What is said of a burst after what the tables have is whole then.
-pub(super) fn shift(transaction: &Transaction<'_>, by: i64) -> rusqlite::Result<()> {
+pub(super) fn shift(transaction: &Transaction<'_>, by: i64, now: Now) -> rusqlite::Result<()> {
     if !exists(transaction)? {
         return Ok(());
     }
     for part in parts(transaction)? {
-        let mut whole = Whole::of(transaction, part, |subject| {
-            tables::row_of(transaction, subject)
-        })?;
-        let_go(transaction, part)?;
-        if !whole.fits() {
-            whole.put(transaction)?;
-            continue;
+        match merged(transaction, part, Bases::at(now), by)? {
+            Some(lines) => {
+                let_go(transaction, part)?;
+                add(transaction, part, lines.packed())?;
+            }
+            None => put(transaction, part)?,
         }
-        for row in whole.limits.iter_mut().filter_map(|(_, row)| row.as_mut()) {
-            moved(row, by).ok_or_else(|| senseless(LIMITS))?;
-        }
-        let (limits, usage) = whole.packed()?;
-        add(transaction, part, &limits, &usage)?;
     }
     Ok(())
-}
-
-fn moved(row: &mut Row, by: i64) -> Option<()> {
-    if let Some(quota) = &mut row.quota {
-        quota.opened_micros = quota.opened_micros.checked_add(by)?;
-    }
-    for (at, _) in row.burst.iter_mut().flat_map(|burst| &mut burst.log) {
-        *at = at.checked_add(by)?;
-    }
-    Some(())
 }
 
 /// Puts what the journal says of limits in place of what the tables say. Reads all of it: what could not be folded later is damage now.
@@ -237,10 +284,15 @@ pub(super) fn lay_over(transaction: &Transaction<'_>, rows: &mut Vec<Row>) -> ru
     let (mut more, mut gone) = (Vec::new(), BTreeSet::new());
     // Part by part, since the lines of all keys would be in memory twice.
     for part in parts(transaction)? {
-        let whole = Whole::of(transaction, part, |subject| {
-            Ok(place(rows, subject).map(|place| rows[place].clone()))
+        let before = |subject: &Subject| Ok(place(rows, subject).map(|place| rows[place].clone()));
+        let mut said = Vec::new();
+        Part::read(transaction, part)?.each(before, |subject, sum| {
+            if sum.told {
+                said.push((subject.clone(), sum.row(subject)));
+            }
+            Ok(())
         })?;
-        for (subject, row) in whole.limits {
+        for (subject, row) in said {
             match (place(rows, &subject), row) {
                 (Some(place), Some(row)) => rows[place] = row,
                 (Some(place), None) => drop(gone.insert(place)),
@@ -280,7 +332,7 @@ pub(in crate::store) fn each_usage(
 ) -> rusqlite::Result<()> {
     if exists(connection)? {
         for part in parts(connection)? {
-            look(usage_of(connection, part)?);
+            look(Part::read(connection, part)?.usage()?);
         }
     }
     Ok(())
@@ -292,7 +344,7 @@ pub(in crate::store) fn usage_of_part(
     part: u8,
 ) -> rusqlite::Result<Vec<HourRow>> {
     match exists(connection)? {
-        true => usage_of(connection, part),
+        true => Part::read(connection, part)?.usage(),
         false => Ok(Vec::new()),
     }
 }
@@ -341,137 +393,6 @@ fn let_go(transaction: &Transaction<'_>, part: u8) -> rusqlite::Result<()> {
         .prepare_cached("DELETE FROM journal WHERE part = ?1")?
         .execute([part])?;
     Ok(())
-}
-
-impl Whole {
-    /// Whether sums can be lines again.
-    fn fits(&self) -> bool {
-        (self.usage.iter()).all(|row| UsageLine::of(row).is_sound())
-    }
-
-    /// `before` is asked for what the tables say of a subject whose first line has only what is new.
-    fn of(
-        connection: &Connection,
-        part: u8,
-        before: impl Fn(&Subject) -> rusqlite::Result<Option<Row>>,
-    ) -> rusqlite::Result<Whole> {
-        let (mut latest, mut sums) = (Latest::default(), Sums::default());
-        let mut save =
-            connection.prepare_cached("SELECT limits, usage FROM journal WHERE id = ?1")?;
-        for id in saves_of(connection, part)? {
-            let mut found = save.query([id])?;
-            while let Some(row) = found.next()? {
-                each(LIMITS, row.get_ref(0)?.as_blob()?, |line: LimitLine<'_>| {
-                    line.onto(&mut latest, &before)
-                })?;
-                each(USAGE, row.get_ref(1)?.as_blob()?, |line| {
-                    add_up(&mut sums, line)
-                })?;
-            }
-        }
-        let mut limits = latest.sorted();
-        for (subject, row) in &mut limits {
-            let burst = row.as_mut().and_then(|row| row.burst.as_mut());
-            let sound = burst.map_or(Some(()), settled).is_some() && part_of(subject) == part;
-            sound.then_some(()).ok_or_else(|| senseless(LIMITS))?;
-        }
-        Ok(Whole {
-            limits,
-            usage: rows(sums),
-        })
-    }
-
-    /// One line for each subject, and one for each key and hour.
-    fn packed(&self) -> rusqlite::Result<(Vec<u8>, Vec<u8>)> {
-        let (mut limits, mut usage) = (Vec::new(), Vec::new());
-        for (index, (subject, row)) in self.limits.iter().enumerate() {
-            give_way(index);
-            let nothing = || LimitLine::nothing(subject);
-            let line = row.as_ref().map_or_else(nothing, LimitLine::of);
-            pack(&line, &mut limits)?;
-        }
-        for (index, row) in self.usage.iter().enumerate() {
-            give_way(index);
-            pack(&UsageLine::of(row), &mut usage)?;
-        }
-        Ok((limits, usage))
-    }
-
-    fn put(self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-        let (mut rows, mut removed) = (Vec::new(), Vec::new());
-        for (subject, row) in self.limits {
-            match row {
-                Some(row) => rows.push(row),
-                None => removed.push(subject),
-            }
-        }
-        let batch = Batch {
-            rows: &rows,
-            removed: &removed,
-            usage: &self.usage,
-        };
-        tables::put(transaction, &batch)
-    }
-}
-
-/// What each key did in each hour.
-fn usage_of(connection: &Connection, part: u8) -> rusqlite::Result<Vec<HourRow>> {
-    let mut sums = Sums::default();
-    let mut save = connection.prepare_cached("SELECT usage FROM journal WHERE id = ?1")?;
-    for id in saves_of(connection, part)? {
-        let mut found = save.query([id])?;
-        while let Some(row) = found.next()? {
-            each(USAGE, row.get_ref(0)?.as_blob()?, |line| {
-                add_up(&mut sums, line)
-            })?;
-        }
-    }
-    Ok(rows(sums))
-}
-
-/// The saves that wait of a part, the oldest first. To be read one by one: SQLite would carry their lines along while it sorts, by way of a file.
-fn saves_of(connection: &Connection, part: u8) -> rusqlite::Result<Vec<i64>> {
-    let mut statement =
-        connection.prepare_cached("SELECT id FROM journal WHERE part = ?1 ORDER BY id")?;
-    let found = statement.query_map([part], |row| row.get(0))?;
-    found.collect()
-}
-
-fn add_up(sums: &mut Sums, line: UsageLine) -> rusqlite::Result<()> {
-    let row = line.row().ok_or_else(|| senseless(USAGE))?;
-    let sum = sums.entry(&(row.hour, row.key));
-    *sum = sum.and(&row.tally);
-    Ok(())
-}
-
-fn rows(sums: Sums) -> Vec<HourRow> {
-    let sums = sums.sorted().into_iter();
-    sums.map(|((hour, key), tally)| HourRow { key, hour, tally })
-        .collect()
-}
-
-/// Reads what was packed, line by line.
-fn each<'a, T: Deserialize<'a>>(
-    column: &str,
-    mut packed: &'a [u8],
-    mut read: impl FnMut(T) -> rusqlite::Result<()>,
-) -> rusqlite::Result<()> {
-    let mut lines = 0;
-    while !packed.is_empty() {
-        give_way(lines);
-        lines += 1;
-        let (line, rest) = parsed(column, packed)?;
-        read(line)?;
-        packed = rest;
-    }
-    Ok(())
-}
-
-fn part_of(subject: &Subject) -> u8 {
-    match subject {
-        Subject::Key(key) => key.0[0],
-        Subject::Tenant(tenant) => tenant.as_str().as_bytes().first().copied().unwrap_or(0),
-    }
 }
 
 /// Bytes of lines that wait at most: of a million keys in use a merged line each, some hundred bytes, and as much again that is new and more.

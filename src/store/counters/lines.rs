@@ -1,155 +1,86 @@
-//! Lines of the journal: one for each subject or key and save, packed.
+//! Lines of the journal: one for each subject and save, packed.
+//!
+//! A save begins with the clocks that its numbers are near to, so that most take a byte or two. A line is its length and what follows: flags, whose it is,
+//! what the key did by hour, what became of the windows. Numbers are LEB128; those that may lie on either side of zero are folded (0, -1, 1, -2, …).
 
-use std::collections::HashMap;
-use std::hash::Hash;
-
-use foldhash::fast::RandomState;
-use postcard::ser_flavors::Flavor;
-use rusqlite::types::Type;
-use serde::Deserialize;
-use serde::Serialize;
-
+use crate::clock::Now;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
 use crate::model::tenant::TenantId;
 use crate::store::history::HourRow;
 use crate::store::history::LATENCY_BUCKETS;
 use crate::store::history::Tally;
+use crate::store::history::hour_of;
 
 use super::Row;
 use super::SavedBurst;
 use super::SavedQuota;
 use super::Subject;
-use super::tables;
 
-/// What became of a subject's counters; neither window is left when it was removed.
-#[derive(Serialize, Deserialize)]
-pub(super) struct LimitLine<'a> {
-    #[serde(borrow)]
-    pub(super) whose: Whose<'a>,
-    /// When it opened by both clocks, its length, what was taken.
-    pub(super) quota: Option<(i64, u64, u32, u32)>,
-    pub(super) burst: BurstLine,
-}
-
-/// What became of a burst window. The first two are what format 3 wrote as an `Option`.
-#[derive(Serialize, Deserialize)]
-pub(super) enum BurstLine {
-    /// Nothing is left of it.
-    Empty,
-    /// Its length, its first time, the log.
-    Whole(u32, i64, Steps),
-    /// Its first time, how long after that the last is that the save before had too, and what is new of the log.
-    Behind(i64, u64, Steps),
-}
-
-/// Times after the one before, the first after what is said before them, and counts.
-pub(super) type Steps = Vec<(u64, u32)>;
-
-/// The last that was said of each subject; `None` where it was removed.
-pub(super) type Latest = Merged<Subject, Option<Row>>;
-
-/// What lines say of each of their owners in the end: in the order in which owners came up first, which is nearly the one that is wanted.
-#[derive(Debug)]
-pub(super) struct Merged<K, V> {
-    places: HashMap<K, usize, RandomState>,
-    found: Vec<(K, V)>,
-}
-
-impl<K, V> Default for Merged<K, V> {
-    fn default() -> Merged<K, V> {
-        Merged {
-            places: HashMap::default(),
-            found: Vec::new(),
-        }
-    }
-}
-
-impl<K: Clone + Eq + Hash + Ord, V: Default> Merged<K, V> {
-    pub(super) fn get_mut(&mut self, owner: &K) -> Option<&mut V> {
-        let place = *self.places.get(owner)?;
-        Some(&mut self.found[place].1)
-    }
-
-    /// What there is of this owner, or nothing yet.
-    pub(super) fn entry(&mut self, owner: &K) -> &mut V {
-        let place = match self.places.get(owner) {
-            Some(place) => *place,
-            None => {
-                self.places.insert(owner.clone(), self.found.len());
-                self.found.push((owner.clone(), V::default()));
-                self.found.len() - 1
-            }
-        };
-        &mut self.found[place].1
-    }
-
-    /// All of it, in order.
-    pub(super) fn sorted(self) -> Vec<(K, V)> {
-        let mut found = self.found;
-        // Made of runs that are in order.
-        found.sort_by(|(one, _), (other, _)| one.cmp(other));
-        found
-    }
-}
-
-#[derive(Serialize, Deserialize)]
+/// Whose a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Whose<'a> {
     Key([u8; 12]),
     Tenant(&'a str),
 }
 
-/// What a key did since the save before.
-#[derive(Serialize, Deserialize)]
-pub(super) struct UsageLine {
-    key: [u8; 12],
-    hour: u32,
-    last_used_unix_seconds: u64,
-    /// Successes, client errors, server errors, refusals, bytes received, bytes sent.
-    counts: [u64; 6],
-    latency: [u64; LATENCY_BUCKETS],
+/// Both clocks when a save was written, to which its numbers are near.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bases {
+    pub(super) mono: i64,
+    wall: i64,
 }
 
-/// The first line, and what comes behind it.
-pub(super) fn parsed<'a, T: Deserialize<'a>>(
-    column: &str,
-    packed: &'a [u8],
-) -> rusqlite::Result<(T, &'a [u8])> {
-    postcard::take_from_bytes(packed).map_err(|_| senseless(column))
+/// What a save says of a subject's windows; neither is left of one who was removed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Limits<'a> {
+    pub(super) quota: Option<SavedQuota>,
+    pub(super) burst: Option<Burst<'a>>,
 }
 
-pub(super) fn senseless(column: &str) -> rusqlite::Error {
-    nonsense(format!("the journal of {column} makes no sense"))
+/// A burst as `SavedBurst` has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Burst<'a> {
+    pub(super) seconds: u32,
+    pub(super) behind: Option<(i64, i64)>,
+    pub(super) log: &'a [(i64, u32)],
 }
 
-/// What no save can have written.
-pub(super) fn nonsense(what: String) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, what.into())
+/// Lines of one save and part, one behind the other.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lines {
+    packed: Vec<u8>,
+    /// A line before its length is known.
+    line: Vec<u8>,
 }
 
-pub(super) fn pack<T: Serialize>(line: &T, packed: &mut Vec<u8>) -> rusqlite::Result<()> {
-    postcard::serialize_with_flavor(line, Appended(packed))
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+/// A line that is read: what is left of it behind whose it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Line<'a> {
+    pub(super) flags: u8,
+    pub(super) whose: Whose<'a>,
+    pub(super) rest: Reader<'a>,
 }
 
-/// Writes behind what is there.
-struct Appended<'a>(&'a mut Vec<u8>);
-
-impl Flavor for Appended<'_> {
-    type Output = ();
-
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
-        Ok(())
+impl Bases {
+    pub(super) fn at(now: Now) -> Bases {
+        Bases {
+            mono: now.mono.0.cast_signed(),
+            wall: now.wall.0.cast_signed(),
+        }
     }
 
-    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
+    /// What the wall clock showed then, if neither was set.
+    fn wall_at(self, mono: i64) -> i64 {
+        mono.wrapping_sub(self.mono).wrapping_add(self.wall)
     }
 
-    fn finalize(self) -> postcard::Result<()> {
-        Ok(())
+    fn seconds(self) -> u64 {
+        Wall(self.wall.cast_unsigned()).unix_seconds()
+    }
+
+    fn hour(self) -> u32 {
+        hour_of(Wall(self.wall.cast_unsigned()))
     }
 }
 
@@ -161,204 +92,364 @@ impl<'a> Whose<'a> {
         }
     }
 
+    /// `None` where it can be nobody's.
     pub(super) fn subject(&self) -> Option<Subject> {
         match self {
-            Whose::Key(id) => key(*id).map(Subject::Key),
+            Whose::Key(id) => {
+                let is_one = id.iter().all(u8::is_ascii_alphanumeric);
+                is_one.then_some(Subject::Key(KeyId(*id)))
+            }
             Whose::Tenant(id) => TenantId::new(id).ok().map(Subject::Tenant),
         }
     }
 }
 
-impl<'a> LimitLine<'a> {
-    pub(super) fn of(row: &'a Row) -> LimitLine<'a> {
-        LimitLine {
-            whose: Whose::of(&row.subject),
-            quota: row.quota.map(|quota| {
-                let opened = (quota.opened_micros, quota.opened_wall.0);
-                (opened.0, opened.1, quota.seconds, quota.used)
-            }),
-            burst: row.burst.as_ref().map_or(BurstLine::Empty, BurstLine::of),
+impl<'a> Limits<'a> {
+    pub(super) fn of(row: &'a Row) -> Limits<'a> {
+        Limits {
+            quota: row.quota,
+            burst: row.burst.as_ref().map(Burst::of),
         }
     }
+}
 
-    /// Nothing is left of this subject's.
-    pub(super) fn nothing(subject: &'a Subject) -> LimitLine<'a> {
-        LimitLine {
-            whose: Whose::of(subject),
-            quota: None,
-            burst: BurstLine::Empty,
+impl<'a> Burst<'a> {
+    fn of(burst: &'a SavedBurst) -> Burst<'a> {
+        Burst {
+            seconds: burst.seconds,
+            behind: burst.behind,
+            log: &burst.log,
         }
     }
+}
 
-    /// Puts this in place of what was said before. An error where no save can have written it.
-    pub(super) fn onto(
-        self,
-        latest: &mut Latest,
-        before: impl Fn(&Subject) -> rusqlite::Result<Option<Row>>,
-    ) -> rusqlite::Result<()> {
-        let wrong = || senseless(LIMITS);
-        let subject = self.whose.subject().ok_or_else(wrong)?;
-        let quota = match self.quota {
-            Some((opened_micros, opened_wall, seconds, used)) => Some(SavedQuota {
-                opened_micros,
-                opened_wall: Wall(opened_wall),
-                seconds: tables::length(seconds).ok_or_else(wrong)?,
-                used,
-            }),
-            None => None,
-        };
-        let burst = match self.burst {
-            BurstLine::Empty => None,
-            BurstLine::Whole(seconds, first, steps) => Some(SavedBurst {
-                seconds: tables::length(seconds).ok_or_else(wrong)?,
-                behind: None,
-                log: times(first, &steps).ok_or_else(wrong)?,
-            }),
-            BurstLine::Behind(first, kept, steps) => {
-                let said = match latest.get_mut(&subject) {
-                    Some(said) => said.take(),
-                    None => before(&subject)?,
-                };
-                let burst = said.and_then(|said| said.burst).ok_or_else(wrong)?;
-                Some(gone_on(burst, first, kept, &steps).ok_or_else(wrong)?)
+impl Lines {
+    /// Everything that was added, as it is kept; nothing where nothing was.
+    pub(super) fn packed(&self) -> &[u8] {
+        &self.packed
+    }
+
+    /// Adds a line: what became of the windows, if anything is said of them, and what the key did.
+    pub(super) fn add(
+        &mut self,
+        bases: Bases,
+        whose: Whose<'_>,
+        limits: Option<Limits<'_>>,
+        usage: &[HourRow],
+    ) {
+        if self.packed.is_empty() {
+            put_signed(&mut self.packed, bases.mono);
+            put_signed(&mut self.packed, bases.wall);
+        }
+        let line = &mut self.line;
+        line.clear();
+        line.push(flags_of(whose, limits, usage));
+        match whose {
+            Whose::Key(id) => line.extend_from_slice(&id),
+            Whose::Tenant(id) => {
+                put(line, id.len() as u64);
+                line.extend_from_slice(id.as_bytes());
+            }
+        }
+        if usage.len() > 1 {
+            put(line, usage.len() as u64);
+        }
+        for row in usage {
+            put_usage(line, bases, row);
+        }
+        if let Some(quota) = limits.and_then(|limits| limits.quota) {
+            put_quota(line, bases, &quota);
+        }
+        if let Some(burst) = limits.and_then(|limits| limits.burst) {
+            put_burst(line, bases, &burst);
+        }
+        put(&mut self.packed, self.line.len() as u64);
+        self.packed.extend_from_slice(&self.line);
+    }
+}
+
+fn flags_of(whose: Whose<'_>, limits: Option<Limits<'_>>, usage: &[HourRow]) -> u8 {
+    let quota = limits.and_then(|limits| limits.quota);
+    let burst = limits.and_then(|limits| limits.burst);
+    let burst = burst.map_or(0, |burst| match (burst.behind, burst.log.first()) {
+        (Some(_), _) => BEHIND,
+        (None, Some(_)) => WHOLE,
+        (None, None) => 0,
+    });
+    let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+    flag(matches!(whose, Whose::Tenant(_)), TENANT)
+        | flag(limits.is_some(), LIMITS)
+        | flag(quota.is_some(), QUOTA)
+        | burst
+        | flag(usage.len() == 1, USAGE)
+        | flag(usage.len() > 1, HOURS)
+}
+
+fn put_quota(line: &mut Vec<u8>, bases: Bases, quota: &SavedQuota) {
+    let wall = quota.opened_wall.0.cast_signed();
+    put_signed(line, quota.opened_micros.wrapping_sub(bases.mono));
+    put_signed(line, wall.wrapping_sub(bases.wall_at(quota.opened_micros)));
+    put(line, quota.seconds.into());
+    put(line, quota.used.into());
+}
+
+fn put_burst(line: &mut Vec<u8>, bases: Bases, burst: &Burst<'_>) {
+    let mut before = match (burst.behind, burst.log.first()) {
+        (Some((first, last)), _) => {
+            put_signed(line, first.wrapping_sub(bases.mono));
+            put(line, after(first, last));
+            last
+        }
+        (None, Some((first, _))) => {
+            put(line, burst.seconds.into());
+            put_signed(line, first.wrapping_sub(bases.mono));
+            *first
+        }
+        (None, None) => return,
+    };
+    put(line, burst.log.len() as u64);
+    for (at, count) in burst.log {
+        let step = after(before, *at) << 1;
+        before = *at;
+        match count {
+            1 => put(line, step),
+            count => {
+                put(line, step | 1);
+                put(line, (*count).into());
+            }
+        }
+    }
+}
+
+/// How long after one time another is: less than half of what there is of numbers, as no window is longer.
+fn after(before: i64, at: i64) -> u64 {
+    at.saturating_sub(before).max(0).cast_unsigned()
+}
+
+fn put_usage(line: &mut Vec<u8>, bases: Bases, row: &HourRow) {
+    put_signed(line, i64::from(row.hour) - i64::from(bases.hour()));
+    let mut fields = fields_of(&row.tally);
+    if fields[LAST_USED] > 0 {
+        fields[LAST_USED] = fold(
+            fields[LAST_USED]
+                .wrapping_sub(bases.seconds())
+                .cast_signed(),
+        );
+    }
+    let mut mask = 0;
+    for (place, field) in fields.iter().enumerate() {
+        // The last use may have been this very second.
+        let is_there = *field > 0 || place == LAST_USED && row.tally.last_used_unix_seconds > 0;
+        mask |= u64::from(is_there) << place;
+    }
+    put(line, mask);
+    for (place, field) in fields.iter().enumerate() {
+        if mask & 1 << place != 0 {
+            put(line, *field);
+        }
+    }
+}
+
+fn put(line: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        line.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    line.push(number as u8);
+}
+
+fn put_signed(line: &mut Vec<u8>, number: i64) {
+    put(line, fold(number));
+}
+
+fn fold(number: i64) -> u64 {
+    (number << 1 ^ number >> 63).cast_unsigned()
+}
+
+fn unfold(number: u64) -> i64 {
+    (number >> 1).cast_signed() ^ -(number & 1).cast_signed()
+}
+
+/// Those that are mostly there first, so that what says which are there is mostly one byte.
+pub(super) fn fields_of(tally: &Tally) -> [u64; FIELDS] {
+    let [fast, second, third, fourth, fifth, slow] = tally.latency;
+    [
+        tally.success,
+        tally.sent_bytes,
+        fast,
+        tally.last_used_unix_seconds,
+        second,
+        third,
+        tally.refused,
+        tally.client_error,
+        tally.received_bytes,
+        tally.server_error,
+        fourth,
+        fifth,
+        slow,
+    ]
+}
+
+fn tally_of(fields: [u64; FIELDS]) -> Tally {
+    let [
+        success,
+        sent_bytes,
+        fast,
+        last_used_unix_seconds,
+        second,
+        third,
+        refused,
+        client_error,
+        received_bytes,
+        server_error,
+        fourth,
+        fifth,
+        slow,
+    ] = fields;
+    Tally {
+        last_used_unix_seconds,
+        success,
+        client_error,
+        server_error,
+        refused,
+        received_bytes,
+        sent_bytes,
+        latency: [fast, second, third, fourth, fifth, slow],
+    }
+}
+
+/// What is left to be read. Everything is `None` where no save can have written it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// What a save begins with, and its lines.
+    pub(super) fn save(packed: &'a [u8]) -> Option<(Bases, Reader<'a>)> {
+        let mut lines = Reader(packed);
+        let (mono, wall) = (lines.signed()?, lines.signed()?);
+        Some((Bases { mono, wall }, lines))
+    }
+
+    /// Lines from the middle of a save.
+    pub(super) fn lines(packed: &'a [u8]) -> Reader<'a> {
+        Reader(packed)
+    }
+
+    pub(super) fn left(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The next line.
+    pub(super) fn line(&mut self) -> Option<Line<'a>> {
+        let bytes = usize::try_from(self.number()?).ok()?;
+        let mut rest = Reader(self.take(bytes)?);
+        let flags = rest.take(1)?[0];
+        let whose = match flags & TENANT {
+            0 => Whose::Key(rest.take(12)?.try_into().ok()?),
+            _ => {
+                let bytes = usize::try_from(rest.number()?).ok()?;
+                Whose::Tenant(std::str::from_utf8(rest.take(bytes)?).ok()?)
             }
         };
-        let left = quota.is_some() || burst.is_some();
-        let row = left.then(|| Row {
-            subject: subject.clone(),
-            quota,
-            burst,
-        });
-        *latest.entry(&subject) = row;
-        Ok(())
+        Some(Line { flags, whose, rest })
     }
-}
 
-impl BurstLine {
-    pub(super) fn of(burst: &SavedBurst) -> BurstLine {
-        let after = |before: i64, at: i64| at.saturating_sub(before).max(0).unsigned_abs();
-        let steps = |from: i64| -> Steps {
-            let mut before = from;
-            let steps = burst.log.iter().map(|(at, count)| {
-                let step = (after(before, *at), *count);
-                before = *at;
-                step
-            });
-            steps.collect()
-        };
-        match (burst.behind, burst.log.first()) {
-            (Some((first, last)), _) => BurstLine::Behind(first, after(first, last), steps(last)),
-            (None, Some((first, _))) => BurstLine::Whole(burst.seconds, *first, steps(*first)),
-            (None, None) => BurstLine::Empty,
+    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    pub(super) fn number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for place in 0..10 {
+            let (byte, rest) = self.0.split_first()?;
+            self.0 = rest;
+            let bits = u64::from(byte & 0x7f);
+            number |= bits << (7 * place);
+            if byte & 0x80 == 0 {
+                return (place < 9 || bits < 2).then_some(number);
+            }
         }
+        None
     }
-}
 
-/// Times of their own again. `None` where they are more than there can be.
-fn times(first: i64, log: &[(u64, u32)]) -> Option<Vec<(i64, u32)>> {
-    let mut at = first;
-    log.iter()
-        .map(|(after, count)| {
-            at = at.checked_add_unsigned(*after)?;
-            Some((at, *count))
+    pub(super) fn small(&mut self) -> Option<u32> {
+        u32::try_from(self.number()?).ok()
+    }
+
+    pub(super) fn signed(&mut self) -> Option<i64> {
+        Some(unfold(self.number()?))
+    }
+
+    pub(super) fn quota(&mut self, bases: Bases) -> Option<SavedQuota> {
+        let opened_micros = self.signed()?.wrapping_add(bases.mono);
+        let opened_wall = self.signed()?.wrapping_add(bases.wall_at(opened_micros));
+        Some(SavedQuota {
+            opened_micros,
+            opened_wall: Wall(opened_wall.cast_unsigned()),
+            seconds: length(self.small()?)?,
+            used: self.small()?,
         })
-        .collect()
-}
-
-/// A burst with what is new of it. What has passed is still there: `settled` lets go of that, since the next line may move the first time further.
-/// `None` where the burst has not what the line comes behind.
-fn gone_on(
-    mut burst: SavedBurst,
-    first: i64,
-    kept: u64,
-    steps: &[(u64, u32)],
-) -> Option<SavedBurst> {
-    let last = first.checked_add_unsigned(kept)?;
-    let stays = burst.log.partition_point(|(at, _)| *at <= last);
-    burst.log.truncate(stays);
-    let found = burst.log.last().is_some_and(|(at, _)| *at == last);
-    let forward = burst.behind.is_none_or(|(before, _)| before <= first);
-    burst.log.extend(times(last, steps)?);
-    burst.behind = Some((first, last));
-    (found && forward).then_some(burst)
-}
-
-/// Lets go of what has passed. `None` where nothing is left, or not what was said, or more than there can be.
-pub(super) fn settled(burst: &mut SavedBurst) -> Option<()> {
-    let (mut first, last) = (burst.log.first()?.0, burst.log.last()?.0);
-    if let Some((begins, _)) = burst.behind.take() {
-        let passed = burst.log.partition_point(|(at, _)| *at < begins);
-        burst.log.drain(..passed);
-        first = burst.log.first()?.0;
-        (first == begins).then_some(())?;
     }
-    // As far as the tables can tell times apart.
-    last.checked_sub(first)?;
-    let mut counts = burst.log.iter().map(|(_, count)| *count);
-    counts.try_fold(0_u32, u32::checked_add).map(|_| ())
-}
 
-impl UsageLine {
-    pub(super) fn of(row: &HourRow) -> UsageLine {
-        let tally = &row.tally;
-        UsageLine {
-            key: row.key.0,
-            hour: row.hour,
-            last_used_unix_seconds: tally.last_used_unix_seconds,
-            counts: [
-                tally.success,
-                tally.client_error,
-                tally.server_error,
-                tally.refused,
-                tally.received_bytes,
-                tally.sent_bytes,
-            ],
-            latency: tally.latency,
+    /// Adds times, each after the one before.
+    pub(super) fn times(&mut self, from: i64, log: &mut Vec<(i64, u32)>) -> Option<()> {
+        let mut at = from;
+        for _ in 0..self.number()? {
+            let step = self.number()?;
+            at = at.checked_add_unsigned(step >> 1)?;
+            let count = if step & 1 == 0 { 1 } else { self.small()? };
+            log.push((at, count));
         }
+        Some(())
     }
 
-    /// Whether it can be read again. A sum of what SQLite can hold is what it can hold.
-    pub(super) fn is_sound(&self) -> bool {
-        let mut all = self.counts.iter().chain(&self.latency);
-        all.all(|count| *count <= COUNT_MAX)
-    }
-
-    pub(super) fn row(self) -> Option<HourRow> {
-        let [
-            success,
-            client_error,
-            server_error,
-            refused,
-            received_bytes,
-            sent_bytes,
-        ] = self.counts;
-        self.is_sound().then_some(())?;
-        Some(HourRow {
-            key: key(self.key)?,
-            hour: self.hour,
-            tally: Tally {
-                last_used_unix_seconds: self.last_used_unix_seconds,
-                success,
-                client_error,
-                server_error,
-                refused,
-                received_bytes,
-                sent_bytes,
-                latency: self.latency,
-            },
+    pub(super) fn usage(&mut self, bases: Bases, key: KeyId) -> Option<HourRow> {
+        let hour = self.signed()?.checked_add(bases.hour().into())?;
+        let mask = self.number()?;
+        let mut fields = [0; FIELDS];
+        for (place, field) in fields.iter_mut().enumerate() {
+            if mask & 1 << place == 0 {
+                continue;
+            }
+            *field = self.number()?;
+            if place == LAST_USED {
+                *field = bases.seconds().wrapping_add_signed(unfold(*field));
+            } else if *field > COUNT_MAX {
+                return None;
+            }
+        }
+        (mask >> FIELDS == 0).then_some(HourRow {
+            key,
+            hour: u32::try_from(hour).ok()?,
+            tally: tally_of(fields),
         })
     }
 }
 
-fn key(id: [u8; 12]) -> Option<KeyId> {
-    id.iter()
-        .all(u8::is_ascii_alphanumeric)
-        .then_some(KeyId(id))
+/// A window has a length.
+pub(super) fn length(seconds: u32) -> Option<u32> {
+    (seconds > 0).then_some(seconds)
 }
 
-/// Columns of packed lines, by the names that damage is told with.
-pub(super) const LIMITS: &str = "limits";
-pub(super) const USAGE: &str = "usage";
+const TENANT: u8 = 1;
+/// Something is said of windows.
+pub(super) const LIMITS: u8 = 2;
+pub(super) const QUOTA: u8 = 4;
+/// What is said of the burst: its length, its first time and the log, or its first time, how long after that the last is that the save before had too, and
+/// what is new. Nothing is left of it without.
+pub(super) const BURST: u8 = WHOLE | BEHIND;
+pub(super) const WHOLE: u8 = 8;
+pub(super) const BEHIND: u8 = 16;
+/// What the key did in one hour, or in so many.
+pub(super) const USAGE: u8 = 32;
+pub(super) const HOURS: u8 = 64;
+pub(super) const UNKNOWN: u8 = 128;
+
+const FIELDS: usize = 7 + LATENCY_BUCKETS;
+/// The place of the last use among the fields of usage.
+pub(super) const LAST_USED: usize = 3;
 
 /// So much of anything in one line is damage, and thousands of saves add up below what 64 bits hold.
-const COUNT_MAX: u64 = 1 << 48;
+pub(super) const COUNT_MAX: u64 = 1 << 48;

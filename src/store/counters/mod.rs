@@ -13,8 +13,11 @@ use crate::model::tenant::TenantId;
 use crate::store::history::HourRow;
 
 mod error;
+mod format4;
 pub(super) mod journal;
 mod lines;
+mod part;
+mod sum;
 pub(super) mod tables;
 #[cfg(test)]
 mod tests;

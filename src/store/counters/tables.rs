@@ -28,9 +28,11 @@ use super::SavedQuota;
 use super::Subject;
 use super::UsageRow;
 use super::error::Problem;
+use super::error::nonsense;
+use super::format4;
 use super::journal;
 use super::key_text;
-use super::lines;
+use super::lines::length;
 use super::parse_key;
 use super::parse_subject;
 
@@ -106,8 +108,10 @@ fn bring_forward(transaction: &Transaction<'_>, found: i64) -> rusqlite::Result<
         transaction.execute_batch(history::SCHEMA)?;
         transaction.execute_batch(alerts::SCHEMA)?;
     }
-    if found < 3 {
-        transaction.execute_batch(journal::SCHEMA)?;
+    match found {
+        ..3 => transaction.execute_batch(journal::SCHEMA)?,
+        3 | 4 => format4::bring_forward(transaction)?,
+        _ => {}
     }
     if found < FORMAT {
         transaction.execute("UPDATE meta SET format = ?1", [FORMAT])?;
@@ -151,7 +155,7 @@ fn move_to_this_boot(
     }
     let shift = saved_offset.saturating_sub(clock_offset(now));
     // First, since some of its lines go on from what the tables say.
-    journal::shift(transaction, shift)?;
+    journal::shift(transaction, shift, now)?;
     transaction.execute(
         "UPDATE limit_state SET quota_opened = quota_opened + ?1, burst_base = burst_base + ?1",
         [shift],
@@ -191,8 +195,8 @@ pub(super) fn row_of(connection: &Connection, subject: &Subject) -> rusqlite::Re
     };
     read_row(row).map(Some).map_err(|problem| match problem {
         Problem::Sqlite(error) => error,
-        Problem::Damaged(what) => lines::nonsense(what),
-        other => lines::nonsense(format!("{other:?}")),
+        Problem::Damaged(what) => nonsense(what),
+        other => nonsense(format!("{other:?}")),
     })
 }
 
@@ -292,8 +296,8 @@ pub(in crate::store) fn write(
     if !large && all_whole(batch) && journal::is_empty(&transaction)? {
         put(&transaction, batch)?;
     } else {
-        journal::append(&transaction, batch)?;
-        journal::tend(&transaction, &mut known, now.wall, large)?;
+        journal::append(&transaction, batch, now)?;
+        journal::tend(&transaction, &mut known, now, large)?;
     }
     history::let_go(&transaction, now.wall)?;
     transaction.commit()?;
@@ -375,11 +379,6 @@ fn pack(log: &[(i64, u32)]) -> Vec<u8> {
     packed
 }
 
-/// A window has a length.
-pub(super) fn length(seconds: u32) -> Option<u32> {
-    (seconds > 0).then_some(seconds)
-}
-
 /// `None` where times do not go forward or the counts are more than there can be: then another hand wrote it.
 fn unpack(base: i64, packed: &[u8]) -> Option<Vec<(i64, u32)>> {
     if !packed.len().is_multiple_of(PACKED_BYTES) {
@@ -413,8 +412,9 @@ fn unsigned(number: i64) -> Option<u64> {
     u64::try_from(number).ok()
 }
 
-/// 2 has usage by the hour beside the usage of a key's life, and alerts; 3 has the journal; in 4 a line of the journal may say only what is new of a burst.
-pub(super) const FORMAT: i64 = 4;
+/// 2 has usage by the hour beside the usage of a key's life, and alerts; 3 has the journal; in 4 a line of the journal may say only what is new of a burst; in 5 lines are
+/// packed closer, one a subject.
+pub(super) const FORMAT: i64 = 5;
 
 /// From so many changes on, a save goes into the journal: fewer are written faster at once than twice.
 pub const JOURNAL_FROM: usize = 1_000;

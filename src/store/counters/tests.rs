@@ -5,6 +5,11 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
+use super::lines::Bases;
+use super::lines::Burst;
+use super::lines::Limits;
+use super::lines::Lines;
+use super::lines::Whose;
 use super::*;
 use crate::clock::Mono;
 use crate::store::history::History;
@@ -186,49 +191,76 @@ fn a_file_of_format_1_is_brought_forward() {
     }
 }
 
-/// A journal of the version before, which had every burst whole, is read, folded and gone on with.
+/// Journals of the versions before are read, folded and gone on with: of format 3, which had every burst whole, and of 4, which said what is new.
 #[test]
-fn a_file_of_format_3_is_brought_forward() {
-    let directory = tempfile::tempdir().unwrap();
-    let (counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
-    let packed = |quota: Option<(i64, u64, u32, u32)>, log: Vec<(u64, u32)>| {
-        let burst = Some((60_u32, 5_000_000_i64, log));
-        postcard::to_allocvec(&(0_u8, [b'a'; 12], quota, burst)).unwrap()
-    };
-    let quota = (5_000_000, WALL + 5_000_000, 3_600, 73);
-    let lines = [
-        packed(None, vec![(0, 4)]),
-        packed(Some(quota), vec![(0, 1), (7, 70), (3_999_993, 2)]),
-    ];
-    let add = "INSERT INTO journal(part, bytes, limits, usage) VALUES (97, 1, ?1, x'')";
-    for line in &lines {
-        counters.connection.execute(add, [line]).unwrap();
-    }
-    let back = "UPDATE meta SET format = 3";
-    counters.connection.execute_batch(back).unwrap();
-    drop(counters);
-    let (mut counters, found) = Counters::open(directory.path(), now(1, WALL)).unwrap();
-    let mut expected = rows_saved()[..1].to_vec();
-    assert_eq!(found, expected);
-    // Older versions do not know what is written from now on.
-    let format = "SELECT format FROM meta";
-    let format: i64 = (counters.connection)
-        .query_row(format, [], |row| row.get(0))
-        .unwrap();
-    assert_eq!(format, 4);
-    let mut new = expected.clone();
-    let burst = new[0].burst.as_mut().unwrap();
-    burst.behind = Some((5_000_007, 5_000_007));
-    burst.log = vec![(9_000_000, 5), (9_000_001, 1)];
-    for _ in 0..2 {
-        // In the journal, then in the tables.
-        save(&mut counters, &new, now(1, WALL));
+fn files_of_formats_3_and_4_are_brought_forward() {
+    for format in [3, 4] {
+        let directory = tempfile::tempdir().unwrap();
+        let (counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+        let as_before = "DROP TABLE journal;
+             CREATE TABLE journal(id INTEGER PRIMARY KEY, part INTEGER NOT NULL, bytes INTEGER NOT NULL, limits BLOB NOT NULL, usage BLOB NOT NULL) STRICT;
+             CREATE INDEX journal_part ON journal(part, bytes);";
+        counters.connection.execute_batch(as_before).unwrap();
+        let quota = (5_000_000_i64, WALL + 5_000_000, 3_600_u32, 73_u32);
+        let whole = |quota: Option<(i64, u64, u32, u32)>, log: Vec<(u64, u32)>| {
+            let burst = Some((60_u32, 5_000_000_i64, log));
+            postcard::to_allocvec(&(0_u8, [b'a'; 12], quota, burst)).unwrap()
+        };
+        let mut lines = vec![whole(None, vec![(0, 4)])];
+        if format == 3 {
+            lines.push(whole(Some(quota), vec![(0, 1), (7, 70), (3_999_993, 2)]));
+        } else {
+            lines.push(whole(Some(quota), vec![(0, 1)]));
+            let behind = (
+                2_u8,
+                5_000_000_i64,
+                0_u64,
+                vec![(7_u64, 70_u32), (3_999_993, 2)],
+            );
+            let line = (0_u8, [b'a'; 12], Some(quota), behind);
+            lines.push(postcard::to_allocvec(&line).unwrap());
+            let gone = (0_u8, [b'a'; 11], b'b', None::<()>, None::<()>);
+            lines.push(postcard::to_allocvec(&gone).unwrap());
+        }
+        let did = did(key(b'a'), HOUR, 50, 3);
+        let tally = did.tally;
+        let counts = [tally.success, 0, 0, 1, tally.received_bytes, 0];
+        let usage = (did.key.0, did.hour, 50_u64, counts, tally.latency);
+        let usage = postcard::to_allocvec(&usage).unwrap();
+        let add = "INSERT INTO journal(part, bytes, limits, usage) VALUES (97, 1, ?1, ?2)";
+        for line in &lines {
+            (counters.connection.execute(add, (line, &usage))).unwrap();
+        }
+        let back = "UPDATE meta SET format = ?1";
+        counters.connection.execute(back, [format]).unwrap();
         drop(counters);
-        let found;
-        (counters, found) = Counters::open(directory.path(), now(1, WALL)).unwrap();
-        expected[0].burst.as_mut().unwrap().log =
-            vec![(5_000_007, 70), (9_000_000, 5), (9_000_001, 1)];
+        let (mut counters, found) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+        let mut expected = rows_saved()[..1].to_vec();
         assert_eq!(found, expected);
+        let history = History::open(directory.path()).unwrap().unwrap();
+        let hours = history.hours(None, HOUR, HOUR).unwrap();
+        let added = lines.iter().skip(1).fold(tally, |sum, _| sum.and(&tally));
+        assert_eq!(hours, [(HOUR, added)]);
+        // Older versions do not know what is written from now on.
+        let format = "SELECT format FROM meta";
+        let format: i64 = (counters.connection)
+            .query_row(format, [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(format, 5);
+        let mut new = expected.clone();
+        let burst = new[0].burst.as_mut().unwrap();
+        burst.behind = Some((5_000_007, 5_000_007));
+        burst.log = vec![(9_000_000, 5), (9_000_001, 1)];
+        for _ in 0..2 {
+            // In the journal, then in the tables.
+            save(&mut counters, &new, now(1, WALL));
+            drop(counters);
+            let found;
+            (counters, found) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+            expected[0].burst.as_mut().unwrap().log =
+                vec![(5_000_007, 70), (9_000_000, 5), (9_000_001, 1)];
+            assert_eq!(found, expected);
+        }
     }
 }
 
@@ -259,8 +291,8 @@ fn unreadable_files_are_named_and_kept() {
     };
     let cases = [
         (
-            make("UPDATE meta SET format = 5"),
-            "format 5 is from a later version",
+            make("UPDATE meta SET format = 6"),
+            "format 6 is from a later version",
         ),
         (make("UPDATE meta SET format = 0"), "format 0 never existed"),
         (make("DELETE FROM meta"), "its meta table is empty"),
@@ -301,55 +333,148 @@ fn unreadable_files_are_named_and_kept() {
             make("UPDATE limit_state SET quota_used = -1 WHERE quota_used > 0"),
             "cannot be read",
         ),
-        (
-            make("INSERT INTO journal VALUES (1, 97, 3, x'0199ff', x'')"),
-            "the journal of limits makes no sense",
-        ),
-        (
-            make("INSERT INTO journal VALUES (1, 97, 3, x'', x'0199ff')"),
-            "the journal of usage makes no sense",
-        ),
-        // A window of no length, and times that no clock can show.
-        (
-            make(
-                "INSERT INTO journal VALUES (1, 97, 1, x'00616161616161616161616161010000000000', x'')",
-            ),
-            "the journal of limits makes no sense",
-        ),
-        // What is new of a burst that nobody has.
-        (
-            make(
-                "INSERT INTO journal VALUES (1, 98, 1, x'0062626262626262626262626200020200010001', x'')",
-            ),
-            "the journal of limits makes no sense",
-        ),
-        // What is new of one that is there, and then again from an earlier time on.
-        (
-            make(
-                "INSERT INTO journal VALUES (1, 97, 1, x'0061616161616161616161616100028eade2040001010100616161616161616161616161000280ade20407010101', x'')",
-            ),
-            "the journal of limits makes no sense",
-        ),
-        // What is new behind a time that is not there.
-        (
-            make(
-                "INSERT INTO journal VALUES (1, 97, 1, x'00616161616161616161616161000280ade20406010101', x'')",
-            ),
-            "the journal of limits makes no sense",
-        ),
         (scribble(b"SQLite format 9", 0), "cannot be read"),
         (scribble(&[0xff; 4_096], 4_096), "cannot be read"),
         (foreign, "it is not a counter file"),
     ];
-    for (directory, says) in cases {
+    let cases = (cases.into_iter()).map(|(directory, says)| (directory, says, says.to_owned()));
+    let journals = senseless_journals().into_iter().map(|lines| {
+        let hex: String = lines.iter().map(|byte| format!("{byte:02x}")).collect();
+        let add = format!("INSERT INTO journal VALUES (1, 97, 1, x'{hex}')");
+        (make(&add), "the journal makes no sense", hex)
+    });
+    for (directory, says, what) in cases.chain(journals) {
         let path = directory.path().join(FILE);
         let before = std::fs::read(&path).unwrap();
-        let error = Counters::open(directory.path(), now(1, WALL)).unwrap_err();
+        let error = Counters::open(directory.path(), now(1, WALL)).expect_err(&what);
         let text = error.to_string();
-        assert!(text.contains(says), "{text}");
+        assert!(text.contains(says), "{what}: {text}");
         assert!(text.contains(&path.display().to_string()), "{text}");
         assert!(std::fs::read(&path).unwrap() == before, "{text}");
     }
+}
+
+/// Saves of the part of `a` that nobody has written.
+fn senseless_journals() -> Vec<Vec<u8>> {
+    let quota = |seconds| Limits {
+        quota: Some(SavedQuota {
+            opened_micros: 5_000_000,
+            opened_wall: Wall(WALL),
+            seconds,
+            used: 1,
+        }),
+        burst: None,
+    };
+    let burst = |seconds, behind, log| Limits {
+        quota: None,
+        burst: Some(Burst {
+            seconds,
+            behind,
+            log,
+        }),
+    };
+    let packed = |lines: &[(Whose<'_>, Option<Limits<'_>>, &[HourRow])]| {
+        let mut packed = Lines::default();
+        for (whose, limits, usage) in lines {
+            packed.add(Bases::default(), *whose, *limits, usage);
+        }
+        packed.packed().to_vec()
+    };
+    let line = |whose, limits| packed(&[(whose, Some(limits), &[])]);
+    let own = Whose::Key([b'a'; 12]);
+    let mut huge = did(key(b'a'), HOUR, 1, 1);
+    huge.tally.success = 1 << 49;
+    let mut good = line(own, quota(3_600));
+    let cut = good[..good.len() - 1].to_vec();
+    let with_more = {
+        // A byte behind what the line says, within its length.
+        let mut more = good.clone();
+        more[2] += 1;
+        more.push(0);
+        more
+    };
+    let with_flags = |flags: u8| {
+        let mut other = good.clone();
+        other[3] = flags;
+        other
+    };
+    let mut journals = vec![
+        vec![],
+        b"\x01\x99\xff".to_vec(),
+        cut,
+        with_more,
+        // Flags that nobody knows, a burst of two kinds, windows of which nothing is said.
+        with_flags(0x86),
+        with_flags(0x1e),
+        with_flags(0x04),
+        // A window of no length.
+        line(own, quota(0)),
+        line(own, burst(0, None, &[(9, 1)])),
+        // More than there can be, and what no clock shows.
+        line(own, burst(60, None, &[(9, u32::MAX), (10, 1)])),
+        line(
+            own,
+            burst(60, None, &[(i64::MIN, 1), (-1, 1), (i64::MAX - 1, 1)]),
+        ),
+        // What is new of a burst that nobody has.
+        line(
+            Whose::Key(*b"abbbbbbbbbbb"),
+            burst(60, Some((1, 1)), &[(1, 1)]),
+        ),
+        // What is new of one that is there, and then again from an earlier time on.
+        packed(&[
+            (
+                own,
+                Some(burst(60, Some((5_000_007, 5_000_007)), &[(5_000_008, 1)])),
+                &[],
+            ),
+            (
+                own,
+                Some(burst(60, Some((5_000_000, 5_000_007)), &[(5_000_008, 1)])),
+                &[],
+            ),
+        ]),
+        // What is new behind a time that is not there.
+        line(
+            own,
+            burst(60, Some((5_000_000, 5_000_003)), &[(5_000_004, 1)]),
+        ),
+        // Whose it is: nobody's, a tenant's of no name, another part's.
+        line(Whose::Key(*b"a-----------"), quota(3_600)),
+        line(Whose::Tenant("a b"), quota(3_600)),
+        line(Whose::Key([b'b'; 12]), quota(3_600)),
+        // What no key can have done, and no tenant.
+        packed(&[(own, None, &[huge])]),
+        packed(&[(Whose::Tenant("acme"), None, &[did(key(b'a'), HOUR, 1, 1)])]),
+    ];
+    good.push(1);
+    journals.push(good);
+    journals
+}
+
+/// What is written so for a tenant is good: the cases beside it are no accident.
+#[test]
+fn what_makes_sense_of_a_journal_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let (counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+    let mut lines = Lines::default();
+    for (row, usage) in rows_saved()
+        .iter()
+        .zip([&[did(key(b'a'), HOUR, 1, 1)][..], &[]])
+    {
+        lines.add(
+            Bases::default(),
+            Whose::of(&row.subject),
+            Some(Limits::of(row)),
+            usage,
+        );
+    }
+    let add = "INSERT INTO journal VALUES (1, 97, 1, ?1)";
+    counters.connection.execute(add, [lines.packed()]).unwrap();
+    drop(counters);
+    let (counters, found) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+    assert_eq!(found, rows_saved());
+    assert_eq!(counters.usage(None).unwrap().len(), 1);
 }
 
 #[test]
@@ -689,7 +814,7 @@ fn the_journal_is_bounded() {
         })
         .collect();
     let bytes = |counters: &Counters| -> u64 {
-        let all = "SELECT coalesce(sum(length(limits) + length(usage)), 0) FROM journal";
+        let all = "SELECT coalesce(sum(length(lines)), 0) FROM journal";
         let of = &counters.connection;
         of.query_row(all, [], |row| row.get(0)).unwrap()
     };
