@@ -197,10 +197,7 @@ fn files_of_formats_3_and_4_are_brought_forward() {
     for format in [3, 4] {
         let directory = tempfile::tempdir().unwrap();
         let (counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
-        let as_before = "DROP TABLE journal;
-             CREATE TABLE journal(id INTEGER PRIMARY KEY, part INTEGER NOT NULL, bytes INTEGER NOT NULL, limits BLOB NOT NULL, usage BLOB NOT NULL) STRICT;
-             CREATE INDEX journal_part ON journal(part, bytes);";
-        counters.connection.execute_batch(as_before).unwrap();
+        counters.connection.execute_batch(AS_BEFORE).unwrap();
         let quota = (5_000_000_i64, WALL + 5_000_000, 3_600_u32, 73_u32);
         let whole = |quota: Option<(i64, u64, u32, u32)>, log: Vec<(u64, u32)>| {
             let burst = Some((60_u32, 5_000_000_i64, log));
@@ -263,6 +260,35 @@ fn files_of_formats_3_and_4_are_brought_forward() {
         }
     }
 }
+
+/// What makes no sense in a journal of the version before is not let go of on the way.
+#[test]
+fn a_damaged_journal_of_format_4_is_refused() {
+    for damage in ["x'0199ff', x''", "x'', x'0199ff'"] {
+        let directory = tempfile::tempdir().unwrap();
+        let (counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
+        let add = format!("INSERT INTO journal VALUES (1, 97, 1, {damage})");
+        let back = "UPDATE meta SET format = 4";
+        for part in [AS_BEFORE, &add, back] {
+            counters.connection.execute_batch(part).unwrap();
+        }
+        drop(counters);
+        let path = directory.path().join(FILE);
+        let before = std::fs::read(&path).unwrap();
+        let error = Counters::open(directory.path(), now(1, WALL)).unwrap_err();
+        assert!(error.to_string().contains("the journal makes no sense"));
+        assert!(std::fs::read(&path).unwrap() == before, "{damage}");
+    }
+}
+
+/// The journal as formats 3 and 4 had it.
+const AS_BEFORE: &str = "
+DROP TABLE journal;
+CREATE TABLE journal(
+  id INTEGER PRIMARY KEY, part INTEGER NOT NULL, bytes INTEGER NOT NULL, limits BLOB NOT NULL, usage BLOB NOT NULL
+) STRICT;
+CREATE INDEX journal_part ON journal(part, bytes);
+";
 
 /// ASKS 27: what cannot be read is named and left as it is.
 #[test]
