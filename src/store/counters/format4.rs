@@ -1,5 +1,7 @@
-//! Lines of the journal as formats 3 and 4 had them, brought into today's.
+//! The journal as formats 3 and 4 had it, brought into today's, or read as it is.
 
+use rusqlite::Connection;
+use rusqlite::Row;
 use rusqlite::Transaction;
 use serde::Deserialize;
 
@@ -17,6 +19,7 @@ use super::lines::Burst;
 use super::lines::Limits;
 use super::lines::Lines;
 use super::lines::Whose;
+use super::part::Part;
 
 /// What became of a subject's counters; neither window is left when it was removed.
 #[derive(Deserialize)]
@@ -66,25 +69,55 @@ pub(super) fn bring_forward(transaction: &Transaction<'_>) -> rusqlite::Result<(
     )?;
     transaction.execute_batch(journal::SCHEMA)?;
     let mut saves =
-        transaction.prepare("SELECT part, limits, usage FROM journal_of_format_4 ORDER BY id")?;
+        transaction.prepare("SELECT limits, usage, part FROM journal_of_format_4 ORDER BY id")?;
     let mut found = saves.query([])?;
     while let Some(row) = found.next()? {
-        let mut lines = Lines::default();
-        let limits = each(row.get_ref(1)?.as_blob()?, |line| {
-            add_limits(&mut lines, line)
-        });
-        let usage = each(row.get_ref(2)?.as_blob()?, |line| {
-            add_usage(&mut lines, &line);
-            Some(())
-        });
-        limits.and(usage).ok_or_else(senseless)?;
+        let lines = packed_anew(row)?;
         if !lines.packed().is_empty() {
-            journal::add(transaction, row.get(0)?, lines.packed())?;
+            journal::add(transaction, row.get(2)?, lines.packed())?;
         }
     }
     drop(found);
     drop(saves);
     transaction.execute_batch("DROP TABLE journal_of_format_4")
+}
+
+/// Whether the journal still is of one of these formats: no gateway of this version has opened the file yet, and somebody reads it.
+pub(super) fn is_there(connection: &Connection) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT count(*) = 1 FROM pragma_table_info('journal') WHERE name = 'limits'",
+        )?
+        .query_row([], |row| row.get(0))
+}
+
+/// Reads a part of it.
+pub(super) fn part(connection: &Connection, part: u8) -> rusqlite::Result<Part> {
+    let mut read = Part::default();
+    let mut saves =
+        connection.prepare("SELECT limits, usage FROM journal WHERE part = ?1 ORDER BY id")?;
+    let mut found = saves.query([part])?;
+    while let Some(row) = found.next()? {
+        let lines = packed_anew(row)?;
+        if !lines.packed().is_empty() {
+            read.add(lines.packed(), part).ok_or_else(senseless)?;
+        }
+    }
+    Ok(read)
+}
+
+/// A save, of which a row has limits and usage.
+fn packed_anew(row: &Row<'_>) -> rusqlite::Result<Lines> {
+    let mut lines = Lines::default();
+    let limits = each(row.get_ref(0)?.as_blob()?, |line| {
+        add_limits(&mut lines, line)
+    });
+    let usage = each(row.get_ref(1)?.as_blob()?, |line| {
+        add_usage(&mut lines, &line);
+        Some(())
+    });
+    limits.and(usage).ok_or_else(senseless)?;
+    Ok(lines)
 }
 
 /// Reads what was packed, line by line.

@@ -23,6 +23,7 @@ use super::Batch;
 use super::Row;
 use super::Subject;
 use super::error::senseless;
+use super::format4;
 use super::lines::Bases;
 use super::lines::Limits;
 use super::lines::Lines;
@@ -332,7 +333,7 @@ pub(in crate::store) fn each_usage(
 ) -> rusqlite::Result<()> {
     if exists(connection)? {
         for part in parts(connection)? {
-            look(Part::read(connection, part)?.usage()?);
+            look(usage_of(connection, part)?);
         }
     }
     Ok(())
@@ -344,9 +345,18 @@ pub(in crate::store) fn usage_of_part(
     part: u8,
 ) -> rusqlite::Result<Vec<HourRow>> {
     match exists(connection)? {
-        true => Part::read(connection, part)?.usage(),
+        true => usage_of(connection, part),
         false => Ok(Vec::new()),
     }
+}
+
+/// What each key did in each hour.
+fn usage_of(connection: &Connection, part: u8) -> rusqlite::Result<Vec<HourRow>> {
+    let lines = match format4::is_there(connection)? {
+        true => format4::part(connection, part)?,
+        false => Part::read(connection, part)?,
+    };
+    lines.usage()
 }
 
 fn exists(connection: &Connection) -> rusqlite::Result<bool> {

@@ -18,7 +18,7 @@ use super::lines::Whose;
 use super::sum::Sum;
 
 /// The lines of a part as they were saved, the oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Part {
     packed: Vec<u8>,
     saves: Vec<Bases>,
@@ -37,13 +37,20 @@ struct Found {
     save: u32,
 }
 
+impl Default for Part {
+    fn default() -> Part {
+        Part {
+            packed: Vec::new(),
+            saves: Vec::new(),
+            found: vec![Vec::new(); TENANTS + 1],
+        }
+    }
+}
+
 impl Part {
     /// Reads all saves of a part.
     pub(super) fn read(connection: &Connection, part: u8) -> rusqlite::Result<Part> {
-        let mut read = Part {
-            found: vec![Vec::new(); TENANTS + 1],
-            ..Part::default()
-        };
+        let mut read = Part::default();
         let mut save = connection.prepare_cached("SELECT lines FROM journal WHERE id = ?1")?;
         for id in saves_of(connection, part)? {
             let mut found = save.query([id])?;
@@ -56,7 +63,7 @@ impl Part {
     }
 
     /// Adds a save behind those that are there. `None` where that cannot be one of this part.
-    fn add(&mut self, packed: &[u8], part: u8) -> Option<()> {
+    pub(super) fn add(&mut self, packed: &[u8], part: u8) -> Option<()> {
         let before = self.packed.len();
         let save = u32::try_from(self.saves.len()).ok()?;
         let (bases, mut lines) = Reader::save(packed)?;

@@ -231,13 +231,17 @@ fn files_of_formats_3_and_4_are_brought_forward() {
         let back = "UPDATE meta SET format = ?1";
         counters.connection.execute(back, [format]).unwrap();
         drop(counters);
+        let added = lines.iter().skip(1).fold(tally, |sum, _| sum.and(&tally));
+        let reported = || {
+            let history = History::open(directory.path()).unwrap().unwrap();
+            assert_eq!(history.hours(None, HOUR, HOUR).unwrap(), [(HOUR, added)]);
+        };
+        // By a report before any gateway of this version has opened the file, and after.
+        reported();
         let (mut counters, found) = Counters::open(directory.path(), now(1, WALL)).unwrap();
         let mut expected = rows_saved()[..1].to_vec();
         assert_eq!(found, expected);
-        let history = History::open(directory.path()).unwrap().unwrap();
-        let hours = history.hours(None, HOUR, HOUR).unwrap();
-        let added = lines.iter().skip(1).fold(tally, |sum, _| sum.and(&tally));
-        assert_eq!(hours, [(HOUR, added)]);
+        reported();
         // Older versions do not know what is written from now on.
         let format = "SELECT format FROM meta";
         let format: i64 = (counters.connection)
