@@ -153,7 +153,7 @@ fn add_limits(lines: &mut Lines, line: LimitLine<'_>) -> Option<()> {
             (Some(seconds), None, times(first, &steps)?)
         }
         BurstLine::Behind(first, kept, steps) => {
-            let last = first.checked_add_unsigned(kept)?;
+            let last = first.checked_add(i64::try_from(kept).ok()?)?;
             (Some(0), Some((first, last)), times(last, &steps)?)
         }
     };
@@ -170,7 +170,7 @@ fn add_limits(lines: &mut Lines, line: LimitLine<'_>) -> Option<()> {
 fn times(first: i64, log: &[(u64, u32)]) -> Option<Vec<(i64, u32)>> {
     let mut at = first;
     let times = log.iter().map(|(after, count)| {
-        at = at.checked_add_unsigned(*after)?;
+        at = at.checked_add(i64::try_from(*after).ok()?)?;
         Some((at, *count))
     });
     times.collect()

@@ -387,7 +387,7 @@ impl<'a> Reader<'a> {
         let opened_wall = self.signed()?.wrapping_add(bases.wall_at(opened_micros));
         Some(SavedQuota {
             opened_micros,
-            opened_wall: Wall(opened_wall.cast_unsigned()),
+            opened_wall: Wall(u64::try_from(opened_wall).ok()?),
             seconds: length(self.small()?)?,
             used: self.small()?,
         })

@@ -67,6 +67,8 @@ impl Part {
         let before = self.packed.len();
         let save = u32::try_from(self.saves.len()).ok()?;
         let (bases, mut lines) = Reader::save(packed)?;
+        // Nobody saves nothing, and what would be left of it is no save.
+        (lines.left() > 0).then_some(())?;
         while lines.left() > 0 {
             let at = u32::try_from(before + packed.len() - lines.left()).ok()?;
             let whose = lines.line()?.whose;

@@ -1,7 +1,9 @@
 //! What the lines of one subject say in the end.
 
 use crate::model::key::KeyId;
+use crate::store::history::HOURS_KEPT;
 use crate::store::history::HourRow;
+use crate::store::history::Tally;
 
 use super::Row;
 use super::SavedBurst;
@@ -97,9 +99,14 @@ impl Sum {
                 return None;
             };
             let did = rest.usage(bases, KeyId(id))?;
+            let hours = self.usage.len();
             match self.usage.iter_mut().find(|known| known.hour == did.hour) {
-                Some(known) => known.tally = known.tally.and(&did.tally),
-                None => self.usage.push(did),
+                Some(known) => {
+                    are_below(&known.tally, SUM_MAX).then_some(())?;
+                    known.tally = known.tally.and(&did.tally);
+                }
+                None if hours < HOURS_KEPT as usize => self.usage.push(did),
+                None => return None,
             }
         }
         Some(())
@@ -173,11 +180,8 @@ impl Sum {
 
     /// Whether it can be a line again.
     pub(super) fn fits(&self) -> bool {
-        let mut fields = self.usage.iter().flat_map(|row| {
-            let fields = fields_of(&row.tally).into_iter().enumerate();
-            fields.filter(|(place, _)| *place != LAST_USED)
-        });
-        fields.all(|(_, field)| field <= COUNT_MAX)
+        let mut tallies = self.usage.iter().map(|row| &row.tally);
+        tallies.all(|tally| are_below(tally, COUNT_MAX))
     }
 
     /// What is said of the windows, if anything is.
@@ -207,6 +211,15 @@ impl Sum {
     }
 }
 
+/// Whether all that is counted is so much at most.
+fn are_below(tally: &Tally, most: u64) -> bool {
+    let mut fields = fields_of(tally).into_iter().enumerate();
+    fields.all(|(place, field)| place == LAST_USED || field <= most)
+}
+
+/// So much of anything at most is gone on from: with what one line says it is still a number.
+const SUM_MAX: u64 = 1 << 60;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -216,14 +229,13 @@ mod tests {
     use crate::clock::Now;
     use crate::clock::Wall;
     use crate::store::counters::lines::Lines;
-    use crate::store::history::Tally;
 
     proptest! {
         /// Whatever is packed is read again as it was, wherever the clocks stood; whatever is cut or changed is refused, or is something else.
         #[test]
         fn what_was_packed_is_read_again(
             clocks in (any::<u64>(), any::<u64>()),
-            quota in prop::option::of((any::<i64>(), any::<u64>(), 1_u32.., any::<u32>())),
+            quota in prop::option::of((any::<i64>(), 0..1_u64 << 63, 1_u32.., any::<u32>())),
             burst in prop::option::of((1_u32.., any::<i64>(), prop::collection::vec((0_i64..1 << 61, any::<u32>()), 1..4))),
             hours in prop::collection::vec((any::<u64>(), prop::array::uniform12(0..=COUNT_MAX)), 0..3),
             (place, byte) in (any::<prop::sample::Index>(), any::<u8>()),

@@ -268,7 +268,23 @@ fn files_of_formats_3_and_4_are_brought_forward() {
 /// What makes no sense in a journal of the version before is not let go of on the way.
 #[test]
 fn a_damaged_journal_of_format_4_is_refused() {
-    for damage in ["x'0199ff', x''", "x'', x'0199ff'"] {
+    // Cut, and a time further from the one before than any is.
+    let far: (u8, [u8; 12], Option<()>, _) = (
+        0,
+        [b'a'; 12],
+        None,
+        (
+            1_u8,
+            60_u32,
+            i64::MIN,
+            [(0_u64, 1_u32), (u64::MAX, 1)].to_vec(),
+        ),
+    );
+    let far: String = (postcard::to_allocvec(&far).unwrap().iter())
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let far = format!("x'{far}', x''");
+    for damage in ["x'0199ff', x''", "x'', x'0199ff'", &far] {
         let directory = tempfile::tempdir().unwrap();
         let (counters, _) = Counters::open(directory.path(), now(1, WALL)).unwrap();
         let add = format!("INSERT INTO journal VALUES (1, 97, 1, {damage})");
@@ -428,8 +444,24 @@ fn senseless_journals() -> Vec<Vec<u8>> {
         other[3] = flags;
         other
     };
+    // As often in one line as hours can be, and so much in it that no number holds the sum.
+    let mut most = did(key(b'a'), HOUR, 1, 1);
+    most.tally.success = 1 << 48;
+    let again = vec![most; 1 << 13];
+    let hours: Vec<HourRow> = (0..3_000).map(|hour| did(key(b'a'), hour, 1, 1)).collect();
+    let late = Limits {
+        quota: Some(SavedQuota {
+            opened_wall: Wall(u64::MAX),
+            ..quota(60).quota.unwrap()
+        }),
+        burst: None,
+    };
     let mut journals = vec![
         vec![],
+        vec![0, 0],
+        line(own, late),
+        packed(&[(own, None, &again)]),
+        packed(&[(own, None, &hours)]),
         b"\x01\x99\xff".to_vec(),
         cut,
         with_more,
