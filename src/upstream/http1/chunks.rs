@@ -162,7 +162,9 @@ impl Chunks {
         if digits.is_empty() || digits.len() > 16 {
             return Err(NO_NUMBER);
         }
-        let rest = rest.trim_ascii_start();
+        // Nothing else is white space here: a bare CR would end the line for some.
+        let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t'));
+        let rest = &rest[blanks.count()..];
         if !rest.is_empty() {
             if rest[0] != b';' || rest.iter().any(|byte| *byte < b' ' && *byte != b'\t') {
                 return Err(NO_NUMBER);

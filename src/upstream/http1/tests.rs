@@ -227,6 +227,10 @@ fn chunks_are_read_strictly() {
         "+3\r\nabc\r\n0\r\n\r\n",
         "0x3\r\nabc\r\n0\r\n\r\n",
         "3 3\r\nabc\r\n0\r\n\r\n",
+        // Found by the property that compares us with hyper's server.
+        "3\r;a\r\nabc\r\n0\r\n\r\n",
+        "3\r\r\nabc\r\n0\r\n\r\n",
+        "3\x0c\r\nabc\r\n0\r\n\r\n",
         "10000000000000000\r\n",
         "00000000000000003\r\n",
         "0\r\nno field\r\n\r\n",
