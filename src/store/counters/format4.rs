@@ -177,27 +177,10 @@ fn times(first: i64, log: &[(u64, u32)]) -> Option<Vec<(i64, u32)>> {
 }
 
 fn add_usage(lines: &mut Lines, line: &UsageLine) {
-    let [
-        success,
-        client_error,
-        server_error,
-        refused,
-        received_bytes,
-        sent_bytes,
-    ] = line.counts;
     let row = HourRow {
         key: KeyId(line.key),
         hour: line.hour,
-        tally: Tally {
-            last_used_unix_seconds: line.last_used_unix_seconds,
-            success,
-            client_error,
-            server_error,
-            refused,
-            received_bytes,
-            sent_bytes,
-            latency: line.latency,
-        },
+        tally: Tally::of(line.last_used_unix_seconds, line.counts, line.latency),
     };
     lines.add(Bases::default(), Whose::Key(line.key), None, &[row]);
 }

@@ -306,16 +306,16 @@ fn tally_of(fields: [u64; FIELDS]) -> Tally {
         fifth,
         slow,
     ] = fields;
-    Tally {
-        last_used_unix_seconds,
+    let counts = [
         success,
         client_error,
         server_error,
         refused,
         received_bytes,
         sent_bytes,
-        latency: [fast, second, third, fourth, fifth, slow],
-    }
+    ];
+    let latency = [fast, second, third, fourth, fifth, slow];
+    Tally::of(last_used_unix_seconds, counts, latency)
 }
 
 /// What is left to be read. Everything is `None` where no save can have written it.

@@ -412,8 +412,8 @@ fn unsigned(number: i64) -> Option<u64> {
     u64::try_from(number).ok()
 }
 
-/// 2 has usage by the hour beside the usage of a key's life, and alerts; 3 has the journal; in 4 a line of the journal may say only what is new of a burst; in 5 lines are
-/// packed closer, one a subject.
+/// 2 has usage by the hour beside the usage of a key's life, and alerts; 3 has the journal; in 4 a line of the journal may say only what is new of
+/// a burst; in 5 there is one line a subject, packed closer.
 pub(super) const FORMAT: i64 = 5;
 
 /// From so many changes on, a save goes into the journal: fewer are written faster at once than twice.

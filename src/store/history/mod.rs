@@ -51,6 +51,32 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Successes, client errors, server errors, refusals, bytes received and sent, as they are packed; and when it was last, and the latency.
+    pub(in crate::store) fn of(
+        last_used_unix_seconds: u64,
+        counts: [u64; 6],
+        latency: [u64; LATENCY_BUCKETS],
+    ) -> Tally {
+        let [
+            success,
+            client_error,
+            server_error,
+            refused,
+            received_bytes,
+            sent_bytes,
+        ] = counts;
+        Tally {
+            last_used_unix_seconds,
+            success,
+            client_error,
+            server_error,
+            refused,
+            received_bytes,
+            sent_bytes,
+            latency,
+        }
+    }
+
     /// Admitted requests.
     #[must_use]
     pub fn requests(&self) -> u64 {

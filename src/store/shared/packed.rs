@@ -89,27 +89,11 @@ impl Line {
     fn read(&self, hour: u32) -> Option<(KeyId, Tally)> {
         // So that sums of whatever stands there cannot run over.
         let most = |count: u64| count.min(COUNT_MAX);
-        let [
-            success,
-            client_error,
-            server_error,
-            refused,
-            received_bytes,
-            sent_bytes,
-        ] = self.counts.map(most);
-        let tally = Tally {
-            last_used_unix_seconds: match self.used {
-                0 => 0,
-                used => begin(hour) + most(used) - 1,
-            },
-            success,
-            client_error,
-            server_error,
-            refused,
-            received_bytes,
-            sent_bytes,
-            latency: self.latency.map(most),
+        let last_used = match self.used {
+            0 => 0,
+            used => begin(hour) + most(used) - 1,
         };
+        let tally = Tally::of(last_used, self.counts.map(most), self.latency.map(most));
         let key = parse_key(&key_text(KeyId(self.key)))?;
         Some((key, tally))
     }
