@@ -1,22 +1,16 @@
 //! One request on one page: admit, forward, check again, answer, account.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
 use http_body::Body as _;
-use tokio::sync::mpsc;
 
-use crate::access_log;
-use crate::alerts::Alerts;
 use crate::alerts::rules;
-use crate::clock::Clock;
 use crate::clock::Now;
 use crate::gate;
 use crate::gate::Admission;
@@ -27,23 +21,17 @@ use crate::gate::Means;
 use crate::gate::Peer;
 use crate::gate::Refused;
 use crate::gate::Wanted;
-use crate::metrics::Metrics;
-use crate::observed::Observed;
 use crate::quota::Numbers;
-use crate::quota::Quota;
 use crate::quota::shared::Verdict;
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::token::Patience;
-use crate::token::Tokens;
 use crate::upstream::ClientBody;
 use crate::upstream::ClientRequest;
 use crate::upstream::FailureKind;
 use crate::upstream::Forwarded;
-use crate::upstream::Pools;
 use crate::upstream::Unread;
 use crate::upstream::drain;
-use crate::usage::Usage;
 
 use account::Account;
 pub use body::Answered;
@@ -51,10 +39,10 @@ pub use body::Body;
 use body::Words;
 use in_flight::Carrier;
 use in_flight::Flight;
-use in_flight::InFlight;
-use meters::Meters;
-use request_id::RequestIds;
 use twin::Twin;
+pub use worker::Burnt;
+pub use worker::Shared;
+pub use worker::Worker;
 
 mod account;
 mod answer;
@@ -67,83 +55,7 @@ mod meters;
 mod request_id;
 mod tunnel;
 mod twin;
-
-/// What one data thread works with. Only the snapshot, the counters and the metrics are shared with other threads.
-#[derive(Debug)]
-pub struct Worker {
-    /// The view in force; a request takes it once, at its start.
-    pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Where the time comes from.
-    pub clock: Clock,
-    /// All counters of this node.
-    pub quota: Arc<Quota>,
-    /// What is known of access tokens.
-    pub tokens: Arc<Tokens>,
-    /// What each key does.
-    pub usage: Arc<Usage>,
-    /// Whom observed rules would have refused.
-    pub observed: Arc<Observed>,
-    /// This thread's connections to backends.
-    pub pools: Pools,
-    /// The process's metrics.
-    pub metrics: Arc<Metrics>,
-    /// This thread's end of the access log.
-    pub log: access_log::Sink,
-    alerts: Alerts,
-    burnt: Burnt,
-    in_flight: InFlight,
-    meters: Meters,
-    request_ids: RequestIds,
-}
-
-impl Worker {
-    /// A data thread's tools.
-    #[must_use]
-    pub fn new(shared: Shared, pools: Pools, log: access_log::Sink) -> Worker {
-        Worker {
-            snapshot: shared.snapshot,
-            clock: shared.clock,
-            quota: shared.quota,
-            tokens: shared.tokens,
-            usage: shared.usage,
-            observed: shared.observed,
-            pools,
-            meters: Meters::new(Arc::clone(&shared.metrics)),
-            metrics: shared.metrics,
-            log,
-            alerts: shared.alerts,
-            burnt: shared.burnt,
-            in_flight: InFlight::default(),
-            request_ids: RequestIds::default(),
-        }
-    }
-}
-
-/// What all data threads share.
-#[derive(Clone, Debug)]
-pub struct Shared {
-    /// The view in force.
-    pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Where the time comes from.
-    pub clock: Clock,
-    /// All counters.
-    pub quota: Arc<Quota>,
-    /// What is known of access tokens.
-    pub tokens: Arc<Tokens>,
-    /// What each key does.
-    pub usage: Arc<Usage>,
-    /// Whom observed rules would have refused.
-    pub observed: Arc<Observed>,
-    /// All metrics.
-    pub metrics: Arc<Metrics>,
-    /// What operators should know at once.
-    pub alerts: Alerts,
-    /// Takes the keys that came in clear.
-    pub burnt: Burnt,
-}
-
-/// Where keys go that came in clear and are to be revoked, each with the client's address. Bounded: what does not fit is only logged.
-pub type Burnt = mpsc::Sender<(Exposed, IpAddr)>;
+mod worker;
 
 /// Serves one request of the TLS listener, from its head to an answer whose body accounts for itself when it ends. `carrier` is told to cut
 /// that body when the key ends first (FA9).

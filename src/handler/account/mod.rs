@@ -1,5 +1,8 @@
 //! What is remembered of one request until its answer has ended, and then counted and logged once.
 
+mod closing;
+mod finding;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,8 +14,6 @@ use http::Uri;
 use http::Version;
 use http::request::Parts;
 
-use crate::access_log::Entry;
-use crate::access_log::TokenEntry;
 use crate::clock::Mono;
 use crate::clock::Now;
 use crate::gate;
@@ -22,10 +23,7 @@ use crate::gate::Peer;
 use crate::gate::Preflight;
 use crate::gate::Principal;
 use crate::gate::Refused;
-use crate::guard::Fault;
-use crate::model::guard::Guard;
 use crate::model::key::KeyId;
-use crate::model::limit::Mode;
 use crate::model::request_id::RequestId;
 use crate::model::route::Route;
 use crate::model::tenant::TenantId;
@@ -36,13 +34,10 @@ use crate::usage::Counted;
 use super::Worker;
 use super::in_flight::Flight;
 
+pub(crate) use finding::Deed;
+
 /// The status that is logged when the client left before there was an answer.
 const CLIENT_LEFT: u16 = 499;
-/// The status of a tunnel, and of nothing else.
-const SWITCHED: u16 = 101;
-
-/// A request that takes less is no long one.
-const PROMPT: Duration = Duration::from_secs(1);
 
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,27 +72,6 @@ impl End {
             End::Revoked => "revoked",
             End::Drained => "drained",
             End::GuardCut => "guard_cut",
-        }
-    }
-}
-
-/// What a guard did about what it found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Deed {
-    /// Answered something else.
-    Refused,
-    /// Cut the answer.
-    Cut,
-    /// Nothing but tell.
-    Observed,
-}
-
-impl Deed {
-    /// What is done about what is found once the head of the answer is sent.
-    pub(crate) fn at_sight(guard: &Guard) -> Deed {
-        match guard.mode {
-            Mode::Enforce => Deed::Cut,
-            Mode::Observe => Deed::Observed,
         }
     }
 }
@@ -301,87 +275,6 @@ impl Account {
         self.worker.meters.refusal(reason);
     }
 
-    /// The route's guard found this; told at once and never with what stood there (FM6).
-    pub(crate) fn guard_found(&mut self, guard: &Guard, fault: Fault, deed: Deed) {
-        let (reason, what) = match fault {
-            Fault::Foreign(index) => {
-                let member = guard.answers.get(index);
-                (
-                    "guard_foreign",
-                    member.map_or("", |member| member.name.as_str()),
-                )
-            }
-            Fault::Broken(what) => ("guard_broken", what),
-            Fault::Undecodable(what) => ("guard_undecodable", what),
-            Fault::Bomb => ("guard_bomb", "it decodes to more than the guard allows"),
-        };
-        let outcome = match (deed, reason) {
-            (Deed::Refused, "guard_foreign") => "foreign_refused",
-            (Deed::Cut, "guard_foreign") => "foreign_cut",
-            (Deed::Refused, _) => "broken_refused",
-            (Deed::Cut, _) => "broken_cut",
-            (Deed::Observed, "guard_foreign") => "would_refuse_foreign",
-            (Deed::Observed, _) => "would_refuse_broken",
-        };
-        self.worker.meters.guard(outcome);
-        let mut key = [0u8; 16];
-        let key_id = self.key.as_ref().map_or("", |id| key_text(id, &mut key));
-        let route = self.route().map_or("", |route| route.path.as_str());
-        let (upstream, guard) = (self.upstream_text(), guard.name.as_str());
-        let request_id = self.request_id.as_str();
-        if let Fault::Foreign(_) = fault {
-            tracing::warn!(
-                route,
-                key_id,
-                upstream,
-                guard,
-                member = what,
-                outcome,
-                request_id,
-                "another tenant's id stands in an answer: the backend does not keep tenants apart here"
-            );
-        } else {
-            tracing::warn!(
-                route,
-                key_id,
-                upstream,
-                guard,
-                why = what,
-                outcome,
-                request_id,
-                "an answer cannot be judged by its guard"
-            );
-        }
-        match deed {
-            Deed::Refused => {}
-            Deed::Cut => {
-                self.reason = reason;
-                self.worker.meters.refusal(reason);
-            }
-            Deed::Observed => self.observed(Some(reason)),
-        }
-    }
-
-    /// How many members the route's guard took out of one answer, or would have.
-    pub(crate) fn guard_removed(&self, guard: &Guard, members: u64) {
-        if members == 0 {
-            return;
-        }
-        if guard.mode == Mode::Enforce {
-            return self.worker.meters.guard("removed");
-        }
-        self.worker.meters.guard("would_remove");
-        let route = self.route().map_or("", |route| route.path.as_str());
-        let (upstream, guard) = (self.upstream_text(), guard.name.as_str());
-        tracing::info!(
-            route,
-            upstream,
-            guard,
-            members,
-            "the guard would take members out of this answer"
-        );
-    }
-
     /// The answer was dropped in its middle: we cut it because the key ended, or else the client left.
     pub(crate) fn left(&mut self) -> End {
         let Some(ended) = self.flight.as_ref().and_then(|flight| flight.ended()) else {
@@ -484,114 +377,4 @@ impl Account {
         let token = self.token.as_ref();
         self.key.or(token.map(|token| token.reported))
     }
-
-    /// Counts the request for its key, or for its tenant's tokens. What was refused for being another's was admitted and paid for, and counts by its status.
-    fn count_for_key(&self, answered: Duration) {
-        let (received, sent) = (self.received_bytes, self.sent_bytes);
-        let usage = &self.worker.usage;
-        match (&self.counted, self.reported()) {
-            (Some(counted), _) => usage.ended(counted, self.status, answered, received, sent),
-            (None, Some(key)) => {
-                usage.refused(key, self.seat, self.start.wall, received, sent);
-            }
-            (None, None) => {}
-        }
-    }
-
-    /// When the request ended, in microseconds since the Unix epoch. The clock is read for a long one only, in whose time it may have been set.
-    fn ended_unix_micros(&self, took: Duration) -> u64 {
-        match took < PROMPT {
-            true => self.start.wall.0.saturating_add(whole_micros(took)),
-            false => self.worker.clock.now().wall.0,
-        }
-    }
-
-    fn write_log(&self, took: Duration) {
-        let host = match &self.flight {
-            Some(flight) => host_asked_for(flight.admission()),
-            None => self.host.as_deref().unwrap_or(""),
-        };
-        self.worker.log.record(&Entry {
-            unix_micros: self.ended_unix_micros(took),
-            request_id: &self.request_id,
-            client: self.peer.address.ip(),
-            method: self.method.as_str(),
-            host,
-            path: self.uri.path(),
-            protocol: protocol(self.version),
-            status: self.status,
-            decision: self.decision,
-            reason: self.reason,
-            would_refuse: self.would_refuse,
-            route: self.route().map_or("", |route| &route.path),
-            tenant: self.tenant_id(),
-            key_id: self.key.as_ref(),
-            token: self.token.as_deref().map(token_entry),
-            upstream: self.upstream_text(),
-            server: self.server.as_deref().unwrap_or(""),
-            detail: &self.detail,
-            request_bytes: self.received_bytes,
-            response_bytes: self.sent_bytes,
-            total_micros: whole_micros(took),
-            upstream_micros: whole_micros(self.upstream_time),
-            end: self.end.word(),
-        });
-    }
-}
-
-impl Drop for Account {
-    fn drop(&mut self) {
-        if let Some(flight) = &self.flight {
-            self.worker.in_flight.leave(flight);
-        }
-        let took = self.worker.clock.mono().since(self.start.mono);
-        let route = self.route();
-        // A tunnel of hours is no slow answer, and its bytes are no body's: what its route is told of is the 101.
-        let (answered, body_bytes) = match self.status {
-            SWITCHED => (self.upstream_time, 0),
-            _ => (took, self.sent_bytes),
-        };
-        self.worker
-            .meters
-            .request(route, self.status, answered, body_bytes);
-        self.count_for_key(answered);
-        self.worker.meters.in_flight.down();
-        self.write_log(took);
-    }
-}
-
-fn host_asked_for(admission: &Admission) -> &str {
-    let replaced = admission
-        .foreign()
-        .and_then(|foreign| foreign.host.as_deref());
-    replaced.unwrap_or(admission.host())
-}
-
-fn key_text<'a>(id: &KeyId, room: &'a mut [u8; 16]) -> &'a str {
-    room[..4].copy_from_slice(b"key_");
-    room[4..].copy_from_slice(&id.0);
-    std::str::from_utf8(room).unwrap_or("")
-}
-
-fn token_entry(token: &Verified) -> TokenEntry<'_> {
-    let identity = &token.identity;
-    TokenEntry {
-        kind: token.kind.as_str(),
-        issuer: &identity.issuer,
-        subject: identity.subject.as_deref().unwrap_or(""),
-        client: identity.client.as_deref().unwrap_or(""),
-        jti: identity.jti.as_deref().unwrap_or(""),
-    }
-}
-
-fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2",
-        _ => "1.1",
-    }
-}
-
-fn whole_micros(span: Duration) -> u64 {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }

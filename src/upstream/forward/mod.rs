@@ -1,6 +1,8 @@
 //! One exchange with a backend: send, bound every wait, retry only what is provably safe, stream the answer back.
 
-use std::error::Error;
+mod answering;
+mod failing;
+
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -10,33 +12,22 @@ use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
 use http::Response;
-use http::StatusCode;
 use http::header;
 use http::request::Parts;
-use http::response;
 use http_body::Body;
 use tokio::time::Instant;
 
-use crate::config::Auth;
 use crate::config::HostHeader;
 use crate::config::Upstream;
 use crate::config::UpstreamProtocol;
 use crate::gate::Admission;
-use crate::gate::Manner;
 use crate::model::limit::Mode;
-use crate::refusal::UpstreamFailure;
 use crate::snapshot::place::Place;
-use crate::upstream::Answer;
 use crate::upstream::ClientRequest;
 use crate::upstream::Failure;
-use crate::upstream::FailureKind;
 use crate::upstream::Forwarded;
-use crate::upstream::Switched;
 use crate::upstream::body::BodyFault;
-use crate::upstream::body::Hold;
 use crate::upstream::body::RequestBody;
-use crate::upstream::body::ResponseBody;
-use crate::upstream::body::Source;
 use crate::upstream::body::Upload;
 use crate::upstream::connect::connect;
 use crate::upstream::deadline::Silence;
@@ -46,15 +37,11 @@ use crate::upstream::deadline::earliest;
 use crate::upstream::drain::Unread;
 use crate::upstream::drain::drain;
 use crate::upstream::headers;
-use crate::upstream::headers::Identity;
 use crate::upstream::headers::Own;
-use crate::upstream::headers::Passing;
 use crate::upstream::http1::Connection;
-use crate::upstream::http1::Fault;
 use crate::upstream::inject::Inject;
 use crate::upstream::inject::forget_digests;
 use crate::upstream::json_form;
-use crate::upstream::location;
 use crate::upstream::pool::Claim;
 use crate::upstream::pool::Directory;
 use crate::upstream::pool::Keeping;
@@ -64,10 +51,12 @@ use crate::upstream::pool::Servers;
 use crate::upstream::prepared::Prepared;
 use crate::upstream::queue::Permit;
 use crate::upstream::references;
-use crate::upstream::tunnel::Opening;
 use crate::upstream::turn::turn;
 use crate::upstream::websocket;
 use crate::upstream::websocket::Handshake;
+
+use answering::passes_by_line;
+pub(super) use failing::story;
 
 /// Sends an admitted request and waits for the head of the answer.
 ///
@@ -382,39 +371,6 @@ impl<'a> Exchange<'a> {
         self.after_fault(&lease, &mut connection, fault, may_repeat)
     }
 
-    /// How the answer's fields go on line by line; `None` where a map is to be made of them.
-    fn passing(&self, status: StatusCode, connection: &Connection) -> Option<Passing> {
-        let usual = status.as_u16() >= 200
-            && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        // Of an answer without a body the connection is given back at once, and with it goes what it keeps.
-        let passes = self.by_line && usual && !connection.is_end_stream();
-        passes.then(|| Passing::of(connection.lines(), self.keys()))?
-    }
-
-    fn answered(
-        &self,
-        lease: Lease,
-        connection: Box<Connection>,
-        head: response::Parts,
-        passing: Option<Passing>,
-    ) -> Sent {
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(lease, connection, head);
-        }
-        let server = Rc::clone(lease.claimed());
-        let source = Source::Own(Some(connection));
-        let hold = Hold::Own(lease);
-        let Some(passing) = passing else {
-            return Sent::Answered(self.answer(head, source, hold, &server));
-        };
-        let mut body = self.body(source, hold);
-        body.pass(passing);
-        Sent::Answered(Forwarded::Answer(Answer {
-            response: Response::from_parts(head, body),
-            server: Rc::clone(&server.name),
-        }))
-    }
-
     /// Waits for the answer's head; `None` when it did not come in time. The backend's time runs from the last piece of the request that its
     /// connection took, and not while the client is the one who is waited for.
     pub(super) async fn head_of<T>(
@@ -449,177 +405,9 @@ impl<'a> Exchange<'a> {
         };
         earliest(after(from, self.upstream.first_byte_timeout), self.end)
     }
-
-    /// An answer on its way to the client. The caller has seen to it that its status and framing can be passed on.
-    pub(super) fn answer(
-        &self,
-        mut head: response::Parts,
-        source: Source,
-        hold: Hold,
-        server: &Server,
-    ) -> Forwarded {
-        let body = self.body(source, hold);
-        headers::clean(&mut head, body.identity(), self.keys());
-        location::rewrite(&mut head, self.admission, server);
-        Forwarded::Answer(Answer {
-            response: Response::from_parts(head, body),
-            server: Rc::clone(&server.name),
-        })
-    }
-
-    /// On the heap: it goes from hand to hand into the connection.
-    fn body(&self, source: Source, hold: Hold) -> Box<ResponseBody> {
-        let identity = Identity::of(&self.admission.snapshot().config.headers);
-        let silence = Silence::new(self.upstream.idle_timeout, self.end);
-        let upload = Rc::clone(&self.upload);
-        Box::new(ResponseBody::new(source, hold, upload, silence, identity))
-    }
-
-    /// A 101 opens a tunnel where it grants what was asked; any other is a backend's failure, and closes its connection (S7, S42).
-    fn switch(&self, lease: Lease, connection: Box<Connection>, mut head: response::Parts) -> Sent {
-        let granted = self
-            .handshake
-            .as_ref()
-            .is_some_and(|handshake| handshake.is_granted(&head));
-        if !granted {
-            let detail = "a 101 that does not grant what was asked";
-            let kind = UpstreamFailure::UpgradeFailed;
-            return Sent::Failed(self.backend_failed(kind, Some(lease.server()), detail));
-        }
-        let identity = Identity::of(&self.admission.snapshot().config.headers);
-        headers::clean(&mut head, &identity, self.keys());
-        head.headers.remove(header::CONTENT_LENGTH);
-        websocket::restate(&mut head.headers);
-        let server = Rc::clone(&lease.server().name);
-        let opening = Opening::new(connection, lease, self.upstream.tunnel_idle_timeout);
-        Sent::Answered(Forwarded::Switched(Box::new(Switched {
-            head,
-            server,
-            opening,
-        })))
-    }
-
-    /// Where this gateway takes keys from, if one was taken.
-    fn keys(&self) -> Option<&Auth> {
-        let principal = self.admission.principal();
-        principal.map(|_| &self.admission.snapshot().config.auth)
-    }
-
-    /// What is sent again: anything of which nothing was sent; and, should a kept connection turn out to be closed, what `may_repeat`: a safe method
-    /// without a body. A DELETE is idempotent too, but answered twice it says 404 to a client whose deletion succeeded (RFC 9110 section 9.2.2; S36).
-    fn after_fault(
-        &self,
-        lease: &Lease,
-        connection: &mut Connection,
-        fault: Fault,
-        may_repeat: bool,
-    ) -> Sent {
-        let server = Some(lease.server());
-        if let Some(fault) = self.upload.fault() {
-            return Sent::Failed(self.client_failed(fault, server));
-        }
-        let (kind, detail) = match &fault {
-            Fault::Client => {
-                return Sent::Failed(self.client_failed(BodyFault::Malformed, server));
-            }
-            Fault::HeadTooLarge => (
-                UpstreamFailure::HeadTooLarge,
-                "the answer's head is too large",
-            ),
-            Fault::Protocol(detail) => (UpstreamFailure::ProtocolError, *detail),
-            Fault::Unsent(detail) | Fault::Ended { detail, .. } => {
-                (UpstreamFailure::ConnectionTerminated, detail.as_str())
-            }
-        };
-        let failure = self.backend_failed(kind, server, detail);
-        let (again, stale) = match &fault {
-            Fault::Unsent(_) => (true, lease.is_reused()),
-            Fault::Ended { answering, .. } => {
-                let stale = may_repeat && lease.is_reused() && !answering;
-                (stale, stale)
-            }
-            _ => (false, false),
-        };
-        match connection.take_back().filter(|_| again) {
-            Some(body) if stale => Sent::Again(body),
-            Some(body) => Sent::Unsent(body, failure),
-            None => Sent::Failed(failure),
-        }
-    }
-
-    pub(super) fn timed_out(&self, server: &Server) -> Failure {
-        if self.upload.awaits_client() {
-            return self.client_failed(BodyFault::ClientStalled, Some(server));
-        }
-        let detail = "no answer head in time";
-        self.backend_failed(UpstreamFailure::ResponseTimeout, Some(server), detail)
-    }
-
-    pub(super) fn client_failed(&self, fault: BodyFault, server: Option<&Server>) -> Failure {
-        let kind = match fault {
-            BodyFault::ClientStalled => FailureKind::ClientStalled,
-            BodyFault::TooLarge => FailureKind::BodyTooLarge,
-            BodyFault::Malformed => FailureKind::BodyMalformed,
-            BodyFault::Unfit => FailureKind::BodyUnfit,
-            BodyFault::ClientGone => FailureKind::ClientGone,
-            BodyFault::UpstreamSilent | BodyFault::UpstreamBroke | BodyFault::GuardCut => {
-                FailureKind::Backend(UpstreamFailure::ConnectionTerminated)
-            }
-        };
-        Failure {
-            kind,
-            server: server.map(|server| Rc::clone(&server.name)),
-            detail: fault.to_string(),
-        }
-    }
-
-    pub(super) fn type_unfit(&self) -> Failure {
-        Failure {
-            kind: FailureKind::TypeUnfit,
-            server: None,
-            detail: "this route reads no body of this type".to_owned(),
-        }
-    }
-
-    pub(super) fn backend_failed(
-        &self,
-        kind: UpstreamFailure,
-        server: Option<&Server>,
-        detail: &str,
-    ) -> Failure {
-        Failure {
-            kind: FailureKind::Backend(kind),
-            server: server.map(|server| Rc::clone(&server.name)),
-            detail: format!("upstream {}: {detail}", self.upstream.name),
-        }
-    }
-}
-
-/// Whether nobody on the way of the answer looks at its fields or changes them: no guard, no page of another origin. On a route that is tied to its
-/// callers what is another's must look like what is not there, the order of the fields included (FM7), and some of its answers have to be looked at.
-/// A `HEAD` is told a length that no body has.
-fn passes_by_line(admission: &Admission, method: &Method) -> bool {
-    let route = admission.route();
-    *method != Method::HEAD
-        && route.guard.is_none()
-        && route.bindings.is_none()
-        && route.references.is_none()
-        && *admission.manner() == Manner::default()
 }
 
 /// Whether it may be asked twice without harm.
 pub(super) fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
-}
-
-/// An error with its causes, for the log.
-pub(super) fn story(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
