@@ -95,7 +95,7 @@ fn measure((keys, each, among): (u32, u32, u32), watch: &Watch, beside: &thread:
         }
         watch.turn(if measured { LOOKING } else { RESTING }, beside);
         let served = cpu_time();
-        quota.export_to(&mut changes);
+        quota.export_to(&mut changes, now((second + 1) * 1_000_000));
         let exported = cpu_time();
         usage.take(&mut changes.counted);
         let taken = cpu_time();

@@ -180,7 +180,7 @@ impl Case {
 
     fn flushed(&self) {
         // Leaked: the allocator would tidy up a million freed pieces within `measured`.
-        let mut changes = self.gate.quota.export();
+        let mut changes = self.gate.quota.export(now(self.micros));
         self.usage.take(&mut changes.counted);
         std::mem::forget(changes);
     }

@@ -1,30 +1,21 @@
 //! When there is something to tell: pure functions of counts, ends and a time.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
-use foldhash::fast::RandomState;
 use serde_json::json;
 
 use crate::alerts::Alert;
 use crate::alerts::Kind;
-use crate::aside::give_way;
-use crate::aside::step_aside;
 use crate::clock::Wall;
 use crate::config::AlertRules;
+use crate::meter::ErrorRate;
+use crate::meter::RATE_SECONDS;
 use crate::model::key::KeyId;
 use crate::quota::WindowNumbers;
-use crate::store::history::HourRow;
 use crate::store::outcome::rfc3339;
-
-/// Error rates are those of the last five minutes.
-const RATE_MINUTES: u64 = 5;
 
 /// Unusual is compared with the mean of a day.
 pub const MEAN_HOURS: u32 = 24;
-
-/// Keys of which a minute is let go before others are let run: some ten microseconds.
-const ROLLED_AT_ONCE: usize = 1_024;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 86_400;
@@ -79,74 +70,20 @@ pub fn limit(
     }
 }
 
-/// Requests and errors of each key within the last minutes; holds keys that did something within them alone.
-#[derive(Debug, Default)]
-pub struct ErrorRates {
-    minute: u64,
-    /// Hashed by seeds of its own: ids that the gateway made.
-    keys: HashMap<KeyId, [(u32, u32); RATE_MINUTES as usize], RandomState>,
-}
-
-impl ErrorRates {
-    /// Takes in what was just flushed; tells of the keys of which too much failed.
-    pub fn take_in(&mut self, rules: &AlertRules, rows: &[HourRow], at: Wall) -> Vec<Alert> {
-        if rules.error_rate_percent == 0 {
-            self.keys.clear();
-            return Vec::new();
-        }
-        let minute = at.unix_seconds() / 60;
-        self.roll(minute);
-        let place = (minute % RATE_MINUTES) as usize;
-        let mut alerts = Vec::new();
-        for (index, row) in rows.iter().enumerate() {
-            give_way(index);
-            let (requests, failed) = (
-                row.tally.requests(),
-                row.tally.client_error + row.tally.server_error,
-            );
-            if requests == 0 {
-                continue;
-            }
-            let minutes = self.keys.entry(row.key).or_default();
-            minutes[place].0 = minutes[place].0.saturating_add(narrow(requests));
-            minutes[place].1 = minutes[place].1.saturating_add(narrow(failed));
-            let sum = |which: fn(&(u32, u32)) -> u32| -> u64 {
-                minutes.iter().map(|minute| u64::from(which(minute))).sum()
-            };
-            let (requests, failed) = (sum(|minute| minute.0), sum(|minute| minute.1));
-            let over = failed * 100 >= requests * u64::from(rules.error_rate_percent);
-            if requests >= u64::from(rules.error_rate_requests) && over {
-                alerts.push(error_rate(row.key, requests, failed, at));
-            }
-        }
-        alerts
+/// Too much of what a key asked for within the last minutes failed.
+#[must_use]
+pub fn error_rate(rules: &AlertRules, rate: &ErrorRate, at: Wall) -> Option<Alert> {
+    let &ErrorRate {
+        key,
+        requests,
+        failed,
+    } = rate;
+    let over = failed * 100 >= requests * u64::from(rules.error_rate_percent);
+    if rules.error_rate_percent == 0 || requests < u64::from(rules.error_rate_requests) || !over {
+        return None;
     }
-
-    /// Lets go of minutes that have passed, and of keys without any left.
-    fn roll(&mut self, minute: u64) {
-        let passed = minute.saturating_sub(self.minute).min(RATE_MINUTES);
-        if passed == 0 {
-            return;
-        }
-        for back in 0..passed {
-            let place = ((minute - back) % RATE_MINUTES) as usize;
-            let mut index = 0_usize;
-            self.keys.retain(|_, minutes| {
-                index += 1;
-                if index.is_multiple_of(ROLLED_AT_ONCE) {
-                    step_aside();
-                }
-                minutes[place] = (0, 0);
-                minutes.iter().any(|minute| minute.0 > 0)
-            });
-        }
-        self.minute = minute;
-    }
-}
-
-fn error_rate(key: KeyId, requests: u64, failed: u64, at: Wall) -> Alert {
     let percent = failed * 100 / requests;
-    Alert {
+    Some(Alert {
         kind: Kind::ErrorRate,
         once: key.to_string(),
         for_seconds: HOUR,
@@ -158,10 +95,10 @@ fn error_rate(key: KeyId, requests: u64, failed: u64, at: Wall) -> Alert {
             "requests": requests,
             "errors": failed,
             "error_rate_percent": percent,
-            "window_seconds": RATE_MINUTES * 60,
+            "window_seconds": RATE_SECONDS,
         }),
         at,
-    }
+    })
 }
 
 /// A key did more than `factor` times the mean of the 24 hours before within this hour. A key that did nothing in those is new, and not judged.
@@ -323,15 +260,10 @@ pub fn shared_store_back(servers: &str, since_unix_seconds: u64, at: Wall) -> Al
     }
 }
 
-fn narrow(count: u64) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::limit::Rate;
-    use crate::store::history::Tally;
 
     const A: KeyId = KeyId(*b"aaaaaaaaaaaa");
 
@@ -397,35 +329,24 @@ mod tests {
         );
     }
 
-    fn row(success: u64, server_error: u64) -> HourRow {
-        HourRow {
-            key: A,
-            hour: 0,
-            tally: Tally {
-                success,
-                server_error,
-                ..Tally::default()
-            },
-        }
-    }
-
     #[test]
-    fn errors_are_told_from_their_share_on_and_forgotten_after_five_minutes() {
-        let at = |second: u64| Wall::from_unix_seconds(6_000 + second);
-        let mut rates = ErrorRates::default();
-        let mut told = |rows: &[HourRow], at| rates.take_in(&rules(), rows, at).len();
-        assert_eq!(told(&[row(0, 19)], at(0)), 0, "too few");
-        assert_eq!(told(&[row(21, 0)], at(30)), 0, "19 of 40");
-        assert_eq!(told(&[row(0, 2)], at(60)), 1, "21 of 42");
-        assert_eq!(
-            told(&[row(0, 18)], at(359)),
-            1,
-            "20 of 20: the first minute has passed"
-        );
-        assert_eq!(told(&[row(1, 0)], at(700)), 0);
-        assert_eq!(rates.keys.len(), 1);
-        rates.roll(at(2_000).unix_seconds() / 60);
-        assert_eq!(rates.keys.len(), 0);
+    fn errors_are_told_from_their_share_on() {
+        let told = |rules: &AlertRules, requests, failed| {
+            let rate = ErrorRate {
+                key: A,
+                requests,
+                failed,
+            };
+            error_rate(rules, &rate, Wall::from_unix_seconds(7)).is_some()
+        };
+        assert!(!told(&rules(), 19, 19), "too few");
+        assert!(!told(&rules(), 40, 19));
+        assert!(told(&rules(), 42, 21));
+        let off = AlertRules {
+            error_rate_percent: 0,
+            ..rules()
+        };
+        assert!(!told(&off, 42, 42));
     }
 
     #[test]

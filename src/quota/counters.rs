@@ -148,34 +148,35 @@ impl Quota {
         window::both(tenant, key)
     }
 
-    /// Forgets windows that have been over for ten seconds, and subjects of whom nothing is left; keys stay that did something since the last sweep, or
-    /// whose counts no flush has taken. Looks at all of them, one under its lock at a time; once every few seconds is enough.
+    /// Forgets windows that have been over for ten seconds, and subjects of whom nothing is left; keys stay that did something since the last sweep or
+    /// within the minutes that error rates are of, or whose counts no flush has taken. Looks at all of them, one under its lock at a time; once every few seconds is enough.
     pub fn sweep(&self, now: Now) {
         self.tenants.sweep(now, |()| true);
-        self.keys.sweep(now, Meter::at_rest);
+        self.keys.sweep(now, |meter| meter.at_rest(now.mono));
     }
 
     /// What changed since the last call: of many subjects, only what is new of their bursts. If it could not be written, give it to `unexport`.
     #[must_use]
-    pub fn export(&self) -> Changes {
+    pub fn export(&self, now: Now) -> Changes {
         let mut changes = Changes::default();
-        self.export_to(&mut changes);
+        self.export_to(&mut changes, now);
         changes
     }
 
     /// The same, in place of what is there, whose memory is used again.
-    pub fn export_to(&self, changes: &mut Changes) {
-        self.export_new_from(JOURNAL_FROM, changes);
+    pub fn export_to(&self, changes: &mut Changes, now: Now) {
+        self.export_new_from(JOURNAL_FROM, changes, now);
     }
 
     /// The same, with what "many" is.
-    pub(super) fn export_new_from(&self, many: usize, changes: &mut Changes) {
+    pub(super) fn export_new_from(&self, many: usize, changes: &mut Changes, now: Now) {
         let (keys, tenants) = (self.keys.take_listed(), self.tenants.take_listed());
         changes.begin(keys.len(), tenants.len());
         let Changes {
             rows,
             removed,
             counted,
+            failing,
         } = changes;
         let mut take = |subject: Subject, saved: Saved| match saved {
             (None, None) => removed.push(subject),
@@ -189,8 +190,9 @@ impl Quota {
             if let Some(saved) = saved {
                 take(Subject::Key(*id), saved);
             }
-            if let Some(row) = meter.and_then(|meter| meter.row_of(*id)) {
-                counted.push(row);
+            if let Some(meter) = meter {
+                counted.extend(meter.row_of(*id, now.mono));
+                failing.extend(meter.error_rate(*id));
             }
         });
         self.tenants.export(&tenants, many, |id, saved, _| {

@@ -186,7 +186,7 @@ mod tests {
                 let quota = Arc::clone(&quota);
                 thread::spawn(move || {
                     quota.sweep(at(0));
-                    let _ = quota.export();
+                    let _ = quota.export(at(0));
                 })
             };
             let passed: usize = threads
@@ -224,9 +224,9 @@ mod tests {
             let saver = {
                 let (quota, disk) = (Arc::clone(&quota), Arc::clone(&disk));
                 thread::spawn(move || {
-                    let failed = quota.export();
+                    let failed = quota.export(at(0));
                     quota.unexport(failed);
-                    let changes = quota.export();
+                    let changes = quota.export(at(0));
                     write(&mut disk.lock().unwrap(), &changes);
                 })
             };
@@ -235,14 +235,14 @@ mod tests {
             }
             let mut disk = disk.lock().unwrap();
             assert!(disk.values().all(|used| *used <= 3));
-            write(&mut disk, &quota.export());
+            write(&mut disk, &quota.export(at(0)));
             let told = |subject: &Subject| disk.get(subject).copied();
             let key = |byte: u8| Subject::Key(KeyId([byte; 12]));
             let tenant = |id: &str| Subject::Tenant(TenantId::new(id).unwrap());
             assert_eq!([told(&key(b'a')), told(&key(b'b'))], [Some(1), Some(1)]);
             assert_eq!(told(&tenant("acme")), Some(2));
             assert_eq!([told(&key(b'z')), told(&tenant("old"))], [Some(2), Some(2)]);
-            assert_eq!(quota.export(), Changes::default());
+            assert_eq!(quota.export(at(0)), Changes::default());
         });
     }
 
@@ -277,7 +277,7 @@ mod tests {
             }
             quota.sweep(at(100));
             assert_eq!(quota.subjects(), 6);
-            let used = quota.export().rows.into_iter();
+            let used = quota.export(at(0)).rows.into_iter();
             assert!(used.map(|row| row.quota.unwrap().used).eq([2; 6]));
         });
     }
@@ -329,8 +329,8 @@ mod tests {
                 .collect();
             let hours = [(0, b'a'), (1, b'a'), (1, b'b')];
             assert_eq!(all, hours.map(|slot| (slot, [1, 1, 3])));
-            for _ in 0..2 {
-                quota.sweep(at(100));
+            for seconds in [100, 400] {
+                quota.sweep(at(seconds));
             }
             assert_eq!(quota.subjects(), 0);
         });
@@ -338,7 +338,7 @@ mod tests {
 
     /// What a flush writes of keys.
     fn taken(quota: &Quota, usage: &Usage) -> Vec<HourRow> {
-        let mut counted = quota.export().counted;
+        let mut counted = quota.export(at(0)).counted;
         usage.take(&mut counted);
         counted
     }
@@ -371,7 +371,7 @@ mod tests {
             for thread in threads {
                 thread.join().unwrap();
             }
-            assert_eq!(quota.export().rows.len(), 4);
+            assert_eq!(quota.export(at(0)).rows.len(), 4);
         });
     }
 }

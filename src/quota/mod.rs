@@ -1,6 +1,7 @@
 //! Quota and burst: one decision over all windows of a request, and the numbers for its headers.
 
 use crate::aside::give_way;
+use crate::meter::ErrorRate;
 use crate::model::key::KeyId;
 use crate::model::limit::Limits;
 use crate::model::limit::Rate;
@@ -114,6 +115,8 @@ pub struct Changes {
     pub removed: Vec<Subject>,
     /// What keys did, in their order: for `Usage`, which knows of more.
     pub counted: Vec<HourRow>,
+    /// Keys of whose requests some failed lately: not for the store, but for who watches.
+    pub failing: Vec<ErrorRate>,
 }
 
 impl Changes {
@@ -126,7 +129,9 @@ impl Changes {
         }
         self.removed.clear();
         self.counted.clear();
+        self.failing.clear();
         self.removed.shrink_to(KEPT);
+        self.failing.shrink_to(KEPT);
         with_room(&mut self.rows, keys + tenants);
         with_room(&mut self.counted, keys);
     }

@@ -48,9 +48,9 @@ pub(crate) fn restored_counters(data: &[u8]) {
             }
         }
     }
-    let changes = quota.export();
+    let changes = quota.export(NOW);
     quota.unexport(changes.clone());
-    assert_eq!(quota.export(), changes);
+    assert_eq!(quota.export(NOW), changes);
     // The last charge was at most an hour from now, and its window lasts another.
     quota.sweep(after(7_300));
     assert_eq!(quota.subjects(), 0);

@@ -90,7 +90,7 @@ fn exactly_the_limit_passes_under_concurrency() {
                         }
                     }
                     quota.sweep(at(50));
-                    let _ = quota.export();
+                    let _ = quota.export(at(0));
                 });
             }
         });
@@ -151,7 +151,7 @@ fn unlimited_subjects_keep_no_state() {
     }
     assert_eq!(quota.peek(&charge, at(0)), Numbers::default());
     assert_eq!(quota.subjects(), 0);
-    assert_eq!(quota.export(), Changes::default());
+    assert_eq!(quota.export(at(0)), Changes::default());
 }
 
 #[test]
@@ -161,12 +161,12 @@ fn peek_takes_nothing_and_makes_nothing() {
     assert_eq!(left(&quota.peek(&charge, at(0))), (5, 3));
     assert_eq!(quota.subjects(), 0);
     quota.charge(&charge, at(0)).unwrap();
-    let _ = quota.export();
+    let _ = quota.export(at(0));
     for _ in 0..3 {
         assert_eq!(left(&quota.peek(&charge, at(59))), (4, 2));
     }
     assert_eq!(left(&quota.peek(&charge, at(60))), (4, 3));
-    assert_eq!(quota.export(), Changes::default());
+    assert_eq!(quota.export(at(0)), Changes::default());
 }
 
 /// ASKS 26: only what is over goes.
@@ -174,12 +174,12 @@ fn peek_takes_nothing_and_makes_nothing() {
 fn sweep_removes_only_what_is_over() {
     let (quota, limits) = (Quota::new(), limits(5, 3));
     quota.charge(&by_key(KEY, &limits), at(0)).unwrap();
-    assert_eq!(quota.export().rows.len(), 1);
+    assert_eq!(quota.export(at(0)).rows.len(), 1);
     for (seconds, subjects) in [(61, 1), (3_599, 1), (3_609, 1), (3_610, 0)] {
         quota.sweep(at(seconds));
         assert_eq!(quota.subjects(), subjects, "{seconds} s");
     }
-    let changes = quota.export();
+    let changes = quota.export(at(0));
     assert_eq!(changes.rows, []);
     assert_eq!(changes.removed, [Subject::Key(KEY)]);
 }
@@ -195,7 +195,7 @@ fn export_brings_what_changed_once_and_in_order() {
         };
         let _ = quota.charge(&charge, at(0));
     }
-    let changes = quota.export();
+    let changes = quota.export(at(0));
     let subjects: Vec<String> = changes
         .rows
         .iter()
@@ -211,13 +211,13 @@ fn export_brings_what_changed_once_and_in_order() {
         ]
     );
     assert_eq!(changes.rows[3].quota.unwrap().used, 3);
-    assert_eq!(quota.export(), Changes::default());
+    assert_eq!(quota.export(at(0)), Changes::default());
     quota.charge(&by_key(KEY, &limits), at(1)).unwrap();
-    assert_eq!(quota.export().rows.len(), 1);
+    assert_eq!(quota.export(at(0)).rows.len(), 1);
     // What could not be written comes again, as it is by then.
     quota.charge(&by_key(KEY, &limits), at(2)).unwrap();
     quota.unexport(changes);
-    let again = quota.export();
+    let again = quota.export(at(0));
     assert_eq!(again.rows.len(), 4);
     assert_eq!(again.rows[0].quota.unwrap().used, 3);
 }
@@ -233,7 +233,7 @@ fn restore_forgets_only_what_came_after_the_save() {
     for second in 0..73 {
         before.charge(&charge, at(second)).unwrap();
     }
-    let changes = before.export();
+    let changes = before.export(at(0));
     let batch = Batch {
         rows: &changes.rows,
         removed: &changes.removed,
@@ -248,7 +248,7 @@ fn restore_forgets_only_what_came_after_the_save() {
     after.restore(saved, at(74));
     // The burst still knows the second of each.
     assert_eq!(left(&after.peek(&charge, at(74))), (27, 42));
-    assert_eq!(after.export(), Changes::default());
+    assert_eq!(after.export(at(0)), Changes::default());
     let admitted = (0..50)
         .filter(|_| after.charge(&charge, at(75)).is_ok())
         .count();
@@ -293,7 +293,7 @@ fn saves_of_what_is_new_add_up() {
             micros += 21_000_000;
             quota.sweep(at_micros(micros));
         }
-        let changes = quota.export();
+        let changes = quota.export(at(0));
         let new = |row: &&Row| {
             row.burst
                 .as_ref()
@@ -335,19 +335,19 @@ fn who_is_swept_is_told_of_whoever_sits_there() {
         quota.charge(&charge, now).is_ok()
     };
     assert!(charge(1, at(1)));
-    assert_eq!(quota.export().rows.len(), 1);
+    assert_eq!(quota.export(at(0)).rows.len(), 1);
     quota.sweep(at(10_000));
     assert_eq!(quota.subjects(), 0);
     assert!(!charge(6, at(10_000)));
     assert_eq!(quota.subjects(), 1);
-    let changes = quota.export();
+    let changes = quota.export(at(0));
     assert_eq!((changes.rows.len(), changes.removed.len()), (0, 1));
-    assert_eq!(quota.export(), Changes::default());
+    assert_eq!(quota.export(at(0)), Changes::default());
     // And as a row where he was charged again.
     assert!(charge(1, at(10_000)));
     quota.sweep(at(20_000));
     assert!(charge(2, at(20_000)));
-    let changes = quota.export();
+    let changes = quota.export(at(0));
     assert_eq!((changes.rows.len(), changes.removed.len()), (1, 0));
 }
 
@@ -358,10 +358,10 @@ fn all_of(quota: &Quota, tenant: &TenantId) -> Changes {
     quota.unexport(Changes {
         rows: Vec::new(),
         removed: subjects.collect(),
-        counted: Vec::new(),
+        ..Changes::default()
     });
     let mut all = Changes::default();
-    quota.export_new_from(usize::MAX, &mut all);
+    quota.export_new_from(usize::MAX, &mut all, at(0));
     all
 }
 
@@ -407,10 +407,10 @@ fn restore_leaves_out_what_is_over() {
     let (before, limits) = (Quota::new(), limits(100, 100));
     before.charge(&by_key(KEY, &limits), at(0)).unwrap();
     let after = Quota::new();
-    after.restore(before.export().rows, at(3_600));
+    after.restore(before.export(at(0)).rows, at(3_600));
     assert_eq!(after.subjects(), 0);
-    let changes = after.export();
+    let changes = after.export(at(0));
     assert_eq!(changes.removed, [Subject::Key(KEY)]);
     after.unexport(changes);
-    assert_eq!(after.export().removed, [Subject::Key(KEY)]);
+    assert_eq!(after.export(at(0)).removed, [Subject::Key(KEY)]);
 }

@@ -14,10 +14,12 @@ use std::sync::atomic::Ordering;
 use arc_swap::ArcSwap;
 
 use crate::alerts::Alerts;
-use crate::alerts::rules::ErrorRates;
+use crate::alerts::rules;
 use crate::alerts::unwritten::Unwritten;
+use crate::aside::give_way;
 use crate::clock::Now;
 use crate::clock::Wall;
+use crate::meter::ErrorRate;
 use crate::model::key::KeyId;
 use crate::quota::Changes;
 use crate::quota::Quota;
@@ -58,7 +60,6 @@ pub(crate) struct Flusher {
 struct Watch {
     alerts: Alerts,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    rates: Mutex<ErrorRates>,
 }
 
 impl std::fmt::Debug for Watch {
@@ -104,7 +105,8 @@ impl Flusher {
     fn save(&self, counters: &mut Counters, now: Now) -> Result<(), CountersError> {
         counters.sync_saves(self.synced.load(Ordering::Relaxed))?;
         let changes = &mut *lock(&self.changes);
-        self.quota.export_to(changes);
+        self.quota.export_to(changes, now);
+        self.watch_over(&changes.failing, now.wall);
         self.usage.take(&mut changes.counted);
         let usage = &changes.counted;
         let batch = Batch {
@@ -121,16 +123,21 @@ impl Flusher {
         if saved.is_err() {
             self.usage.put_back(usage);
             self.quota.unexport(std::mem::take(changes));
-            return saved;
-        }
-        if let Some(watch) = self.watch.get() {
-            let rules = &watch.snapshot.load().config.alerts;
-            let alerts = lock(&watch.rates).take_in(rules, usage, now.wall);
-            alerts
-                .into_iter()
-                .for_each(|alert| watch.alerts.raise(alert));
         }
         saved
+    }
+
+    /// Tells of keys too much of whose requests failed lately, whether or not the disk takes what they did.
+    fn watch_over(&self, failing: &[ErrorRate], at: Wall) {
+        let Some(watch) = self.watch.get() else {
+            return;
+        };
+        let snapshot = watch.snapshot.load();
+        let alerts = failing.iter().enumerate().filter_map(|(index, rate)| {
+            give_way(index);
+            rules::error_rate(&snapshot.config.alerts, rate, at)
+        });
+        alerts.for_each(|alert| watch.alerts.raise(alert));
     }
 
     /// Notes from now on which hours other nodes are to be told of. Gives the number of the file.
@@ -152,11 +159,7 @@ impl Flusher {
 
     /// Has alerts raised from now on about what was flushed.
     pub(crate) fn watch_with(&self, alerts: Alerts, snapshot: Arc<ArcSwap<Snapshot>>) {
-        let watch = Watch {
-            alerts,
-            snapshot,
-            rates: Mutex::default(),
-        };
+        let watch = Watch { alerts, snapshot };
         // A second watch would tell everything twice; the first stays.
         let _ = self.watch.set(watch);
     }

@@ -18,8 +18,8 @@ use crate::store::history::hour_of;
 
 use super::Keys;
 
-/// What keys did since the last flush. Holds only those that did something since the sweep before the last, or whose windows are not over: 192 bytes for
-/// each such key, and what finds it, nothing for all others.
+/// What keys did since the last flush, and how much of it failed lately. Holds only those that did something since the sweep before the last or within
+/// five minutes, or whose windows are not over: 192 bytes for each such key, and what finds it, nothing for all others.
 #[derive(Debug)]
 pub struct Usage {
     keys: Arc<Keys>,

@@ -95,12 +95,12 @@ impl Side for OnDisk {
     fn save(&mut self, fails: bool) {
         // As of many: only what is new, which the file has to put together again.
         let mut changes = Changes::default();
-        self.quota.export_new_from(1, &mut changes);
+        let now = self.now(false);
+        self.quota.export_new_from(1, &mut changes, now);
         if fails {
             self.quota.unexport(changes);
             return;
         }
-        let now = self.now(false);
         self.file
             .save(&changes.rows, &changes.removed, now, self.boot);
         self.saved_offset = self.offset();

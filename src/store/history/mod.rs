@@ -83,6 +83,12 @@ impl Tally {
         self.success + self.client_error + self.server_error
     }
 
+    /// Those of them that were answered 400 or above.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.client_error + self.server_error
+    }
+
     /// Both together.
     #[must_use]
     pub fn and(&self, other: &Tally) -> Tally {

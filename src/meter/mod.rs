@@ -1,7 +1,8 @@
-//! What one key did in one hour, as it is counted until a flush takes it: plain numbers in one cache line.
+//! What one key did in one hour, as it is counted until a flush takes it, and in the last minutes: plain numbers in one cache line.
 
 use std::time::Duration;
 
+use crate::clock::Mono;
 use crate::clock::Wall;
 use crate::model::key::KeyId;
 use crate::store::history::HourRow;
@@ -10,27 +11,48 @@ use crate::store::history::LATENCY_BUCKETS;
 use crate::store::history::Tally;
 use crate::store::history::start_of;
 
+use self::lately::Lately;
+
+mod lately;
+
+/// Error rates are those of so many seconds.
+pub(crate) const RATE_SECONDS: u64 = lately::MINUTES as u64 * MINUTE_SECONDS;
+
 /// What one key did in one hour since the last flush. Whoever counts holds the seat that it lies in.
 ///
 /// Of 64 bytes, since there may be one for each of a million keys: how many requests were fast is what is left of all when those in slower buckets
-/// are taken away, and of the last use only the second within the hour is kept.
+/// are taken away, of the last use only the second within the hour is kept, and what does not fit 16 bits is set apart.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     sent_bytes: u64,
     received_bytes: u64,
     hour: u32,
-    success: u32,
-    client_error: u32,
-    server_error: u32,
-    refused: u32,
+    success: u16,
+    client_error: u16,
+    server_error: u16,
+    refused: u16,
     /// All buckets of latency but the first.
-    slow: [u32; LATENCY_BUCKETS - 1],
+    slow: [u16; LATENCY_BUCKETS - 1],
+    /// Beside what was counted since the last flush, what flushes took.
+    lately: Lately,
     /// The second of the hour in which it was used last, from 1; 0 is none.
     used: u16,
     /// Whether anything was counted since the last flush.
     noted: bool,
     /// Whether anything was since the last sweep.
     recent: bool,
+}
+
+/// Requests of a key within the last `RATE_SECONDS`, and how many of them were answered 400 or above: what flushes have taken, of which the last one took
+/// some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorRate {
+    /// Whose.
+    pub key: KeyId,
+    /// All of them that were admitted and have ended. Exact up to 65,535 a minute, else to a thirty-thousandth.
+    pub requests: u64,
+    /// Those that failed.
+    pub failed: u64,
 }
 
 /// Whether a count has come to the end of its digits, so that all must be taken before anything else is counted.
@@ -73,21 +95,22 @@ impl Meter {
             _ => &mut self.server_error,
         };
         *class += 1;
-        let full = Full(*class == u32::MAX);
+        let mut full = *class == u16::MAX;
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = LATENCY_BOUNDS.partition_point(|bound| *bound < micros);
         if let Some(slower) = bucket.checked_sub(1) {
             self.slow[slower] += 1;
+            full |= self.slow[slower] == u16::MAX;
         }
         self.bytes(received_bytes, sent_bytes);
-        full
+        Full(full)
     }
 
     /// Counts a request that the gateway refused. It used nothing, so it is no use of the key, and the time it took says nothing of a backend.
     pub(crate) fn refused(&mut self, received_bytes: u64, sent_bytes: u64) -> Full {
         self.refused += 1;
         self.bytes(received_bytes, sent_bytes);
-        Full(self.refused == u32::MAX)
+        Full(self.refused == u16::MAX)
     }
 
     fn bytes(&mut self, received: u64, sent: u64) {
@@ -120,8 +143,11 @@ impl Meter {
             sent_bytes: self.sent_bytes,
             latency,
         };
+        let mut lately = std::mem::take(&mut self.lately);
+        lately.add(tally.requests(), tally.failed());
         *self = Meter {
             hour: self.hour,
+            lately,
             noted: self.noted,
             recent: self.recent,
             ..Meter::default()
@@ -129,9 +155,11 @@ impl Meter {
         tally
     }
 
-    /// Hands over what was counted of this key, whose meter it is; `None` is nothing.
-    pub(crate) fn row_of(&mut self, key: KeyId) -> Option<HourRow> {
+    /// Hands over what was counted of this key, whose meter it is; `None` is nothing. What was taken before, by an hour that turned or a count that was
+    /// full, is of the minute of the flush before, for error rates.
+    pub(crate) fn row_of(&mut self, key: KeyId, now: Mono) -> Option<HourRow> {
         self.noted = false;
+        self.lately.roll(minute_of(now));
         let tally = self.take();
         (tally != Tally::default()).then_some(HourRow {
             key,
@@ -140,12 +168,31 @@ impl Meter {
         })
     }
 
-    /// Whether nothing is counted here that no flush has, and nothing was since the last call: to be asked once a sweep.
-    pub(crate) fn at_rest(&mut self) -> bool {
+    /// What of this key's requests failed lately, up to the last flush; `None` is none.
+    pub(crate) fn error_rate(&self, key: KeyId) -> Option<ErrorRate> {
+        let (requests, failed) = self.lately.sums();
+        (failed > 0).then_some(ErrorRate {
+            key,
+            requests,
+            failed,
+        })
+    }
+
+    /// Whether nothing is counted here that no flush has, nothing was since the last call, and nothing within the minutes that error rates are of: to be
+    /// asked once a sweep.
+    pub(crate) fn at_rest(&mut self, now: Mono) -> bool {
         let recent = std::mem::take(&mut self.recent);
-        !recent && !self.noted
+        self.lately.roll(minute_of(now));
+        !recent && !self.noted && self.lately.are_none()
     }
 }
+
+/// By the clock that is never set.
+fn minute_of(now: Mono) -> u64 {
+    now.0 / 1_000_000 / MINUTE_SECONDS
+}
+
+const MINUTE_SECONDS: u64 = 60;
 
 const HOUR_SECONDS: u64 = 3_600;
 
@@ -167,12 +214,12 @@ mod tests {
             meter.admitted(Wall::from_unix_seconds(25_200 + second));
             assert_eq!(meter.take().last_used_unix_seconds, last);
         }
-        meter.success = u32::MAX - 2;
+        meter.success = u16::MAX - 2;
         assert!(!meter.ended(200, Duration::ZERO, 1, 2).0);
         assert!(meter.ended(399, Duration::from_secs(6), 1, 2).0);
         let (hour, tally) = meter.turn_to(8).unwrap();
-        assert_eq!((hour, tally.success), (7, u64::from(u32::MAX)));
-        assert_eq!(tally.latency[0], u64::from(u32::MAX) - 1);
+        assert_eq!((hour, tally.success), (7, u64::from(u16::MAX)));
+        assert_eq!(tally.latency[0], u64::from(u16::MAX) - 1);
         assert_eq!(tally.latency[5], 1);
         assert_eq!((tally.received_bytes, tally.sent_bytes), (2, 4));
         assert_eq!(meter.turn_to(9), None, "nothing was counted in hour 8");
