@@ -67,6 +67,11 @@ mod sync {
     pub(super) const ROW: usize = 2;
 
     pub(super) const LANES: usize = 2;
+
+    /// By the seat alone: all threads of a model are one.
+    pub(super) fn lane_of(number: u32) -> usize {
+        number as usize % LANES
+    }
 }
 
 mod tests {

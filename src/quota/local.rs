@@ -13,6 +13,7 @@ use super::seats;
 use super::seats::Seats;
 use super::sync::LANES;
 use super::sync::Mutex;
+use super::sync::lane_of;
 use super::sync::lock;
 
 /// The windows of all subjects of one kind. While a seat is held nobody else charges it: that makes all its windows one step.
@@ -20,7 +21,7 @@ use super::sync::lock;
 pub(crate) struct Table<K, B> {
     seats: Seats<K, State<B>>,
     /// Ids that were charged or counted since the last export, and their seats, so that an export does not walk a million of them. Many small
-    /// locks, each taken at most once per subject and export.
+    /// locks, each taken at most once per subject and export, a few of them by each thread: those few stay near.
     listed: Box<[Mutex<Listed<K>>]>,
     /// Ids that were swept, or are to be exported for another reason, whatever became of them since and whether or not they have a seat.
     noted: Mutex<Vec<K>>,
@@ -83,7 +84,7 @@ impl<K: Clone + Eq + Hash + Ord, B: Default> Table<K, B> {
     pub(crate) fn list(&self, held: &mut Held<'_, K, B>, id: &K) {
         if !held.list(true) {
             let number = held.number();
-            lock(&self.listed[number as usize % LANES]).push((id.clone(), number));
+            lock(&self.listed[lane_of(number)]).push((id.clone(), number));
         }
     }
 
