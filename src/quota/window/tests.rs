@@ -268,7 +268,7 @@ fn restored_times_ahead_of_the_clock_count_from_now() {
     let burst = SavedBurst {
         seconds: 60,
         behind: None,
-        log: vec![(i64::MIN, 1), (0, 1), (i64::MAX, 1)],
+        log: vec![(i64::MIN, 1), (0, 1), (i64::MAX, 1)].into(),
     };
     let mut windows = Windows::restored(Some(&quota), Some(&burst), at(1_000_000));
     let numbers = take_at(&mut windows, &limits, 1, at(1_000_000)).unwrap();

@@ -29,6 +29,7 @@ use super::lines::Limits;
 use super::lines::Lines;
 use super::lines::Whose;
 use super::part::Part;
+use super::part::bytes_of;
 use super::part::in_order;
 use super::part::part_of;
 use super::sum::Sum;
@@ -52,6 +53,8 @@ pub(in crate::store) struct Hand {
     next: u8,
     /// Bytes of lines that wait at most.
     pub(super) bytes_max: u64,
+    /// A save's lines by parts: memory that the next one uses again.
+    lines: Box<[Lines; 256]>,
 }
 
 /// What became of a part.
@@ -69,6 +72,7 @@ impl Default for Hand {
             parts: Box::new([Known::default(); 256]),
             next: 0,
             bytes_max: BYTES_MAX,
+            lines: Box::new([const { Lines::new() }; 256]),
         }
     }
 }
@@ -83,10 +87,11 @@ pub(super) fn is_empty(transaction: &Transaction<'_>) -> rusqlite::Result<bool> 
 /// Adds a save.
 pub(super) fn append(
     transaction: &Transaction<'_>,
+    hand: &mut Hand,
     batch: &Batch<'_>,
     now: Now,
 ) -> rusqlite::Result<()> {
-    let mut parts = Parts::at(now);
+    let mut parts = Parts::at(now, &mut hand.lines);
     let mut usage = batch.usage.iter().peekable();
     for (index, row) in batch.rows.iter().enumerate() {
         give_way(index);
@@ -109,7 +114,7 @@ pub(super) fn append(
         give_way(index);
         parts.add(Whose::Key(did.key.0), None, std::slice::from_ref(did));
     }
-    for (part, lines) in (0..=u8::MAX).zip(&parts.lines) {
+    for (part, lines) in (0..=u8::MAX).zip(parts.lines.iter()) {
         if !lines.packed().is_empty() {
             add(transaction, part, lines.packed())?;
             step_aside();
@@ -119,16 +124,18 @@ pub(super) fn append(
 }
 
 /// A save, by parts.
-struct Parts {
+struct Parts<'a> {
     bases: Bases,
-    lines: Vec<Lines>,
+    lines: &'a mut [Lines; 256],
 }
 
-impl Parts {
-    fn at(now: Now) -> Parts {
+impl Parts<'_> {
+    /// Nothing yet, whatever was in these lines.
+    fn at(now: Now, lines: &mut [Lines; 256]) -> Parts<'_> {
+        lines.iter_mut().for_each(Lines::clear);
         Parts {
             bases: Bases::at(now),
-            lines: vec![Lines::default(); 256],
+            lines,
         }
     }
 
@@ -209,9 +216,10 @@ fn merged(
     bases: Bases,
     by: i64,
 ) -> rusqlite::Result<Option<Lines>> {
-    let mut lines = Lines::default();
+    let read = Part::read(transaction, part)?;
+    let mut lines = Lines::with_room(read.bytes());
     let mut fits = true;
-    each_sum(transaction, part, |subject, sum| {
+    each_sum(transaction, read, |subject, sum| {
         fits &= sum.fits();
         let moved;
         let sum = match by {
@@ -230,15 +238,19 @@ fn merged(
 /// Puts a part into the tables.
 fn put(transaction: &Transaction<'_>, part: u8) -> rusqlite::Result<()> {
     let (mut rows, mut removed, mut usage) = (Vec::new(), Vec::new(), Vec::new());
-    each_sum(transaction, part, |subject, sum| {
-        match sum.row(subject) {
-            Some(row) => rows.push(row),
-            None if sum.told => removed.push(subject.clone()),
-            None => {}
-        }
-        usage.extend_from_slice(&sum.usage);
-        Ok(())
-    })?;
+    each_sum(
+        transaction,
+        Part::read(transaction, part)?,
+        |subject, sum| {
+            match sum.row(subject) {
+                Some(row) => rows.push(row),
+                None if sum.told => removed.push(subject.clone()),
+                None => {}
+            }
+            usage.extend_from_slice(&sum.usage);
+            Ok(())
+        },
+    )?;
     in_order(&mut usage);
     let batch = Batch {
         rows: &rows,
@@ -251,11 +263,11 @@ fn put(transaction: &Transaction<'_>, part: u8) -> rusqlite::Result<()> {
 
 fn each_sum(
     transaction: &Transaction<'_>,
-    part: u8,
+    part: Part,
     each: impl FnMut(&Subject, &Sum) -> rusqlite::Result<()>,
 ) -> rusqlite::Result<()> {
     let before = |subject: &Subject| tables::row_of(transaction, subject);
-    Part::read(transaction, part)?.each(before, each)
+    part.each(before, each)
 }
 
 /// Moves the times of all lines, before those of the tables are moved. What is said of a burst after what the tables have is whole then.
@@ -392,12 +404,6 @@ fn bytes(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
 }
 
 /// How many saves wait of a part, and their bytes.
-fn bytes_of(transaction: &Transaction<'_>, part: u8) -> rusqlite::Result<(u64, u64)> {
-    transaction
-        .prepare_cached("SELECT count(*), coalesce(sum(bytes), 0) FROM journal WHERE part = ?1")?
-        .query_row([part], |row| Ok((row.get(0)?, row.get(1)?)))
-}
-
 fn let_go(transaction: &Transaction<'_>, part: u8) -> rusqlite::Result<()> {
     transaction
         .prepare_cached("DELETE FROM journal WHERE part = ?1")?

@@ -124,6 +124,28 @@ impl<'a> Burst<'a> {
 }
 
 impl Lines {
+    /// None yet.
+    pub(super) const fn new() -> Lines {
+        Lines {
+            packed: Vec::new(),
+            line: Vec::new(),
+        }
+    }
+
+    /// None yet, with room for so many bytes, as far as that is much.
+    pub(super) fn with_room(bytes: usize) -> Lines {
+        Lines {
+            packed: Vec::with_capacity(bytes.min(ROOM_MAX)),
+            line: Vec::new(),
+        }
+    }
+
+    /// Lets go of all of them, and keeps the memory for as many as a part of a second's are.
+    pub(super) fn clear(&mut self) {
+        self.packed.clear();
+        self.packed.shrink_to(KEPT);
+    }
+
     /// Everything that was added, as it is kept; nothing where nothing was.
     pub(super) fn packed(&self) -> &[u8] {
         &self.packed
@@ -167,6 +189,12 @@ impl Lines {
         self.packed.extend_from_slice(&self.line);
     }
 }
+
+/// Room that is made for lines at once, whatever somebody says how many there are.
+pub(super) const ROOM_MAX: usize = 16 << 20;
+
+/// Bytes of lines for which memory is kept.
+const KEPT: usize = 256 << 10;
 
 fn flags_of(whose: Whose<'_>, limits: Option<Limits<'_>>, usage: &[HourRow]) -> u8 {
     let quota = limits.and_then(|limits| limits.quota);

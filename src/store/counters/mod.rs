@@ -5,6 +5,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use rusqlite::Connection;
+use smallvec::SmallVec;
 
 use crate::clock::Now;
 use crate::clock::Wall;
@@ -68,7 +69,7 @@ pub struct SavedBurst {
     /// the first and the last of them. Only in a `Batch`; what is read is whole.
     pub behind: Option<(i64, i64)>,
     /// Times in order, each with what was taken then.
-    pub log: Vec<(i64, u32)>,
+    pub log: SmallVec<[(i64, u32); 1]>,
 }
 
 /// What one key did in its life.

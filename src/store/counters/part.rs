@@ -13,6 +13,7 @@ use super::Subject;
 use super::error::senseless;
 use super::lines::Bases;
 use super::lines::Line;
+use super::lines::ROOM_MAX;
 use super::lines::Reader;
 use super::lines::Whose;
 use super::sum::Sum;
@@ -50,7 +51,11 @@ impl Default for Part {
 impl Part {
     /// Reads all saves of a part.
     pub(super) fn read(connection: &Connection, part: u8) -> rusqlite::Result<Part> {
-        let mut read = Part::default();
+        let bytes = usize::try_from(bytes_of(connection, part)?.1).unwrap_or(ROOM_MAX);
+        let mut read = Part {
+            packed: Vec::with_capacity(bytes.min(ROOM_MAX)),
+            ..Part::default()
+        };
         let mut save = connection.prepare_cached("SELECT lines FROM journal WHERE id = ?1")?;
         for id in saves_of(connection, part)? {
             let mut found = save.query([id])?;
@@ -60,6 +65,11 @@ impl Part {
             step_aside();
         }
         Ok(read)
+    }
+
+    /// How long its lines are.
+    pub(super) fn bytes(&self) -> usize {
+        self.packed.len()
     }
 
     /// Adds a save behind those that are there. `None` where that cannot be one of this part.
@@ -170,6 +180,13 @@ impl Part {
 /// As it is written into the tables fastest.
 pub(super) fn in_order(usage: &mut [HourRow]) {
     usage.sort_unstable_by_key(|row| (row.hour, row.key));
+}
+
+/// How many saves wait of a part, and how long their lines are.
+pub(super) fn bytes_of(connection: &Connection, part: u8) -> rusqlite::Result<(u64, u64)> {
+    connection
+        .prepare_cached("SELECT count(*), coalesce(sum(bytes), 0) FROM journal WHERE part = ?1")?
+        .query_row([part], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 /// The saves that wait of a part, the oldest first. To be read one by one: SQLite would carry their lines along while it sorts, by way of a file.

@@ -1,5 +1,7 @@
 //! What the lines of one subject say in the end.
 
+use smallvec::SmallVec;
+
 use crate::model::key::KeyId;
 use crate::store::history::HOURS_KEPT;
 use crate::store::history::HourRow;
@@ -62,7 +64,7 @@ impl Sum {
         self.told = true;
         if let Some(burst) = row.and_then(|row| row.burst) {
             self.seconds = Some(burst.seconds);
-            self.log = burst.log;
+            self.log = burst.log.into_vec();
         }
     }
 
@@ -201,7 +203,7 @@ impl Sum {
         let burst = self.seconds.map(|seconds| SavedBurst {
             seconds,
             behind: None,
-            log: self.log.clone(),
+            log: SmallVec::from_slice(&self.log),
         });
         (self.quota.is_some() || burst.is_some()).then(|| Row {
             subject: subject.clone(),

@@ -10,6 +10,7 @@ use rusqlite::Rows;
 use rusqlite::Transaction;
 use rusqlite::hooks::Wal;
 use rusqlite::params;
+use smallvec::SmallVec;
 
 use crate::aside::step_aside;
 use crate::clock::Now;
@@ -296,7 +297,7 @@ pub(in crate::store) fn write(
     if !large && all_whole(batch) && journal::is_empty(&transaction)? {
         put(&transaction, batch)?;
     } else {
-        journal::append(&transaction, batch, now)?;
+        journal::append(&transaction, hand, batch, now)?;
         journal::tend(&transaction, &mut known, now, large)?;
     }
     history::let_go(&transaction, now.wall)?;
@@ -380,7 +381,7 @@ fn pack(log: &[(i64, u32)]) -> Vec<u8> {
 }
 
 /// `None` where times do not go forward or the counts are more than there can be: then another hand wrote it.
-fn unpack(base: i64, packed: &[u8]) -> Option<Vec<(i64, u32)>> {
+fn unpack(base: i64, packed: &[u8]) -> Option<SmallVec<[(i64, u32); 1]>> {
     if !packed.len().is_multiple_of(PACKED_BYTES) {
         return None;
     }

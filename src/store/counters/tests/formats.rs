@@ -85,7 +85,7 @@ fn files_of_formats_3_and_4_are_brought_forward() {
         let mut new = expected.clone();
         let burst = new[0].burst.as_mut().unwrap();
         burst.behind = Some((5_000_007, 5_000_007));
-        burst.log = vec![(9_000_000, 5), (9_000_001, 1)];
+        burst.log = vec![(9_000_000, 5), (9_000_001, 1)].into();
         for _ in 0..2 {
             // In the journal, then in the tables.
             save(&mut counters, &new, now(1, WALL));
@@ -93,7 +93,7 @@ fn files_of_formats_3_and_4_are_brought_forward() {
             let found;
             (counters, found) = Counters::open(directory.path(), now(1, WALL)).unwrap();
             expected[0].burst.as_mut().unwrap().log =
-                vec![(5_000_007, 70), (9_000_000, 5), (9_000_001, 1)];
+                vec![(5_000_007, 70), (9_000_000, 5), (9_000_001, 1)].into();
             assert_eq!(found, expected);
         }
     }

@@ -171,7 +171,7 @@ fn going_on(save: u64) -> (Vec<Row>, Vec<Subject>, Vec<HourRow>) {
             burst: Some(SavedBurst {
                 seconds: 60,
                 behind,
-                log: log[log.len() - 1..].to_vec(),
+                log: log[log.len() - 1..].into(),
             }),
         }
     });
@@ -277,7 +277,7 @@ fn says_all(counters: &Counters, directory: &Path, save: u64) {
                 burst: Some(SavedBurst {
                     seconds: 60,
                     behind: None,
-                    log: burst_after(number, last),
+                    log: burst_after(number, last).into(),
                 }),
             })
         })
@@ -314,7 +314,7 @@ fn the_journal_is_bounded() {
             burst: Some(SavedBurst {
                 seconds: 86_400,
                 behind: None,
-                log: log.clone(),
+                log: log.clone().into(),
             }),
         })
         .collect();

@@ -37,7 +37,7 @@ fn rows_saved() -> Vec<Row> {
             burst: Some(SavedBurst {
                 seconds: 60,
                 behind: None,
-                log: vec![(5_000_000, 1), (5_000_007, 70), (9_000_000, 2)],
+                log: vec![(5_000_000, 1), (5_000_007, 70), (9_000_000, 2)].into(),
             }),
         },
         Row {
@@ -46,7 +46,7 @@ fn rows_saved() -> Vec<Row> {
             burst: Some(SavedBurst {
                 seconds: 1,
                 behind: None,
-                log: vec![(-3, 1)],
+                log: vec![(-3, 1)].into(),
             }),
         },
     ]
