@@ -1,6 +1,7 @@
 """What peers, instructions and flat share: keys, a backend, Portcullis, and processes whose CPU time and memory can be read."""
 
 import ctypes
+import glob
 import json
 import os
 import random
@@ -137,7 +138,10 @@ class Ground:
                                 stdout=subprocess.PIPE, text=True, env=self.client_env(), preexec_fn=placed(self.other_cores, self.rt))
 
     def wrk(self, gateway, backend, seconds, connections, path="/x", keys="keys", order="0", step=64, settle=0.5):
-        """wrk over TLS with a key of the file in each request. CPU time and requests count from when all connections have long been made."""
+        """wrk over TLS with a key of the file in each request. CPU time and requests count from when all connections have long been made. Logs are
+        emptied before: written on and on they would fill memory that this machine has yet to get from its host, for whichever gateway comes upon it."""
+        for log in glob.glob(self.at("*/access.log")):
+            os.truncate(log, 0)
         counter = self.write("count", "0")
         argv = [find("wrk"), "-t1", "-c%d" % connections, "-d%ds" % (seconds + 120), "--timeout", "10s", "-s", os.path.join(HERE, "keys.lua"),
                 "https://127.0.0.1:%d" % gateway.port, "--", path, self.at(keys), order, counter, str(step)]
