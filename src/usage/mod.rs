@@ -146,6 +146,25 @@ mod tests {
         assert_eq!(quota.subjects(), 0);
     }
 
+    /// Each export tells of keys that did something since the last one and of whose requests some failed within five minutes.
+    #[test]
+    fn what_failed_is_told_for_five_minutes() {
+        let quota = Quota::new();
+        let usage = Usage::new(&quota);
+        let failing = |minute, status| {
+            request(&usage, A, at(9), status, Duration::ZERO, 0);
+            let failing = quota.export(now(minute)).failing;
+            failing.first().map(|rate| (rate.requests, rate.failed))
+        };
+        assert_eq!(failing(17, 200), None);
+        assert_eq!(failing(17, 404), Some((2, 1)));
+        assert_eq!(failing(19, 500), Some((3, 2)));
+        assert_eq!(failing(21, 200), Some((4, 2)));
+        assert_eq!(failing(22, 200), Some((3, 1)));
+        assert_eq!(failing(24, 200), None);
+        assert_eq!(quota.export(now(24)).failing, []);
+    }
+
     /// A key that is used again after a flush is noted again, and stays meanwhile.
     #[test]
     fn each_flush_has_what_came_since() {

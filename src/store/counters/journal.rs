@@ -72,7 +72,7 @@ impl Default for Hand {
             parts: Box::new([Known::default(); 256]),
             next: 0,
             bytes_max: BYTES_MAX,
-            lines: Box::new([const { Lines::new() }; 256]),
+            lines: Box::new(std::array::from_fn(|_| Lines::default())),
         }
     }
 }
@@ -403,7 +403,6 @@ fn bytes(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get(0))
 }
 
-/// How many saves wait of a part, and their bytes.
 fn let_go(transaction: &Transaction<'_>, part: u8) -> rusqlite::Result<()> {
     transaction
         .prepare_cached("DELETE FROM journal WHERE part = ?1")?

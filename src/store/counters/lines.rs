@@ -124,15 +124,7 @@ impl<'a> Burst<'a> {
 }
 
 impl Lines {
-    /// None yet.
-    pub(super) const fn new() -> Lines {
-        Lines {
-            packed: Vec::new(),
-            line: Vec::new(),
-        }
-    }
-
-    /// None yet, with room for so many bytes, as far as that is much.
+    /// None yet, with room for so many bytes, or for `ROOM_MAX`.
     pub(super) fn with_room(bytes: usize) -> Lines {
         Lines {
             packed: Vec::with_capacity(bytes.min(ROOM_MAX)),
