@@ -181,7 +181,8 @@ impl Gate {
             local: ([198, 51, 100, 1], 8_443).into(),
             via: Via::Direct,
         };
-        let early = Early::of(snapshot, &head.headers);
+        let early = Early::of(&head.headers);
+        early.iter().for_each(|early| early.look_out(snapshot));
         let means = Means {
             quota: &self.quota,
             tokens: &self.tokens,

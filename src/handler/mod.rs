@@ -32,6 +32,7 @@ use crate::upstream::FailureKind;
 use crate::upstream::Forwarded;
 use crate::upstream::Unread;
 use crate::upstream::drain;
+use crate::upstream::turn;
 
 use account::Account;
 pub use body::Answered;
@@ -65,12 +66,24 @@ pub async fn handle(
     carrier: Rc<dyn Carrier>,
     request: ClientRequest,
 ) -> Response<Body> {
-    let now = worker.clock.now();
+    let mut now = worker.clock.now();
     let mut snapshot = worker.snapshot.load_full();
     let ClientRequest { mut head, body } = request;
     // Before anything else is done, since what is known of its key has far to come.
-    let early = Early::of(&snapshot, &head.headers);
+    let mut early = Early::of(&head.headers);
+    let gathers = early.is_some() && worker.quota.is_crowded();
+    match &mut early {
+        Some(early) if gathers => worker.gathering.add(early, &snapshot, &worker.quota),
+        Some(early) => early.look_out(&snapshot),
+        None => {}
+    }
     let mut account = Account::open(Rc::clone(&worker), now, peer, &head);
+    if gathers {
+        turn().await;
+        // The view and the time of now: from here to the list of requests in flight nothing is awaited.
+        (now, snapshot) = (worker.clock.now(), worker.snapshot.load_full());
+        worker.gathering.look(&snapshot, &worker.quota);
+    }
     if let Some(preflight) = gate::preflight(&snapshot, &head) {
         leave_unread(body, &head, &snapshot);
         let answer = answer::preflight(&account, &snapshot, &preflight);

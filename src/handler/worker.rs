@@ -10,6 +10,7 @@ use crate::access_log;
 use crate::alerts::Alerts;
 use crate::clock::Clock;
 use crate::gate::Exposed;
+use crate::gate::Gathering;
 use crate::metrics::Metrics;
 use crate::observed::Observed;
 use crate::quota::Quota;
@@ -45,6 +46,8 @@ pub struct Worker {
     pub log: access_log::Sink,
     pub(super) alerts: Alerts,
     pub(super) burnt: Burnt,
+    /// Keys of requests that wait for their turn.
+    pub(super) gathering: Gathering,
     pub(super) in_flight: InFlight,
     pub(super) meters: Meters,
     pub(super) request_ids: RequestIds,
@@ -67,6 +70,7 @@ impl Worker {
             log,
             alerts: shared.alerts,
             burnt: shared.burnt,
+            gathering: Gathering::default(),
             in_flight: InFlight::default(),
             request_ids: RequestIds::default(),
         }

@@ -83,6 +83,12 @@ impl Quota {
         &self.saves
     }
 
+    /// Whether keys in use are so many that it is worth a turn to look for several together.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.keys.is_crowded()
+    }
+
     /// Says that the key at this seat will be charged soon, unless something speaks against it: what is counted of it may come from memory meanwhile.
     pub fn look_ahead(&self, seat: u32) {
         self.keys.look_ahead(seat);
@@ -234,7 +240,7 @@ impl Quota {
     /// How many subjects have live counters, or did something lately.
     #[must_use]
     pub fn subjects(&self) -> usize {
-        self.tenants.len() + self.keys.len()
+        (self.tenants.in_use() + self.keys.in_use()) as usize
     }
 
     fn note(&self, subject: Subject) {

@@ -34,6 +34,8 @@ pub(super) struct Seats<K, T> {
     halls: Box<[OnceLock<Hall<K, T>>]>,
     /// The first number that was never given. No seat has the number 0.
     next: AtomicU32,
+    /// How many have seats.
+    taken: AtomicU32,
 }
 
 /// Rows of seats.
@@ -82,6 +84,7 @@ impl<K: Clone + Eq + Hash, T: Default> Seats<K, T> {
             seed: Seed::default(),
             halls: (0..HALLS).map(|_| OnceLock::new()).collect(),
             next: AtomicU32::new(1),
+            taken: AtomicU32::new(0),
         }
     }
 
@@ -132,6 +135,7 @@ impl<K: Clone + Eq + Hash, T: Default> Seats<K, T> {
         let mut seat = lock(&self.set_up(number).0);
         if known.is_none() {
             seat.owner = Some(owner.clone());
+            self.taken.fetch_add(1, Ordering::Relaxed);
         }
         hint.set(number);
         Held { seat, number }
@@ -174,13 +178,14 @@ impl<K: Clone + Eq + Hash, T: Default> Seats<K, T> {
             *held.seat = Seat::default();
             shard.numbers.remove(&owner);
             shard.free.push(number);
+            self.taken.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// How many have seats.
-    pub(super) fn len(&self) -> usize {
-        let seated = |shard: &Mutex<Shard<K>>| lock(shard).numbers.len();
-        self.list.iter().map(seated).sum()
+    #[inline]
+    pub(super) fn taken(&self) -> u32 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     fn shard(&self, owner: &K) -> &Mutex<Shard<K>> {

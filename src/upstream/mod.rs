@@ -68,6 +68,7 @@ pub use drain::drain;
 pub use tunnel::Ending;
 pub use tunnel::Opening;
 pub use tunnel::Tunnel;
+pub use turn::turn;
 pub use turn::turn_was_taken;
 pub use turn::watch_turns;
 pub use websocket::CloseCode;

@@ -10,7 +10,7 @@ thread_local! {
 
 /// Lets every other request that is ready get as far as this one before anything is written. What is then written in one go wakes a backend once
 /// that else falls asleep between two writes, which costs more than all of the gate.
-pub(super) async fn turn() {
+pub async fn turn() {
     let mut waited = false;
     poll_fn(|cx| {
         if waited {

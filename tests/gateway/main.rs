@@ -25,6 +25,7 @@ mod cluster_failures;
 mod cluster_leases;
 mod cluster_usage;
 mod conformance;
+mod crowd;
 mod dashboard;
 mod declared;
 mod denied_tokens;

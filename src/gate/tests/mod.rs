@@ -235,7 +235,8 @@ fn run(
     head: &mut Parts,
 ) -> Result<Box<Admission>, Box<Refused>> {
     let (tokens, alerts) = (Tokens::new(), Alerts::queue().0);
-    let early = Early::of(snapshot, &head.headers);
+    let early = Early::of(&head.headers);
+    early.iter().for_each(|early| early.look_out(snapshot));
     let means = Means {
         early: early.as_ref(),
         ..means(quota, &tokens, &alerts)
