@@ -80,7 +80,8 @@ impl Early {
 pub struct Gathering(RefCell<SmallVec<[Digest; GATHERED_MAX]>>);
 
 impl Gathering {
-    /// Has a key looked for with those that come until somebody says `look`, which whoever adds one does after a turn of everybody else's.
+    /// Has a key looked for with those that come until somebody says `look`: whoever adds one does after a turn, if he is still there. Over HTTP/1.1 that is
+    /// a turn of everybody else's, over HTTP/2 one of the other streams of his connection.
     pub fn add(&self, early: &mut Early, snapshot: &Snapshot, quota: &Quota) {
         early.is_gathered = true;
         self.0.borrow_mut().push(early.digest);
@@ -107,3 +108,28 @@ const EARLY_BYTES_MAX: usize = 64;
 
 /// So many keys' rows and seats have room in a processor's first cache.
 const GATHERED_MAX: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::tests::World;
+
+    /// However many come in a turn, no more are held than a request looks for at once.
+    #[test]
+    fn a_gathering_is_bounded() {
+        let (snapshot, quota) = (World::new().build(), Quota::new());
+        let gathering = Gathering::default();
+        for index in 1..=3 * GATHERED_MAX + 1 {
+            let mut headers = HeaderMap::new();
+            let value = HeaderValue::try_from(format!("Bearer nobody-{index}")).unwrap();
+            headers.insert(header::AUTHORIZATION, value);
+            let mut early = Early::of(&headers).unwrap();
+            gathering.add(&mut early, &snapshot, &quota);
+            assert!(early.is_gathered);
+            assert_eq!(gathering.0.borrow().len(), index % GATHERED_MAX);
+        }
+        gathering.look(&snapshot, &quota);
+        assert!(gathering.0.borrow().is_empty());
+        assert!(!gathering.0.borrow().spilled());
+    }
+}

@@ -79,8 +79,10 @@ pub async fn handle(
     }
     let mut account = Account::open(Rc::clone(&worker), now, peer, &head);
     if gathers {
+        // A request that ends here was never judged: it is logged as one whose client left, and charged to nobody.
+        drop(snapshot);
         turn().await;
-        // The view and the time of now: from here to the list of requests in flight nothing is awaited.
+        // The view and the time of now: from here to the list of requests in flight nothing is awaited, but by `admit_later`, which takes its own.
         (now, snapshot) = (worker.clock.now(), worker.snapshot.load_full());
         worker.gathering.look(&snapshot, &worker.quota);
     }

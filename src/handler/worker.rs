@@ -26,7 +26,7 @@ use super::request_id::RequestIds;
 /// What one data thread works with. Only the snapshot, the counters and the metrics are shared with other threads.
 #[derive(Debug)]
 pub struct Worker {
-    /// The view in force; a request takes it once, at its start.
+    /// The view in force; a request is judged by one of them, taken when nothing more is waited for before that.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Where the time comes from.
     pub clock: Clock,

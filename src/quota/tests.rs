@@ -414,3 +414,26 @@ fn restore_leaves_out_what_is_over() {
     after.unexport(changes);
     assert_eq!(after.export(at(0)).removed, [Subject::Key(KEY)]);
 }
+
+/// From 131,072 keys in use on, and no longer when some have gone.
+#[test]
+fn very_many_keys_in_use_are_a_crowd() {
+    let (quota, limits) = (Quota::new(), limits(5, 5));
+    let id = |index: u32| {
+        let mut id = [b'a'; 12];
+        id[..4].copy_from_slice(&index.to_be_bytes());
+        KeyId(id)
+    };
+    for index in 0..131_072 {
+        assert!(!quota.is_crowded(), "{index}");
+        quota.charge(&by_key(id(index), &limits), at(0)).unwrap();
+        // Who sits already counts once.
+        quota.charge(&by_key(id(index), &limits), at(0)).unwrap();
+    }
+    assert!(quota.is_crowded());
+    assert_eq!(quota.subjects(), 131_072);
+    assert_eq!(quota.export(at(1)).rows.len(), 131_072);
+    quota.sweep(at(10_000));
+    assert!(!quota.is_crowded());
+    assert_eq!(quota.subjects(), 0);
+}

@@ -61,7 +61,7 @@ const TEST: Environment = Environment(1);
 const SECOND: u64 = 1_000_000;
 
 /// What a test changes before it builds its snapshot.
-struct World {
+pub(super) struct World {
     config: Config,
     routes: Vec<Route>,
     plans: Vec<Plan>,
@@ -71,7 +71,7 @@ struct World {
 
 impl World {
     /// Tenant `acme` on a plan that grants `leases:*`, 5 an hour; key `good` with `leases:read` and `leases:write`.
-    fn new() -> World {
+    pub(super) fn new() -> World {
         World {
             config: config(),
             routes: vec![
@@ -91,7 +91,7 @@ impl World {
         self
     }
 
-    fn build(self) -> Arc<Snapshot> {
+    pub(super) fn build(self) -> Arc<Snapshot> {
         let routes: Vec<Arc<Route>> = self.routes.into_iter().map(Arc::new).collect();
         let keys = self.keys.into_iter();
         let keys = keys.map(|(text, entry)| (key_text::digest_of(text.as_bytes()), entry));
