@@ -32,7 +32,6 @@ use crate::upstream::FailureKind;
 use crate::upstream::Forwarded;
 use crate::upstream::Unread;
 use crate::upstream::drain;
-use crate::upstream::turn;
 
 use account::Account;
 pub use body::Answered;
@@ -40,6 +39,9 @@ pub use body::Body;
 use body::Words;
 use in_flight::Carrier;
 use in_flight::Flight;
+use turn::turn;
+pub use turn::turn_was_taken;
+pub use turn::watch_turns;
 use twin::Twin;
 pub use worker::Burnt;
 pub use worker::Shared;
@@ -55,6 +57,7 @@ pub mod in_flight;
 mod meters;
 mod request_id;
 mod tunnel;
+mod turn;
 mod twin;
 mod worker;
 

@@ -16,6 +16,7 @@ use crate::upstream::deadline::after;
 use crate::upstream::deadline::earliest;
 use crate::upstream::http1::Connection;
 use crate::upstream::http1::Limits;
+use crate::upstream::http1::SharedConnection;
 use crate::upstream::pool::Server;
 use crate::upstream::wire::Wire;
 
@@ -43,7 +44,7 @@ pub(super) async fn connect(
     server: &Server,
     upstream: &Upstream,
     end: Option<Instant>,
-) -> Result<Box<Connection>, ConnectFailure> {
+) -> Result<SharedConnection, ConnectFailure> {
     let due = earliest(after(Instant::now(), upstream.connect_timeout), end);
     let wire = open(server, due).await?;
     let limits = Limits {

@@ -118,7 +118,10 @@ impl Exchange<'_> {
             let sending = tokio::task::spawn_local(Rc::clone(payload).send(stream));
             ticket.sends(sending.abort_handle());
         }
-        match self.head_of(response, &mut Timer::default()).await {
+        match self
+            .head_of(response, &mut Timer::default(), |_, first| first)
+            .await
+        {
             Some(Ok(response)) => {
                 payload.is_settled();
                 self.http2_answer(server, ticket, response)

@@ -27,6 +27,7 @@ use crate::upstream::deadline::after;
 use crate::upstream::health::Health;
 use crate::upstream::health::Seat;
 use crate::upstream::http1::Connection;
+use crate::upstream::http1::SharedConnection;
 use crate::upstream::link::Links;
 use crate::upstream::queue::Permit;
 
@@ -177,7 +178,7 @@ impl Directory {
         let current = self.current.borrow();
         self.servers.borrow_mut().retain(|_, server| {
             let mut idle = server.idle.borrow_mut();
-            idle.retain_mut(|entry| entry.until > now && entry.connection.is_quiet());
+            idle.retain_mut(|entry| entry.until > now && entry.connection.borrow_mut().is_quiet());
             server.links.sweep(now);
             // The map holds one reference, `current` another where the configuration names the server.
             let is_known = current.is_none() || Rc::strong_count(server) > 1;
@@ -192,7 +193,7 @@ impl Directory {
     pub(super) fn break_idle(&self) {
         for server in self.servers.borrow().values() {
             for entry in server.idle.borrow_mut().iter_mut() {
-                entry.connection.break_off();
+                entry.connection.borrow_mut().break_off();
             }
         }
     }
@@ -241,7 +242,7 @@ impl fmt::Debug for Secure {
 /// A connection on which nothing is outstanding.
 #[derive(Debug)]
 struct Idle {
-    connection: Box<Connection>,
+    connection: SharedConnection,
     until: Instant,
 }
 
@@ -287,22 +288,22 @@ impl Server {
     }
 
     /// The idle connection used last: the least likely to have been closed by the backend meanwhile.
-    pub(super) fn take_idle(&self) -> Option<Box<Connection>> {
+    pub(super) fn take_idle(&self) -> Option<SharedConnection> {
         let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
-        while let Some(mut entry) = idle.pop() {
+        while let Some(entry) = idle.pop() {
             if entry.until <= now {
                 idle.clear();
                 return None;
             }
-            if entry.connection.is_quiet() {
+            if entry.connection.borrow_mut().is_quiet() {
                 return Some(entry.connection);
             }
         }
         None
     }
 
-    fn keep(&self, connection: Box<Connection>, keeping: Keeping) {
+    fn keep(&self, connection: SharedConnection, keeping: Keeping) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < keeping.idle_max {
             idle.push(Idle {
@@ -393,11 +394,15 @@ impl Lease {
 
     /// The answer is whole: keeps the connection for the next exchange if nothing speaks against it (S35). Where it came before the request was over,
     /// the rest of that may still flow, but such a connection is not used again (S5).
-    pub(super) fn release(self, mut connection: Box<Connection>) {
-        if connection.is_reusable() && connection.is_quiet() {
+    pub(super) fn release(self, connection: SharedConnection) {
+        let mut ended = connection.borrow_mut();
+        let is_sending = ended.is_sending();
+        if ended.is_reusable() && ended.is_quiet() {
+            drop(ended);
             self.claim.server.keep(connection, self.keeping);
-        } else if connection.is_sending() {
-            tokio::task::spawn_local(connection.send_rest());
+        } else if is_sending {
+            drop(ended);
+            tokio::task::spawn_local(Connection::send_rest(connection));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! HTTP/1.1 with one client: a request at a time, read strictly, answered, and the next; until either side has had enough.
 //!
-//! `head` and `reading` take what a client writes, `answer` writes what it gets, `talk` is the connection that both go through; here is their order. No channel and no task
+//! `head` and `reading` take what a client writes, `answer` writes what it gets, `talk` is the connection that both go through; here is their order. No channel
 //! stands between a request and its body or its answer.
 
 use std::cell::RefCell;
@@ -21,11 +21,11 @@ use http_body_util::Empty;
 use crate::gate::Peer;
 use crate::handler::Answered;
 use crate::handler::in_flight::Carrier;
+use crate::handler::turn_was_taken;
+use crate::handler::watch_turns;
 use crate::upstream::ClientBody;
 use crate::upstream::ClientRequest;
 use crate::upstream::ClientStream;
-use crate::upstream::turn_was_taken;
-use crate::upstream::watch_turns;
 
 use super::client::Client;
 use super::client::UnderWay;

@@ -1,7 +1,7 @@
 //! One HTTP/1.1 connection's bytes: requests are read from it as they are asked for, answers written to it as it takes them.
 //!
-//! Shared by the connection's own task and whoever reads the body of the request under way: that is the exchange with the backend, within the same task, or
-//! after an early answer a task that throws the rest away. A connection that waits holds no buffer.
+//! Shared by the connection's own task and whoever reads the body of the request under way: that is the exchange with the backend, within the same task but for
+//! its beginning (`upstream/outbox.rs`), or after an early answer a task that throws the rest away. A connection that waits holds no buffer.
 
 use std::cell::RefCell;
 use std::io;

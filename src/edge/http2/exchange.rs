@@ -23,9 +23,9 @@ use crate::edge::BoxError;
 use crate::edge::client::UnderWay;
 use crate::edge::date;
 use crate::handler::Answered;
+use crate::handler::turn_was_taken;
+use crate::handler::watch_turns;
 use crate::model::fields::Fields;
-use crate::upstream::turn_was_taken;
-use crate::upstream::watch_turns;
 
 use super::alike;
 

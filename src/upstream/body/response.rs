@@ -19,7 +19,7 @@ use crate::upstream::headers::Identity;
 use crate::upstream::headers::Passing;
 use crate::upstream::headers::clean_trailers;
 use crate::upstream::health::Health;
-use crate::upstream::http1::Connection;
+use crate::upstream::http1::SharedConnection;
 use crate::upstream::http2::Stream;
 use crate::upstream::link::Ticket;
 use crate::upstream::pool::Lease;
@@ -43,7 +43,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub(in crate::upstream) enum Source {
     /// A connection of its own, until it has ended.
-    Own(Option<Box<Connection>>),
+    Own(Option<SharedConnection>),
     /// One stream of a shared connection.
     Shared(Stream),
 }
@@ -53,7 +53,7 @@ impl Source {
         match self {
             Source::Own(None) => Poll::Ready(None),
             Source::Own(Some(connection)) => {
-                let frame = connection.poll_frame(cx);
+                let frame = connection.borrow_mut().poll_frame(cx);
                 frame.map(|frame| frame.map(|frame| frame.map_err(|_| Broken)))
             }
             Source::Shared(stream) => {
@@ -67,7 +67,7 @@ impl Source {
         match self {
             Source::Own(connection) => connection
                 .as_ref()
-                .is_none_or(|connection| connection.is_end_stream()),
+                .is_none_or(|connection| connection.borrow().is_end_stream()),
             Source::Shared(stream) => stream.is_end_stream(),
         }
     }
@@ -75,13 +75,13 @@ impl Source {
     fn size_hint(&self) -> SizeHint {
         match self {
             Source::Own(None) => SizeHint::with_exact(0),
-            Source::Own(Some(connection)) => connection.size_hint(),
+            Source::Own(Some(connection)) => connection.borrow().size_hint(),
             Source::Shared(stream) => stream.size_hint(),
         }
     }
 
     /// The connection of its own, which has ended its exchange.
-    fn take(&mut self) -> Option<Box<Connection>> {
+    fn take(&mut self) -> Option<SharedConnection> {
         match self {
             Source::Own(connection) => connection.take(),
             Source::Shared(_) => None,
@@ -178,6 +178,7 @@ impl ResponseBody {
         else {
             return false;
         };
+        let mut connection = connection.borrow_mut();
         let is_dated = passing.write(connection.lines(), &self.identity, is_ours, out);
         connection.forget_lines();
         is_dated
@@ -187,7 +188,7 @@ impl ResponseBody {
     #[must_use]
     pub fn shape(&self) -> u32 {
         match &self.incoming {
-            Source::Own(Some(connection)) => connection.lines().shape(),
+            Source::Own(Some(connection)) => connection.borrow().lines().shape(),
             Source::Own(None) | Source::Shared(_) => 0,
         }
     }
@@ -204,6 +205,7 @@ impl ResponseBody {
         else {
             return None;
         };
+        let mut connection = connection.borrow_mut();
         let put = passing.put(connection.lines(), &self.identity, is_ours, fields);
         connection.forget_lines();
         put

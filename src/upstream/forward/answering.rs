@@ -23,6 +23,7 @@ use crate::upstream::headers;
 use crate::upstream::headers::Identity;
 use crate::upstream::headers::Passing;
 use crate::upstream::http1::Connection;
+use crate::upstream::http1::SharedConnection;
 use crate::upstream::location;
 use crate::upstream::pool::Lease;
 use crate::upstream::pool::Server;
@@ -45,7 +46,7 @@ impl Exchange<'_> {
     pub(super) fn answered(
         &self,
         lease: Lease,
-        connection: Box<Connection>,
+        connection: SharedConnection,
         head: response::Parts,
         passing: Option<Passing>,
     ) -> Sent {
@@ -92,7 +93,12 @@ impl Exchange<'_> {
     }
 
     /// A 101 opens a tunnel where it grants what was asked; any other is a backend's failure, and closes its connection (S7, S42).
-    fn switch(&self, lease: Lease, connection: Box<Connection>, mut head: response::Parts) -> Sent {
+    fn switch(
+        &self,
+        lease: Lease,
+        connection: SharedConnection,
+        mut head: response::Parts,
+    ) -> Sent {
         let granted = self
             .handshake
             .as_ref()

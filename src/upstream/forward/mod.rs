@@ -39,6 +39,7 @@ use crate::upstream::drain::drain;
 use crate::upstream::headers;
 use crate::upstream::headers::Own;
 use crate::upstream::http1::Connection;
+use crate::upstream::http1::SharedConnection;
 use crate::upstream::inject::Inject;
 use crate::upstream::inject::forget_digests;
 use crate::upstream::json_form;
@@ -51,7 +52,6 @@ use crate::upstream::pool::Servers;
 use crate::upstream::prepared::Prepared;
 use crate::upstream::queue::Permit;
 use crate::upstream::references;
-use crate::upstream::turn::turn;
 use crate::upstream::websocket;
 use crate::upstream::websocket::Handshake;
 
@@ -311,7 +311,7 @@ impl<'a> Exchange<'a> {
         server: &Rc<Server>,
         permit: Option<&Rc<Permit>>,
         fresh_only: bool,
-    ) -> Result<(Lease, Box<Connection>), Failure> {
+    ) -> Result<(Lease, SharedConnection), Failure> {
         let claim = Claim::new(server, permit);
         let keeping = Keeping::of(self.upstream);
         if !fresh_only && let Some(connection) = server.take_idle() {
@@ -327,32 +327,32 @@ impl<'a> Exchange<'a> {
     async fn send(
         &self,
         lease: Lease,
-        mut connection: Box<Connection>,
+        connection: SharedConnection,
         head: &mut Parts,
         body: Box<RequestBody>,
     ) -> Sent {
         let has_body = !body.is_end_stream();
-        turn().await;
         match &self.own {
-            None => connection.begin(head, None, body),
+            None => connection.borrow_mut().begin(head, None, body),
             Some(own) => {
                 let host = self.host(lease.server());
                 let write = |out: &mut Vec<u8>| own.write(host, self.admission, out);
-                connection.begin(head, Some(&write), body);
+                connection.borrow_mut().begin(head, Some(&write), body);
             }
         }
-        let mut timer = std::mem::take(&mut connection.timer);
-        let answered = std::future::poll_fn(|cx| connection.poll_head(cx));
-        let answered = self.head_of(answered, &mut timer).await;
-        connection.timer = timer;
+        let mut timer = std::mem::take(&mut connection.borrow_mut().timer);
+        let answered = std::future::poll_fn(|cx| Connection::poll_answered(&connection, cx));
+        let begun = |now, _| connection.borrow().begun(now);
+        let answered = self.head_of(answered, &mut timer, begun).await;
+        connection.borrow_mut().timer = timer;
         let fault = match answered {
             Some(Ok(status)) => {
-                let passing = self.passing(status, &connection);
+                let passing = self.passing(status, &connection.borrow());
                 // The room of the request's fields becomes that of the answer's.
                 head.headers.clear();
                 let mapped = match passing {
                     Some(_) => Ok(()),
-                    None => connection.map_lines(&mut head.headers),
+                    None => connection.borrow_mut().map_lines(&mut head.headers),
                 };
                 match mapped {
                     Ok(()) => {
@@ -368,15 +368,16 @@ impl<'a> Exchange<'a> {
             None => return Sent::Failed(self.timed_out(lease.server())),
         };
         let may_repeat = !has_body && is_safe(&head.method);
-        self.after_fault(&lease, &mut connection, fault, may_repeat)
+        self.after_fault(&lease, &mut connection.borrow_mut(), fault, may_repeat)
     }
 
     /// Waits for the answer's head; `None` when it did not come in time. The backend's time runs from the last piece of the request that its
-    /// connection took, and not while the client is the one who is waited for.
+    /// connection took, and not while the client is the one who is waited for. `begun` says from when on at the earliest, of now and of the first look.
     pub(super) async fn head_of<T>(
         &self,
         sent: impl Future<Output = T>,
         timer: &mut Timer,
+        begun: impl Fn(Instant, Instant) -> Instant,
     ) -> Option<T> {
         let mut sent = pin!(sent);
         let mut started = None;
@@ -389,19 +390,19 @@ impl<'a> Exchange<'a> {
                 timer.fire_by(self.head_due(now, now));
                 now
             });
-            ready!(timer.poll_due(cx, |now| self.head_due(started, now)));
+            ready!(timer.poll_due(cx, |now| self.head_due(begun(now, started), now)));
             Poll::Ready(None)
         })
         .await
     }
 
-    fn head_due(&self, started: Instant, now: Instant) -> Instant {
+    fn head_due(&self, begun: Instant, now: Instant) -> Instant {
         let from = if self.upload.awaits_client() {
             now
         } else {
             self.upload
                 .progressed()
-                .map_or(started, |progressed| progressed.max(started))
+                .map_or(begun, |progressed| progressed.max(begun))
         };
         earliest(after(from, self.upstream.first_byte_timeout), self.end)
     }

@@ -1,6 +1,7 @@
 //! HTTP/1.1 towards a backend: one connection, one exchange at a time, driven by who waits for the answer.
 //!
-//! A request's own task writes and reads the socket: no task of the connection's, no channel between, no copy of the head for a second try.
+//! A request's own task writes and reads the socket, but that requests which come at once are begun by one for all: no task of the connection's, no channel
+//! between, no copy of the head for a second try.
 //! An idle connection is a socket and nothing else. Chunks are read here for clients, too.
 
 mod chunks;
@@ -16,6 +17,7 @@ pub(crate) use chunks::Chunks;
 pub(crate) use chunks::Next;
 pub(super) use connection::Connection;
 pub(super) use connection::Limits;
+pub(super) use connection::SharedConnection;
 #[cfg(test)]
 pub(super) use head::take;
 #[cfg(test)]

@@ -63,6 +63,7 @@ use crate::upstream::ResponseBody;
 mod answers;
 mod bodies;
 mod connections;
+mod posting;
 mod queue;
 
 /// The one patience of all waits in these tests.

@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 use crate::upstream::client::ClientStream;
 use crate::upstream::deadline::Silence;
 use crate::upstream::http1::Connection;
+use crate::upstream::http1::SharedConnection;
 use crate::upstream::pool::Lease;
 use crate::upstream::websocket::CloseCode;
 use crate::upstream::websocket::Frames;
@@ -26,13 +27,13 @@ use crate::upstream::wire::Wire;
 /// A tunnel that a backend has granted and whose client is still to be told.
 #[derive(Debug)]
 pub struct Opening {
-    backend: Box<Connection>,
+    backend: SharedConnection,
     lease: Lease,
     idle_timeout: Duration,
 }
 
 impl Opening {
-    pub(super) fn new(backend: Box<Connection>, lease: Lease, idle_timeout: Duration) -> Opening {
+    pub(super) fn new(backend: SharedConnection, lease: Lease, idle_timeout: Duration) -> Opening {
         Opening {
             backend,
             lease,
@@ -43,7 +44,7 @@ impl Opening {
     /// Joins the client's connection, of which HTTP has let go, to the backend's.
     #[must_use]
     pub fn open(self, client: ClientStream) -> Tunnel {
-        let (backend, early) = self.backend.into_parts();
+        let (backend, early) = Connection::into_parts(self.backend);
         // What came behind the head of the 101 is the tunnel's first piece.
         let down = Flow::holding(early.into());
         Tunnel {

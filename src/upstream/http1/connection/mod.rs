@@ -1,11 +1,14 @@
 //! One connection and the exchange on it.
 
+mod posting;
 mod receive;
 
+use std::cell::RefCell;
 use std::io;
 use std::io::IoSlice;
 use std::io::Write;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -17,6 +20,7 @@ use http::Method;
 use http::StatusCode;
 use http::request;
 use http_body::Body;
+use tokio::time::Instant;
 
 use crate::upstream::body::RequestBody;
 use crate::upstream::deadline::Timer;
@@ -29,6 +33,8 @@ use crate::upstream::http1::head::Writes;
 use crate::upstream::http1::lines::Lines;
 use crate::upstream::wire::Wire;
 
+use posting::Post;
+
 /// What the head of an answer may measure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -37,6 +43,9 @@ pub(crate) struct Limits {
     /// Fields.
     pub(crate) header_count_max: usize,
 }
+
+/// A connection, of its one holder. What is posted to be written knows it besides, as long as he holds it.
+pub(crate) type SharedConnection = Rc<RefCell<Connection>>;
 
 /// A connection to a backend. Dropped, it is closed, whatever is on its way.
 #[derive(Debug)]
@@ -55,6 +64,9 @@ pub(crate) struct Connection {
     sent: u64,
     framing: Outgoing,
     sending: Sending,
+    post: Post,
+    /// When it was begun to be written.
+    begun: Instant,
     unflushed: bool,
     /// The body on its way out.
     body: Option<Box<RequestBody>>,
@@ -97,8 +109,8 @@ enum Reading {
 }
 
 impl Connection {
-    pub(crate) fn new(wire: Wire, limits: Limits) -> Box<Connection> {
-        Box::new(Connection {
+    pub(crate) fn new(wire: Wire, limits: Limits) -> SharedConnection {
+        Rc::new(RefCell::new(Connection {
             wire,
             limits,
             out: Vec::new(),
@@ -108,6 +120,8 @@ impl Connection {
             sent: 0,
             framing: Outgoing::Length(0),
             sending: Sending::Done,
+            post: Post::Begun(None),
+            begun: Instant::now(),
             unflushed: false,
             body: None,
             asking: false,
@@ -120,7 +134,7 @@ impl Connection {
             reading: Reading::Done,
             keeps_alive: true,
             timer: Timer::default(),
-        })
+        }))
     }
 
     /// Whether nothing has come since the last exchange, not even the end: what a backend says unasked is no answer to anybody (S35).
@@ -128,7 +142,7 @@ impl Connection {
         self.received.is_empty() && self.wire.is_quiet()
     }
 
-    /// Begins an exchange; `poll_head` carries it on. Nothing is written yet. `own` writes the host and what is the gateway's, where `head` does not say it.
+    /// Begins an exchange; `poll_answered` carries it on. Nothing is written yet. `own` writes the host and what is the gateway's, where `head` does not say it.
     pub(crate) fn begin(
         &mut self,
         head: &request::Parts,
@@ -147,6 +161,7 @@ impl Connection {
         self.written = 0;
         self.sent = 0;
         self.sending = Sending::Underway;
+        self.post = Post::Open;
         self.searched = 0;
         self.interim = 0;
         self.method = head.method.clone();
@@ -154,8 +169,8 @@ impl Connection {
         self.keeps_alive = false;
     }
 
-    /// Sends what can be sent, and waits for the head of the answer; interim ones are passed over. Its fields are then in `lines`.
-    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<StatusCode, Fault>> {
+    /// Sends what can be sent, and waits for the head of the answer; interim ones are passed over.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<StatusCode, Fault>> {
         // Whatever is ready of the request is written before anybody looks for the answer.
         self.send(cx)?;
         loop {
@@ -238,10 +253,13 @@ impl Connection {
     }
 
     /// Sends the rest of a request whose answer is whole.
-    pub(crate) async fn send_rest(mut self: Box<Connection>) {
-        std::future::poll_fn(|cx| match self.send(cx) {
-            Ok(()) if self.sending == Sending::Underway => Poll::Pending,
-            _ => Poll::Ready(()),
+    pub(crate) async fn send_rest(this: SharedConnection) {
+        std::future::poll_fn(|cx| {
+            let mut connection = this.borrow_mut();
+            match connection.send(cx) {
+                Ok(()) if connection.sending == Sending::Underway => Poll::Pending,
+                _ => Poll::Ready(()),
+            }
         })
         .await;
     }
@@ -252,9 +270,10 @@ impl Connection {
     }
 
     /// The socket after a 101, and what came behind that head.
-    pub(crate) fn into_parts(self: Box<Connection>) -> (Wire, Bytes) {
-        let this = *self;
-        (this.wire, this.received.freeze())
+    pub(crate) fn into_parts(this: SharedConnection) -> (Wire, Bytes) {
+        let connection = Rc::into_inner(this).expect("it has one holder");
+        let Connection { wire, received, .. } = connection.into_inner();
+        (wire, received.freeze())
     }
 
     fn ended(&self, how: &str) -> Fault {

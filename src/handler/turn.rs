@@ -1,4 +1,4 @@
-//! One turn of everybody else's: between the gate and the write to a backend, and before the gate where very many keys are in use.
+//! One turn of everybody else's before the gate, where very many keys are in use.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -8,9 +8,8 @@ thread_local! {
     static TAKEN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lets every other request that is ready get as far as this one. What is then written in one go wakes a backend once
-/// that else falls asleep between two writes, which costs more than all of the gate.
-pub async fn turn() {
+/// Lets every other request that is ready get as far as this one.
+pub(super) async fn turn() {
     let mut waited = false;
     poll_fn(|cx| {
         if waited {
