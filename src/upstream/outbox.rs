@@ -2,7 +2,7 @@
 //!
 //! A backend falls asleep between two writes if there is time for it, and to wake it costs more than all of the gate. So a request is posted here, and begun
 //! when everybody who is ready by now has had his turn, by one task for all. Its own goes on with it when that is told to, by its socket as a rule, and need not
-//! be asked for the write alone.
+//! be asked for the write alone. A key that ends in between may find its request begun, as one that ends a moment later does: it is cut all the same.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -126,7 +126,7 @@ impl Drop for Writer {
     }
 }
 
-/// Begun one behind the other before anybody else has a turn: some 50 us where they have no bodies.
+/// Begun one behind the other before anybody else has a turn: for each of them little more than a system call, where it has no body.
 const AT_ONCE: usize = 32;
 
 /// Entries for which memory is kept.

@@ -316,11 +316,21 @@ fn a_client_that_leaves_cancels_the_backend() {
     upstream.wait_for_hits(1);
     drop(h1);
     upstream.wait_for_aborted(1);
+    // Its body came with the head.
+    let mut h1 = gateway.connect();
+    h1.send(
+        Request::new("POST", "/public/wait")
+            .body("all of it")
+            .bytes(),
+    );
+    upstream.wait_for_hits(2);
+    drop(h1);
+    upstream.wait_for_aborted(2);
     let mut h2 = Frames::connect(gateway.https());
     let stream = h2.open(&frames::get("/public/wait"), true);
-    upstream.wait_for_hits(2);
+    upstream.wait_for_hits(3);
     h2.send(frames::RST_STREAM, 0, stream, &8u32.to_be_bytes());
-    upstream.wait_for_aborted(2);
+    upstream.wait_for_aborted(3);
     // Other streams of the connection live on.
     assert_eq!(h2.exchange(&frames::get("/public/x")), Outcome::Status(200));
 }

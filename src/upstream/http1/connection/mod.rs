@@ -65,7 +65,7 @@ pub(crate) struct Connection {
     framing: Outgoing,
     sending: Sending,
     post: Post,
-    /// When it was begun to be written.
+    /// When it was begun, with those that were in the same go; of no meaning before.
     begun: Instant,
     unflushed: bool,
     /// The body on its way out.

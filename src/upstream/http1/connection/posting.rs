@@ -43,6 +43,7 @@ impl Connection {
         match &mut connection.post {
             Post::Open => {
                 connection.post = Post::Waits(cx.waker().clone());
+                drop(connection);
                 let posted: Weak<RefCell<Connection>> = Rc::downgrade(this);
                 outbox::post(posted);
                 Poll::Pending
@@ -51,7 +52,7 @@ impl Connection {
                 task.clone_from(cx.waker());
                 Poll::Pending
             }
-            // Told of where it happened.
+            // The hook has told of it, where it happened.
             Post::UnderWay => resume_unwind(Box::new("a panic while this request was written")),
             Post::Begun(came) => match came.take() {
                 Some(came) => Poll::Ready(came),
@@ -76,8 +77,11 @@ impl Posted for Connection {
                 self.begun = now;
                 let mut waking = Waking(None);
                 let task = waking.0.insert(task);
+                let asked = self.asking;
                 match self.poll_head(&mut Context::from_waker(task)) {
                     Poll::Ready(came) => Post::Begun(Some(came)),
+                    // The end of the request was read here: from now on its task is to look for a client that leaves (S38).
+                    Poll::Pending if asked && !self.asking => Post::Begun(None),
                     Poll::Pending => {
                         waking.0 = None;
                         Post::Begun(None)
