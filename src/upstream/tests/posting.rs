@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Context;
@@ -33,6 +34,16 @@ use crate::upstream::tests::backend;
 use crate::upstream::tests::run;
 use crate::upstream::tests::taken;
 use crate::upstream::wire::Wire;
+
+/// A backend that answers whatever it is asked.
+async fn willing() -> SocketAddr {
+    backend(|_, mut wire| async move {
+        while wire.maybe_head().await {
+            wire.send(OK).await;
+        }
+    })
+    .await
+}
 
 /// Asks once, and gives nobody else a turn.
 async fn is_pending<F: Future>(mut asked: Pin<&mut F>) -> bool {
@@ -75,12 +86,7 @@ fn who_has_left_by_his_turn_is_not_written() {
 #[test]
 fn the_wait_for_a_turn_is_not_the_backends() {
     run(async {
-        let server = backend(|_, mut wire| async move {
-            while wire.maybe_head().await {
-                wire.send(OK).await;
-            }
-        })
-        .await;
+        let server = willing().await;
         let patience = Duration::from_millis(200);
         let gateway = Gateway::new(&[server], |_, upstream| {
             upstream.first_byte_timeout = patience;
@@ -132,12 +138,7 @@ fn what_came_of_a_request_when_it_was_written_is_told() {
 #[test]
 fn a_panic_at_the_write_is_its_own_requests() {
     run(async {
-        let server = backend(|_, mut wire| async move {
-            while wire.maybe_head().await {
-                wire.send(OK).await;
-            }
-        })
-        .await;
+        let server = willing().await;
         let gateway = Gateway::plain(&[server]);
         // Two connections that are there already, so that both are written at once.
         let (one, two) = tokio::join!(gateway.ask(GET), gateway.ask(GET));
