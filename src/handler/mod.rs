@@ -299,7 +299,7 @@ async fn forward(
     let guard = guard::of(admission);
     let marked = guard.is_some_and(|guard| guard::ask(guard, &mut request.head.headers));
     let outcome = {
-        // Dropped here when the request is ended: that closes the backend's connection before the client is told.
+        // Dropped here when the request is ended: that closes the backend's connection, unless the request was not begun on it, before the client is told.
         let mut exchange = pin!(
             worker
                 .pools

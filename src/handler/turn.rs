@@ -1,8 +1,8 @@
 //! One turn of everybody else's before the gate, where very many keys are in use.
 
 use std::cell::Cell;
-use std::future::poll_fn;
-use std::task::Poll;
+
+use crate::upstream;
 
 thread_local! {
     static TAKEN: Cell<bool> = const { Cell::new(false) };
@@ -10,17 +10,8 @@ thread_local! {
 
 /// Lets every other request that is ready get as far as this one.
 pub(super) async fn turn() {
-    let mut waited = false;
-    poll_fn(|cx| {
-        if waited {
-            return Poll::Ready(());
-        }
-        waited = true;
-        TAKEN.set(true);
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    TAKEN.set(true);
+    upstream::turn().await;
 }
 
 /// From here on it is seen whether somebody takes such a turn.

@@ -35,6 +35,7 @@ use crate::upstream::pool::Claim;
 use crate::upstream::pool::Server;
 use crate::upstream::prepared::Prepared;
 use crate::upstream::queue::Permit;
+use crate::upstream::turn::turn;
 
 /// What became of one try.
 enum Sent {
@@ -95,6 +96,7 @@ impl Exchange<'_> {
         payload: &Rc<Payload>,
     ) -> Sent {
         let claim = Claim::new(server, permit);
+        turn().await;
         let (link, fresh) = match link(server, self.upstream, self.end).await {
             Ok(linked) => linked,
             Err(failure) => {

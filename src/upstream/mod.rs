@@ -47,6 +47,7 @@ mod sync;
 mod tests;
 pub mod tls;
 mod tunnel;
+mod turn;
 mod verdict;
 mod websocket;
 mod wire;
@@ -68,6 +69,7 @@ pub use drain::drain;
 pub use tunnel::Ending;
 pub use tunnel::Opening;
 pub use tunnel::Tunnel;
+pub(crate) use turn::turn;
 pub use websocket::CloseCode;
 pub(crate) use wire::poll_piece;
 

@@ -48,6 +48,12 @@ pub(super) fn post(posted: Entry) {
     }
 }
 
+/// How many entries wait on this thread.
+#[cfg(test)]
+pub(super) fn waiting() -> usize {
+    OUTBOX.with(|outbox| outbox.waiting.borrow().len())
+}
+
 impl Outbox {
     const fn new() -> Outbox {
         Outbox {
@@ -143,6 +149,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::upstream::turn::turn;
 
     /// Notes when it goes on, for a task that waits until it is given back.
     struct Note {
@@ -206,19 +213,6 @@ mod tests {
         let patient = async { timeout(Duration::from_secs(10), scenario).await };
         let ended = LocalSet::new().block_on(&runtime, patient);
         ended.expect("the scenario ends in time");
-    }
-
-    /// Lets everybody else who is ready go once.
-    async fn turn() {
-        let mut had = false;
-        poll_fn(|cx| {
-            if std::mem::replace(&mut had, true) {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
     }
 
     async fn settle() {

@@ -23,6 +23,7 @@ use crate::model::tenant::TenantId;
 use crate::snapshot::Snapshot;
 use crate::upstream::backends::Backends;
 use crate::upstream::balance::Group;
+use crate::upstream::deadline::Timer;
 use crate::upstream::deadline::after;
 use crate::upstream::health::Health;
 use crate::upstream::health::Seat;
@@ -241,9 +242,10 @@ impl fmt::Debug for Secure {
 
 /// A connection on which nothing is outstanding.
 #[derive(Debug)]
-struct Idle {
-    connection: SharedConnection,
-    until: Instant,
+pub(super) struct Idle {
+    pub(super) connection: SharedConnection,
+    /// Until when it is kept.
+    pub(super) until: Instant,
 }
 
 impl Server {
@@ -288,7 +290,7 @@ impl Server {
     }
 
     /// The idle connection used last: the least likely to have been closed by the backend meanwhile.
-    pub(super) fn take_idle(&self) -> Option<SharedConnection> {
+    pub(super) fn take_idle(&self) -> Option<Idle> {
         let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
         while let Some(entry) = idle.pop() {
@@ -297,7 +299,7 @@ impl Server {
                 return None;
             }
             if entry.connection.borrow_mut().is_quiet() {
-                return Some(entry.connection);
+                return Some(entry);
             }
         }
         None
@@ -306,10 +308,17 @@ impl Server {
     fn keep(&self, connection: SharedConnection, keeping: Keeping) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < keeping.idle_max {
-            idle.push(Idle {
-                connection,
-                until: after(Instant::now(), keeping.idle_timeout),
-            });
+            let until = keeping.until();
+            idle.push(Idle { connection, until });
+        }
+    }
+
+    /// Keeps one that was taken and not used.
+    fn put_back(&self, unused: Idle, keeping: Keeping) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < keeping.idle_max {
+            let place = idle.partition_point(|entry| entry.until <= unused.until);
+            idle.insert(place, unused);
         }
     }
 }
@@ -327,6 +336,11 @@ impl Keeping {
             idle_max: upstream.pool_idle_max,
             idle_timeout: upstream.pool_idle_timeout,
         }
+    }
+
+    /// Until when one is kept that becomes idle now.
+    fn until(self) -> Instant {
+        after(Instant::now(), self.idle_timeout)
     }
 }
 
@@ -361,26 +375,26 @@ impl Drop for Claim {
 }
 
 /// The right to a connection for one exchange. The connection itself is held beside it, and closed when it is dropped, whatever was on its way
-/// (S38, S44): only `release` keeps it.
+/// (S38, S44): only `release` keeps it, and `unbegun` as long as nothing is on its way.
 #[derive(Debug)]
 pub(super) struct Lease {
     claim: Claim,
     keeping: Keeping,
-    /// Whether it served an exchange before this one, and so may have gone stale.
-    reused: bool,
+    /// Until when it would have been kept, if it served an exchange before this one, and so may have gone stale.
+    until: Option<Instant>,
 }
 
 impl Lease {
-    pub(super) fn new(claim: Claim, keeping: Keeping, reused: bool) -> Lease {
+    pub(super) fn new(claim: Claim, keeping: Keeping, until: Option<Instant>) -> Lease {
         Lease {
             claim,
             keeping,
-            reused,
+            until,
         }
     }
 
     pub(super) fn is_reused(&self) -> bool {
-        self.reused
+        self.until.is_some()
     }
 
     pub(super) fn server(&self) -> &Server {
@@ -403,6 +417,45 @@ impl Lease {
         } else if is_sending {
             drop(ended);
             tokio::task::spawn_local(Connection::send_rest(connection));
+        }
+    }
+
+    /// Until this is dropped: where the exchange is given up before it was begun, its connection is kept for as long as it would have been without, or
+    /// whoever gives up at once would take from everybody else the connections that they wait to use (S20).
+    pub(super) fn unbegun<'a>(&'a self, connection: &'a SharedConnection) -> Unbegun<'a> {
+        let timer = std::mem::take(&mut connection.borrow_mut().timer);
+        Unbegun {
+            lease: self,
+            connection,
+            timer,
+        }
+    }
+}
+
+/// An exchange that is perhaps not begun yet.
+#[derive(Debug)]
+pub(super) struct Unbegun<'a> {
+    lease: &'a Lease,
+    connection: &'a SharedConnection,
+    /// The connection's.
+    pub(super) timer: Timer,
+}
+
+impl Drop for Unbegun<'_> {
+    fn drop(&mut self) {
+        let mut connection = self.connection.borrow_mut();
+        connection.timer = std::mem::take(&mut self.timer);
+        if connection.forget_unbegun() {
+            let Lease {
+                claim,
+                keeping,
+                until,
+            } = self.lease;
+            let unused = Idle {
+                connection: Rc::clone(self.connection),
+                until: until.unwrap_or_else(|| keeping.until()),
+            };
+            claim.server.put_back(unused, *keeping);
         }
     }
 }

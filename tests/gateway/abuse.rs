@@ -206,6 +206,35 @@ fn each_flood_of_frames_is_ended_and_counted() {
     }
 }
 
+// S20: requests that are given up in the same breath in which they were made are counted, and no backend is asked for a connection for them.
+#[test]
+fn what_is_given_up_at_once_opens_no_connection_to_a_backend() {
+    let upstream = Upstream::start();
+    let gateway = Setup::usual(&upstream)
+        .set("server", "workers", "1")
+        .set("upstreams.legacy", "pool_idle_timeout", r#""1min""#)
+        .start();
+    let mut client = Frames::connect(gateway.https());
+    client.greet();
+    // The second time there is a connection that was kept.
+    for round in 1..=2 {
+        for _ in 0..5 {
+            client.together(|client| {
+                for _ in 0..10 {
+                    let stream = client.open(&frames::get("/public/x"), true);
+                    client.send(RST_STREAM, 0, stream, &8u32.to_be_bytes());
+                }
+            });
+            assert!(client.lives());
+        }
+        let answer = client.exchange(&frames::get("/public/x"));
+        assert_eq!(answer, Outcome::Status(200));
+        gateway.series_after(51 * round);
+        assert_eq!(upstream.hits() as u64, round);
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
 // S21: a block that grows without bound when it is unpacked is refused before it has.
 #[test]
 fn an_hpack_bomb_is_refused() {

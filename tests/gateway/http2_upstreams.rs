@@ -14,6 +14,7 @@ use crate::support::PATIENCE;
 use crate::support::client::block_on;
 use crate::support::client::read_h2;
 use crate::support::eventually;
+use crate::support::frames;
 use crate::support::frames::Frames;
 use crate::support::frames::Outcome;
 use crate::support::gateway::Access;
@@ -327,6 +328,33 @@ fn a_client_that_leaves_resets_its_stream_only() {
     assert_eq!(seen, vec![Some(h2::Reason::CANCEL); 3]);
     assert_eq!(other.read().text(), "still here");
     assert_eq!(upstream.connections(), 1);
+}
+
+// S20: what a client gives up in the same breath in which it was made reaches no backend.
+#[test]
+fn a_stream_given_up_at_once_reaches_no_backend() {
+    let upstream = H2Upstream::start(echo);
+    let gateway = before(upstream.address)
+        .set("upstreams.legacy", "pool_idle_timeout", r#""1min""#)
+        .start();
+    let key = gateway.key("acme");
+    gateway.send(&get("/any/x", &key)).expect(200);
+    let mut fields = frames::get("/any/x");
+    fields.push(("x-api-key", &key.text));
+    let mut client = Frames::connect(gateway.https());
+    client.greet();
+    for _ in 0..5 {
+        client.together(|client| {
+            for _ in 0..10 {
+                let stream = client.open(&fields, true);
+                client.send(frames::RST_STREAM, 0, stream, &8u32.to_be_bytes());
+            }
+        });
+        assert!(client.lives());
+    }
+    assert_eq!(client.exchange(&fields), Outcome::Status(200));
+    gateway.series_after(52);
+    assert_eq!((upstream.connections(), upstream.hits()), (1, 2));
 }
 
 // S34: what the backend cuts looks cut, over both protocols; others on the connection notice nothing.

@@ -45,6 +45,7 @@ use crate::upstream::inject::forget_digests;
 use crate::upstream::json_form;
 use crate::upstream::pool::Claim;
 use crate::upstream::pool::Directory;
+use crate::upstream::pool::Idle;
 use crate::upstream::pool::Keeping;
 use crate::upstream::pool::Lease;
 use crate::upstream::pool::Server;
@@ -52,6 +53,7 @@ use crate::upstream::pool::Servers;
 use crate::upstream::prepared::Prepared;
 use crate::upstream::queue::Permit;
 use crate::upstream::references;
+use crate::upstream::turn::turn;
 use crate::upstream::websocket;
 use crate::upstream::websocket::Handshake;
 
@@ -314,12 +316,19 @@ impl<'a> Exchange<'a> {
     ) -> Result<(Lease, SharedConnection), Failure> {
         let claim = Claim::new(server, permit);
         let keeping = Keeping::of(self.upstream);
-        if !fresh_only && let Some(connection) = server.take_idle() {
-            return Ok((Lease::new(claim, keeping, true), connection));
+        if !fresh_only {
+            let mut idle = server.take_idle();
+            if idle.is_none() {
+                turn().await;
+                idle = server.take_idle();
+            }
+            if let Some(Idle { connection, until }) = idle {
+                return Ok((Lease::new(claim, keeping, Some(until)), connection));
+            }
         }
         // Boxed: it is rare, and would make every request's future larger.
         match Box::pin(connect(server, self.upstream, self.end)).await {
-            Ok(connection) => Ok((Lease::new(claim, keeping, false), connection)),
+            Ok(connection) => Ok((Lease::new(claim, keeping, None), connection)),
             Err(failure) => Err(self.backend_failed(failure.kind, Some(server), &failure.detail)),
         }
     }
@@ -340,11 +349,11 @@ impl<'a> Exchange<'a> {
                 connection.borrow_mut().begin(head, Some(&write), body);
             }
         }
-        let mut timer = std::mem::take(&mut connection.borrow_mut().timer);
+        let mut unbegun = lease.unbegun(&connection);
         let answered = std::future::poll_fn(|cx| Connection::poll_answered(&connection, cx));
         let begun = |now, _| connection.borrow().begun(now);
-        let answered = self.head_of(answered, &mut timer, begun).await;
-        connection.borrow_mut().timer = timer;
+        let answered = self.head_of(answered, &mut unbegun.timer, begun).await;
+        drop(unbegun);
         let fault = match answered {
             Some(Ok(status)) => {
                 let passing = self.passing(status, &connection.borrow());

@@ -350,7 +350,7 @@ fn an_answer_to_head_keeps_its_length_and_its_connection() {
         let server = backend(move |_, mut wire| {
             counted.set(counted.get() + 1);
             async move {
-                while wire.maybe_head().await {
+                while wire.maybe_head().await.is_some() {
                     wire.send("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n")
                         .await;
                 }

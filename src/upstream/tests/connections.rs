@@ -363,7 +363,7 @@ async fn counting(connections: &Rc<Cell<usize>>) -> SocketAddr {
     backend(move |_, mut wire| {
         counted.set(counted.get() + 1);
         async move {
-            while wire.maybe_head().await {
+            while wire.maybe_head().await.is_some() {
                 wire.send(OK).await;
             }
         }

@@ -319,14 +319,11 @@ impl Wire {
     }
 
     /// Whether another head came before the other end closed.
-    async fn maybe_head(&mut self) -> bool {
+    async fn maybe_head(&mut self) -> Option<String> {
         let mut byte = [0];
         match self.stream.peek(&mut byte).await {
-            Ok(1) => {
-                self.head().await;
-                true
-            }
-            _ => false,
+            Ok(1) => Some(self.head().await),
+            _ => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Requests that wait to be written, and what becomes of them meanwhile.
 
 use std::cell::Cell;
+use std::cell::RefCell;
 use std::future::Future;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -11,10 +12,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::upstream::BodySource;
@@ -25,6 +27,7 @@ use crate::upstream::body::RequestBody;
 use crate::upstream::deadline::Silence;
 use crate::upstream::http1::Connection;
 use crate::upstream::http1::Limits;
+use crate::upstream::outbox;
 use crate::upstream::tests::GET;
 use crate::upstream::tests::Gateway;
 use crate::upstream::tests::OK;
@@ -38,7 +41,7 @@ use crate::upstream::wire::Wire;
 /// A backend that answers whatever it is asked.
 async fn willing() -> SocketAddr {
     backend(|_, mut wire| async move {
-        while wire.maybe_head().await {
+        while wire.maybe_head().await.is_some() {
             wire.send(OK).await;
         }
     })
@@ -50,35 +53,113 @@ async fn is_pending<F: Future>(mut asked: Pin<&mut F>) -> bool {
     poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx).is_pending())).await
 }
 
-/// S38: a request is written after others have had their turn, and not if nobody waits for its answer any more by then.
+/// S38, S20: a request is written after others have had their turn, and not if nobody waits for its answer any more by then. Its connection is the next
+/// one's, who may come before that turn.
 #[test]
-fn who_has_left_by_his_turn_is_not_written() {
+fn who_has_left_by_his_turn_is_not_written_and_leaves_his_connection() {
     run(async {
-        let heard = Rc::new(Cell::new(None));
+        let heard = Rc::new(RefCell::new(Vec::new()));
         let hearing = Rc::clone(&heard);
-        let closed = Rc::new(Notify::new());
-        let closing = Rc::clone(&closed);
-        let server = backend(move |_, mut wire| {
-            let (hearing, closing) = (Rc::clone(&hearing), Rc::clone(&closing));
+        let server = backend(move |number, mut wire| {
+            let hearing = Rc::clone(&hearing);
             async move {
-                wire.head().await;
-                wire.send(OK).await;
-                hearing.set(Some(wire.maybe_head().await));
-                closing.notify_one();
+                while let Some(head) = wire.maybe_head().await {
+                    let (line, _) = head.split_once("\r\n").unwrap();
+                    hearing.borrow_mut().push((number, line.to_owned()));
+                    wire.send(OK).await;
+                }
             }
         })
         .await;
         let gateway = Gateway::plain(&[server]);
         assert!(gateway.ask(GET).await.ends_with("ok"));
-        let (head, body, _wire) = taken(GET).await;
+        for (left, at_once) in [(GET, true), (GET, false), (WITH_BODY, true), (POST, false)] {
+            let (left, left_body, _left_wire) = taken(&left.replace("/leases", "/left")).await;
+            let (head, body, _wire) = taken(GET).await;
+            let mut leaving = Box::pin(gateway.forward(left, left_body));
+            // However often it is asked.
+            for _ in 0..2 {
+                assert!(is_pending(leaving.as_mut()).await);
+            }
+            drop(leaving);
+            if !at_once {
+                tokio::task::yield_now().await;
+            }
+            let answer = gateway.forward(head, body).await.unwrap().response;
+            let answer = answer.into_body().collect().await.unwrap();
+            assert_eq!(answer.to_bytes(), "ok");
+        }
+        let asked = (0, "GET /leases HTTP/1.1".to_owned());
+        assert_eq!(*heard.borrow(), vec![asked; 5]);
+    });
+}
+
+/// S20: neither does a connection that is kept hold on to what it was to send, whose client's stream counts until then.
+#[test]
+fn who_has_left_by_his_turn_leaves_nothing_behind() {
+    run(async {
+        let gateway = Gateway::plain(&[willing().await]);
+        assert!(gateway.ask(GET).await.ends_with("ok"));
+        let (head, _, _wire) = taken(POST).await;
+        let held = Rc::new(());
+        let body = ClientBody::http1(Box::new(Empty {
+            _held: Rc::clone(&held),
+        }));
         let mut leaving = Box::pin(gateway.forward(head, body));
-        // However often it is asked.
-        for _ in 0..2 {
+        assert!(is_pending(leaving.as_mut()).await);
+        assert_eq!(Rc::strong_count(&held), 2);
+        drop(leaving);
+        // Its rest is read first, if there is one.
+        tokio::task::yield_now().await;
+        assert_eq!(Rc::strong_count(&held), 1);
+    });
+}
+
+/// S20: however many leave before their turn, those behind them do not wait for that.
+#[test]
+fn who_leaves_by_his_turn_again_and_again_is_nobodys_turn() {
+    run(async {
+        let gateway = Gateway::plain(&[willing().await]);
+        assert!(gateway.ask(GET).await.ends_with("ok"));
+        let mut taken_in = Vec::new();
+        for _ in 0..100 {
+            taken_in.push(taken(GET).await);
+        }
+        for (head, body, _wire) in taken_in {
+            let mut leaving = Box::pin(gateway.forward(head, body));
             assert!(is_pending(leaving.as_mut()).await);
         }
-        drop(leaving);
-        closed.notified().await;
-        assert_eq!(heard.get(), Some(false));
+        assert_eq!(outbox::waiting(), 1);
+    });
+}
+
+/// S35: what was not used is kept no longer for it; the backend may let go of it at that time.
+#[test]
+fn who_has_left_by_his_turn_does_not_keep_his_connection_young() {
+    run(async {
+        let accepted = Rc::new(Cell::new(0));
+        let accepting = Rc::clone(&accepted);
+        let server = backend(move |number, mut wire| {
+            accepting.set(number + 1);
+            async move {
+                while wire.maybe_head().await.is_some() {
+                    wire.send(OK).await;
+                }
+            }
+        })
+        .await;
+        let gateway = Gateway::new(&[server], |_, upstream| {
+            upstream.pool_idle_timeout = SHORT;
+        });
+        assert!(gateway.ask(GET).await.ends_with("ok"));
+        let since = Instant::now();
+        while since.elapsed() < SHORT {
+            let (head, body, _wire) = taken(GET).await;
+            let mut leaving = Box::pin(gateway.forward(head, body));
+            assert!(is_pending(leaving.as_mut()).await);
+        }
+        assert!(gateway.ask(GET).await.ends_with("ok"));
+        assert_eq!(accepted.get(), 2);
     });
 }
 
@@ -159,6 +240,26 @@ fn a_panic_at_the_write_is_its_own_requests() {
     });
 }
 
+/// Ends when it is asked.
+#[derive(Debug)]
+struct Empty {
+    _held: Rc<()>,
+}
+
+impl BodySource for Empty {
+    fn poll_data(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, ClientFault>>> {
+        Poll::Ready(None)
+    }
+
+    fn has_ended(&self) -> bool {
+        false
+    }
+
+    fn length(&self) -> Option<u64> {
+        None
+    }
+}
+
 /// Panics when it is asked first, and has ended when it is asked again.
 #[derive(Debug)]
 struct Panicking(bool);
@@ -177,3 +278,5 @@ impl BodySource for Panicking {
         None
     }
 }
+
+const WITH_BODY: &str = "POST /leases HTTP/1.1\r\nHost: api.example\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";

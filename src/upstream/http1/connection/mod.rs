@@ -65,6 +65,8 @@ pub(crate) struct Connection {
     framing: Outgoing,
     sending: Sending,
     post: Post,
+    /// Perhaps for an exchange that was given up since: once for each connection, or who gives up often would make others wait.
+    in_outbox: bool,
     /// When it was begun, with those that were in the same go; of no meaning before.
     begun: Instant,
     unflushed: bool,
@@ -121,6 +123,7 @@ impl Connection {
             framing: Outgoing::Length(0),
             sending: Sending::Done,
             post: Post::Begun(None),
+            in_outbox: false,
             begun: Instant::now(),
             unflushed: false,
             body: None,

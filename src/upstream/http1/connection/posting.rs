@@ -43,9 +43,12 @@ impl Connection {
         match &mut connection.post {
             Post::Open => {
                 connection.post = Post::Waits(cx.waker().clone());
+                let is_there = std::mem::replace(&mut connection.in_outbox, true);
                 drop(connection);
-                let posted: Weak<RefCell<Connection>> = Rc::downgrade(this);
-                outbox::post(posted);
+                if !is_there {
+                    let posted: Weak<RefCell<Connection>> = Rc::downgrade(this);
+                    outbox::post(posted);
+                }
                 Poll::Pending
             }
             Post::Waits(task) => {
@@ -61,6 +64,18 @@ impl Connection {
         }
     }
 
+    /// Lets go of a request that is not begun, so that the connection is as good for the next one as it was; says whether it was one.
+    pub(crate) fn forget_unbegun(&mut self) -> bool {
+        match self.post {
+            Post::Open | Post::Waits(_) => {
+                self.post = Post::Begun(None);
+                self.body = None;
+                true
+            }
+            Post::UnderWay | Post::Begun(_) => false,
+        }
+    }
+
     /// Since when the backend may know of the request: since now at the earliest, as long as that waits to be written.
     pub(crate) fn begun(&self, now: Instant) -> Instant {
         match self.post {
@@ -72,6 +87,7 @@ impl Connection {
 
 impl Posted for Connection {
     fn go_on(&mut self, now: Instant) {
+        self.in_outbox = false;
         self.post = match std::mem::replace(&mut self.post, Post::UnderWay) {
             Post::Waits(task) => {
                 self.begun = now;
@@ -93,6 +109,7 @@ impl Posted for Connection {
     }
 
     fn give_back(&mut self) {
+        self.in_outbox = false;
         self.post = match std::mem::replace(&mut self.post, Post::Open) {
             Post::Waits(task) => {
                 task.wake();
