@@ -219,12 +219,7 @@ fn what_is_given_up_at_once_opens_no_connection_to_a_backend() {
     // The second time there is a connection that was kept.
     for round in 1..=2 {
         for _ in 0..5 {
-            client.together(|client| {
-                for _ in 0..10 {
-                    let stream = client.open(&frames::get("/public/x"), true);
-                    client.send(RST_STREAM, 0, stream, &8u32.to_be_bytes());
-                }
-            });
+            client.give_up_at_once(&frames::get("/public/x"), 10);
             assert!(client.lives());
         }
         let answer = client.exchange(&frames::get("/public/x"));

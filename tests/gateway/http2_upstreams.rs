@@ -344,12 +344,7 @@ fn a_stream_given_up_at_once_reaches_no_backend() {
     let mut client = Frames::connect(gateway.https());
     client.greet();
     for _ in 0..5 {
-        client.together(|client| {
-            for _ in 0..10 {
-                let stream = client.open(&fields, true);
-                client.send(frames::RST_STREAM, 0, stream, &8u32.to_be_bytes());
-            }
-        });
+        client.give_up_at_once(&fields, 10);
         assert!(client.lives());
     }
     assert_eq!(client.exchange(&fields), Outcome::Status(200));

@@ -205,6 +205,16 @@ impl Frames {
         self.write(&bytes)
     }
 
+    /// Makes so many requests with these fields and gives each up, all in one piece.
+    pub fn give_up_at_once(&mut self, fields: &[(&str, &str)], count: usize) {
+        self.together(|client| {
+            for _ in 0..count {
+                let stream = client.open(fields, true);
+                client.send(RST_STREAM, 0, stream, &8u32.to_be_bytes());
+            }
+        });
+    }
+
     /// Sends these bytes; whether the connection took them.
     pub fn write(&mut self, bytes: &[u8]) -> bool {
         if let Some(gathered) = &mut self.gathered {
